@@ -1,1 +1,5 @@
 //! Rankine.
+pub mod graph;
+pub mod protocol;
+pub mod serialize;
+pub mod task;

@@ -1,0 +1,98 @@
+//! Keys and task graphs: what is to be computed, before anything knows where.
+//!
+//! Nothing here does I/O or knows a worker. Start with [`Key`], then [`Graph`].
+
+mod key;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+pub use key::{Key, KeyMap, KeySet};
+
+use crate::{serialize::Frame, task::EntryRef};
+
+/// Tasks submitted together, in one message.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Graph {
+    /// The functions that the tasks call.
+    pub functions: Vec<Function>,
+    /// The options of the tasks. May be empty: a task whose index lies beyond has the default ones.
+    pub options: Vec<TaskOptions>,
+    /// The tasks, in the order in which they should run where nothing else decides.
+    pub tasks: Vec<GraphTask>,
+}
+
+/// A function named by where its code lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Function {
+    /// Where its entry lies in the executable.
+    pub entry: EntryRef,
+    /// `std::any::type_name` of the function, for people.
+    pub name: Arc<str>,
+}
+
+/// One call of a function.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GraphTask {
+    /// The task's and its result's name.
+    pub key: Key,
+    /// Index into [`Graph::functions`].
+    pub function: u32,
+    /// Index into [`Graph::options`].
+    pub options: u32,
+    /// The keys of the results it needs, each once; arguments refer to them by index.
+    pub dependencies: SmallVec<[Key; 2]>,
+    /// The encoded arguments.
+    pub arguments: Arguments,
+}
+
+/// Encoded arguments: opaque to all but the function's entry.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Arguments {
+    /// The head of the encoding.
+    pub head: Frame,
+    /// Big buffers within the arguments, untouched.
+    pub frames: Vec<Frame>,
+}
+
+impl Arguments {
+    /// Bytes of head and frames.
+    pub fn nbytes(&self) -> u64 {
+        self.head.0.len() as u64 + self.frames.iter().map(|f| f.0.len() as u64).sum::<u64>()
+    }
+}
+
+/// What a user may say of a task besides its function and arguments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskOptions {
+    /// Higher runs first. 0 unless said otherwise.
+    pub priority: i32,
+    /// How often the task is tried again after it failed.
+    pub retries: u32,
+    /// Workers (by name or address) that may run it; empty for any.
+    pub workers: Vec<String>,
+    /// Whether others may run it when none of `workers` is there.
+    pub allow_other_workers: bool,
+    /// How much of each abstract resource it holds while it runs.
+    pub resources: Vec<(String, f64)>,
+    /// What the user called the task, if he did.
+    pub name: Option<String>,
+    /// Whether equal calls share one key.
+    pub pure: bool,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        Self {
+            priority: 0,
+            retries: 0,
+            workers: Vec::new(),
+            allow_other_workers: false,
+            resources: Vec::new(),
+            name: None,
+            pure: true,
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! The messages between client, scheduler and workers.
+//!
+//! Types only: what each means, who sends it, what follows. Their bytes are the business of
+//! [`crate::serialize`], their journey that of the transports.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::{
+    graph::{Arguments, Graph, Key},
+    task::{EntryRef, TaskError, Value},
+};
+
+/// A task on the scheduler and its workers: dense, and never used again for another task.
+///
+/// The low half is a place in the scheduler's arena, the high half tells its successive tenants apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaskId(pub u64);
+
+impl TaskId {
+    /// The `generation`th tenant of place `index`.
+    pub fn new(index: u32, generation: u32) -> Self {
+        Self(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    /// The place in the arena.
+    pub fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    /// Which tenant of the place.
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}.{}", self.index(), self.generation())
+    }
+}
+
+/// A worker, numbered by the scheduler in order of arrival; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct WorkerId(pub u32);
+
+/// A client, numbered by the scheduler in order of arrival; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ClientId(pub u32);
+
+/// Which task runs first: the least.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Priority {
+    /// The user's priority, negated.
+    pub user: i32,
+    /// Which submission brought the task: earlier ones first.
+    pub submission: u32,
+    /// The task's place in its graph.
+    pub order: u32,
+}
+
+/// Who comes, said first on every connection once the secret is proved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Hello {
+    /// A client at the scheduler.
+    Client,
+    /// A worker at the scheduler.
+    Worker(WorkerInfo),
+    /// A client or worker at a worker, to fetch or put data.
+    Peer,
+}
+
+/// What a worker says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// A name for people and restrictions; unique in the cluster.
+    pub name: Arc<str>,
+    /// Where peers fetch results.
+    pub address: Arc<str>,
+    /// Compute threads.
+    pub nthreads: u32,
+    /// Bytes it may hold; 0 for no limit.
+    pub memory_limit: u64,
+    /// Its supply of abstract resources.
+    pub resources: Vec<(String, f64)>,
+    /// Its process.
+    pub pid: u32,
+    /// Its host.
+    pub host: Arc<str>,
+}
+
+/// The opening of every connection, in both directions, before any other message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Opening {
+    /// Which executable the sender runs.
+    pub build: String,
+    /// Who it is; the accepting side answers [`Hello::Peer`].
+    pub hello: Hello,
+}
+
+/// From a client to the scheduler.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromClient {
+    /// Compute these and keep the results that `wants` names until they are released.
+    Submit {
+        /// The tasks.
+        graph: Graph,
+        /// The keys the client holds futures of. Unknown keys of earlier submissions are fine.
+        wants: Vec<Key>,
+    },
+    /// The client holds no more futures of these.
+    Release(Vec<Key>),
+    /// Give these up, wherever they stand; `force` even where other clients want them.
+    Cancel {
+        /// The tasks.
+        keys: Vec<Key>,
+        /// Whether other clients' interest counts for nothing.
+        force: bool,
+    },
+    /// The client has put data on workers: results without a task.
+    Scattered(Vec<Scattered>),
+    /// A worker the client was sent to did not give the result.
+    Missing {
+        /// The result.
+        key: Key,
+        /// Who did not have it.
+        worker: WorkerId,
+    },
+    /// A question; the answer bears the same number.
+    Ask {
+        /// Chosen by the client.
+        id: u64,
+        /// What it wants to know or have done.
+        query: Query,
+    },
+    /// The client is alive; answered by [`ToClient::Alive`].
+    Alive,
+}
+
+/// Data that a client put on a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Scattered {
+    /// Its name.
+    pub key: Key,
+    /// The id under which the worker holds it, from [`Answer::Reserved`].
+    pub id: TaskId,
+    /// Bytes in memory.
+    pub nbytes: u64,
+    /// Who holds it.
+    pub workers: Vec<WorkerId>,
+}
+
+/// What a client may ask the scheduler.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Query {
+    /// Ids for data about to be scattered. The scheduler holds each, wanted by this client and
+    /// held by nobody, until [`FromClient::Scattered`] or a release.
+    Reserve(Vec<Key>),
+    /// Which workers hold these results; all results where empty.
+    WhoHas(Vec<Key>),
+    /// Which results each worker holds.
+    HasWhat,
+    /// The state of the cluster.
+    SchedulerInfo,
+    /// What happened to a task.
+    Story(Key),
+    /// Run a function on workers, outside of the task graph; on all of them where `workers` is empty.
+    Run {
+        /// The function.
+        entry: EntryRef,
+        /// Its arguments.
+        arguments: Arguments,
+        /// Names or addresses.
+        workers: Vec<String>,
+    },
+    /// Run a function in the scheduler's process.
+    RunOnScheduler {
+        /// The function.
+        entry: EntryRef,
+        /// Its arguments.
+        arguments: Arguments,
+    },
+    /// End the whole cluster.
+    Shutdown,
+}
+
+/// What the scheduler answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Query::Reserve`], in its order.
+    Reserved(Vec<TaskId>),
+    /// To [`Query::WhoHas`].
+    WhoHas(Vec<(Key, Vec<Arc<str>>)>),
+    /// To [`Query::HasWhat`].
+    HasWhat(Vec<(Arc<str>, Vec<Key>)>),
+    /// To [`Query::SchedulerInfo`].
+    SchedulerInfo(SchedulerInfo),
+    /// To [`Query::Story`].
+    Story(Vec<StoryEvent>),
+    /// To [`Query::Run`]: by worker address.
+    Ran(Vec<(Arc<str>, Result<Value, TaskError>)>),
+    /// To [`Query::RunOnScheduler`].
+    RanOnScheduler(Result<Value, TaskError>),
+    /// Done.
+    Done,
+}
+
+/// The cluster as the scheduler sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SchedulerInfo {
+    /// Where the scheduler listens.
+    pub address: String,
+    /// The workers, in order of arrival.
+    pub workers: Vec<WorkerStatus>,
+    /// Number of tasks in each state that has any.
+    pub tasks: Vec<(String, u64)>,
+    /// Number of connected clients.
+    pub clients: u32,
+}
+
+/// A worker as the scheduler sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub id: WorkerId,
+    /// What it said of itself.
+    pub info: WorkerInfo,
+    /// Tasks assigned to it and not finished.
+    pub processing: u32,
+    /// Results it holds.
+    pub in_memory: u64,
+    /// Bytes of these results.
+    pub nbytes: u64,
+    /// Seconds of work expected to be waiting there.
+    pub occupancy: f64,
+    /// What it last said of itself.
+    pub metrics: Metrics,
+}
+
+/// One step in the story of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoryEvent {
+    /// Nanoseconds since the scheduler started.
+    pub at: u64,
+    /// Number of the stimulus that caused it.
+    pub stimulus: u64,
+    /// The state before.
+    pub start: String,
+    /// The state after.
+    pub finish: String,
+    /// The worker concerned, if one is.
+    pub worker: Option<WorkerId>,
+}
+
+/// From the scheduler to a client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToClient {
+    /// A wanted result is in memory.
+    InMemory {
+        /// Its name.
+        key: Key,
+        /// The id under which workers hold it.
+        id: TaskId,
+        /// Bytes in memory.
+        nbytes: u64,
+        /// Who holds it.
+        worker: WorkerId,
+        /// The result itself, where it is small.
+        value: Option<Value>,
+    },
+    /// Where a worker that results are on is reached. Comes before the first `InMemory` that names it.
+    Worker {
+        /// Its number.
+        worker: WorkerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// A wanted task failed for good.
+    Erred {
+        /// The task.
+        key: Key,
+        /// Why.
+        error: TaskError,
+    },
+    /// A result that was in memory is not any more; it is being computed again.
+    Lost(Key),
+    /// A wanted task was cancelled, by this client or another.
+    Cancelled(Key),
+    /// The answer to [`FromClient::Ask`] of that number.
+    Answer {
+        /// The question's number.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The scheduler is alive.
+    Alive,
+    /// The scheduler ends; nothing more will come.
+    Closing {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A dependency as told to the worker that needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The result.
+    pub id: TaskId,
+    /// Bytes in memory.
+    pub nbytes: u64,
+    /// Who holds it.
+    pub who_has: SmallVec<[WorkerId; 2]>,
+}
+
+/// A task assigned to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ComputeTask {
+    /// The task.
+    pub id: TaskId,
+    /// Its user-visible name, for errors.
+    pub key: Key,
+    /// The function.
+    pub entry: EntryRef,
+    /// Its arguments.
+    pub arguments: Arguments,
+    /// What it needs, in the order that arguments refer to.
+    pub dependencies: Vec<Dependency>,
+    /// When to run it.
+    pub priority: Priority,
+    /// What it holds while it runs.
+    pub resources: Vec<(String, f64)>,
+    /// Whether a client wants the result itself: a small one then comes with the report.
+    pub wanted: bool,
+}
+
+/// From the scheduler to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The worker is taken in under this number.
+    Welcome {
+        /// Its number.
+        worker: WorkerId,
+    },
+    /// Compute this.
+    Compute(ComputeTask),
+    /// These are needed no more: forget results, give up tasks.
+    Free(Vec<TaskId>),
+    /// Fetch copies of these.
+    Acquire(Vec<Dependency>),
+    /// Who holds these now; nobody where `who_has` is empty. Answers [`FromWorker::Missing`].
+    WhoHas(Vec<Dependency>),
+    /// A peer and where it is reached. Comes before the first message that names it.
+    Peer {
+        /// Its number.
+        worker: WorkerId,
+        /// Its address.
+        address: Arc<str>,
+    },
+    /// A peer that is gone.
+    PeerGone(WorkerId),
+    /// Run a function outside of the task graph; answered by [`FromWorker::Ran`].
+    Run {
+        /// Number of the request.
+        id: u64,
+        /// The function.
+        entry: EntryRef,
+        /// Its arguments.
+        arguments: Arguments,
+    },
+    /// The scheduler is alive.
+    Alive,
+    /// Leave.
+    Close {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// From a worker to the scheduler.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// A task's result is in this worker's memory.
+    Finished(Finished),
+    /// A task failed.
+    Erred {
+        /// The task.
+        id: TaskId,
+        /// Why.
+        error: TaskError,
+    },
+    /// Copies of results that this worker fetched.
+    Added(Vec<TaskId>),
+    /// A holder that the scheduler named does not have the result; who has?
+    Missing {
+        /// The result.
+        id: TaskId,
+        /// Who does not have it.
+        worker: WorkerId,
+    },
+    /// A running task left the pool of compute threads and will take its time.
+    LongRunning(TaskId),
+    /// Answers [`ToWorker::Run`].
+    Ran {
+        /// Number of the request.
+        id: u64,
+        /// What came of it.
+        result: Result<Value, TaskError>,
+    },
+    /// The worker is alive; answered by [`ToWorker::Alive`].
+    Heartbeat(Metrics),
+    /// The worker leaves in order.
+    Leaving,
+}
+
+/// The report of a finished task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Finished {
+    /// The task.
+    pub id: TaskId,
+    /// Bytes of the result in memory.
+    pub nbytes: u64,
+    /// Nanoseconds it computed.
+    pub duration: u64,
+    /// The result itself, where a client wants it and it is small.
+    pub value: Option<Value>,
+}
+
+/// What a worker tells of itself with each heartbeat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Bytes of results it holds.
+    pub managed: u64,
+    /// Bytes its process occupies.
+    pub resident: u64,
+    /// Tasks running.
+    pub executing: u32,
+    /// Tasks ready to run.
+    pub ready: u32,
+    /// Bytes fetched from peers so far.
+    pub fetched: u64,
+}
+
+/// From a peer (client or worker) to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromPeer {
+    /// Send these results; answered by one [`ToPeer::Data`] of the same number.
+    Get {
+        /// Chosen by the asker.
+        request: u64,
+        /// The results.
+        ids: Vec<TaskId>,
+    },
+    /// Keep this data; answered by [`ToPeer::Stored`].
+    Put {
+        /// Chosen by the asker.
+        request: u64,
+        /// The data.
+        data: Vec<(TaskId, Value)>,
+    },
+}
+
+/// From a worker to a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToPeer {
+    /// Answers [`FromPeer::Get`], in its order; `None` for what this worker does not hold.
+    Data {
+        /// The request's number.
+        request: u64,
+        /// The results, or why one cannot be sent.
+        data: Vec<Option<Result<Value, TaskError>>>,
+    },
+    /// Answers [`FromPeer::Put`].
+    Stored {
+        /// The request's number.
+        request: u64,
+        /// Bytes of each value in memory, in the order put.
+        nbytes: Vec<u64>,
+    },
+}
