@@ -2,8 +2,10 @@
 use bytes::Bytes;
 use std::sync::Arc;
 /// Frame
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
-pub struct Frame(#[serde(skip)] pub Bytes);
+#[derive(Debug, Clone, Default)]
+pub struct Frame(pub Bytes);
+impl serde::Serialize for Frame { fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> { s.serialize_bytes(&self.0) } }
+impl<'de> serde::Deserialize<'de> for Frame { fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> { Ok(Self(Vec::<u8>::deserialize(d)?.into())) } }
 /// E
 #[derive(Debug, thiserror::Error)]
 #[error("stub")]
