@@ -1,0 +1,195 @@
+//! Arguments: values, futures, and vectors of futures, at any position.
+//!
+//! [`IntoArg`] says what may be passed for a parameter and writes it down; its `Repr` says how the
+//! worker reads it back. Which of these apply is settled at compile time by the function's signature.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{Data, TaskError, Value};
+use crate::{
+    graph::{Arguments, Key},
+    serialize::{Decoder, Encoder, Frame},
+};
+
+/// Something that can be passed for a parameter of type `P`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be passed for a parameter of type `{P}`",
+    note = "a parameter takes a value of its type, a TaskFuture of it, or (a Vec parameter) a vector of futures"
+)]
+pub trait IntoArg<P> {
+    /// How the worker reads it back.
+    type Repr: ReadArg<P>;
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// If it cannot be serialized.
+    fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError>;
+}
+
+/// A way to read a parameter of type `P` from encoded arguments.
+pub trait ReadArg<P>: Send + Sync + 'static {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If the bytes are malformed, or a dependency is of another type.
+    fn read(decoder: &mut ArgDecoder) -> Result<P, TaskError>;
+}
+
+/// Writes arguments down and collects the dependencies among them.
+#[derive(Default)]
+pub struct ArgEncoder {
+    encoder: Encoder,
+    dependencies: SmallVec<[Key; 2]>,
+}
+
+impl ArgEncoder {
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// If it cannot be serialized.
+    pub fn value<T: Data>(&mut self, value: &T) -> Result<(), TaskError> {
+        self.encoder.encode(value).map_err(|e| {
+            TaskError::refused(format!("cannot send an argument of type {}: {e}", std::any::type_name::<T>()))
+        })
+    }
+
+    /// Writes a reference to the result of `key`.
+    ///
+    /// # Errors
+    /// None are known; the signature is that of its siblings.
+    pub fn dependency(&mut self, key: Key) -> Result<(), TaskError> {
+        let index = match self.dependencies.iter().rev().take(8).position(|&k| k == key) {
+            Some(back) => self.dependencies.len() - 1 - back,
+            None => {
+                self.dependencies.push(key);
+                self.dependencies.len() - 1
+            }
+        };
+        self.value(&(index as u32))
+    }
+
+    /// The encoded arguments and the keys they refer to.
+    pub fn finish(self) -> (Arguments, SmallVec<[Key; 2]>) {
+        let (head, frames) = self.encoder.finish();
+        let arguments = Arguments { head: Frame(head), frames: frames.into_iter().map(Frame).collect() };
+        (arguments, self.dependencies)
+    }
+}
+
+/// Reads arguments back where the dependencies are at hand.
+pub struct ArgDecoder {
+    decoder: Decoder,
+    dependencies: Vec<Value>,
+}
+
+impl ArgDecoder {
+    /// Reads `arguments`, which refer to `dependencies` by index.
+    pub fn new(arguments: &Arguments, dependencies: Vec<Value>) -> Self {
+        let frames = arguments.frames.iter().map(|frame| frame.0.clone()).collect();
+        Self { decoder: Decoder::new(arguments.head.0.clone(), frames), dependencies }
+    }
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// If the bytes are malformed.
+    pub fn value<T: Data>(&mut self) -> Result<T, TaskError> {
+        self.decoder.decode().map_err(|e| {
+            TaskError::refused(format!("cannot read an argument of type {}: {e}", std::any::type_name::<T>()))
+        })
+    }
+
+    /// Reads a reference and gives the dependency it refers to.
+    ///
+    /// # Errors
+    /// If the bytes are malformed or there is no such dependency.
+    pub fn dependency(&mut self) -> Result<Value, TaskError> {
+        let index = self.value::<u32>()? as usize;
+        let count = self.dependencies.len();
+        self.dependencies
+            .get(index)
+            .cloned()
+            .ok_or_else(|| TaskError::refused(format!("an argument refers to dependency {index} of {count}")))
+    }
+}
+
+/// The parameter's value itself travels.
+pub struct ByValue;
+/// A dependency, moved or cloned into the parameter.
+pub struct ByFuture;
+/// A dependency, shared with the parameter: nothing is cloned.
+pub struct ByShared;
+/// Several dependencies, each moved or cloned.
+pub struct ByFutures;
+/// Several dependencies, each shared.
+pub struct ByShareds;
+
+impl<T: Data> IntoArg<T> for T {
+    type Repr = ByValue;
+
+    fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
+        encoder.value(&self)
+    }
+}
+
+impl IntoArg<String> for &str {
+    type Repr = ByValue;
+
+    fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
+        encoder.value(&self.to_owned())
+    }
+}
+
+impl<T: Data> ReadArg<T> for ByValue {
+    fn read(decoder: &mut ArgDecoder) -> Result<T, TaskError> {
+        decoder.value()
+    }
+}
+
+impl<T: Data + Clone> ReadArg<T> for ByFuture {
+    fn read(decoder: &mut ArgDecoder) -> Result<T, TaskError> {
+        decoder.dependency()?.into_inner()
+    }
+}
+
+impl<T: Data> ReadArg<Arc<T>> for ByShared {
+    fn read(decoder: &mut ArgDecoder) -> Result<Arc<T>, TaskError> {
+        decoder.dependency()?.get()
+    }
+}
+
+impl<T: Data + Clone> ReadArg<Vec<T>> for ByFutures {
+    fn read(decoder: &mut ArgDecoder) -> Result<Vec<T>, TaskError> {
+        many(decoder, Value::into_inner)
+    }
+}
+
+impl<T: Data> ReadArg<Vec<Arc<T>>> for ByShareds {
+    fn read(decoder: &mut ArgDecoder) -> Result<Vec<Arc<T>>, TaskError> {
+        many(decoder, |value| value.get())
+    }
+}
+
+fn many<T>(
+    decoder: &mut ArgDecoder,
+    take: impl Fn(Value) -> Result<T, TaskError>,
+) -> Result<Vec<T>, TaskError> {
+    let count = decoder.value::<u32>()?;
+    // An honest count is bounded by what follows; memory grows only as that is read.
+    (0..count).map(|_| decoder.dependency().and_then(&take)).collect()
+}
+
+/// Writes a vector of references.
+pub(crate) fn write_many(
+    encoder: &mut ArgEncoder,
+    keys: impl ExactSizeIterator<Item = Key>,
+) -> Result<(), TaskError> {
+    encoder.value(&(keys.len() as u32))?;
+    for key in keys {
+        encoder.dependency(key)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! What can happen to a worker, and what it then wants done.
+
+use crate::{
+    graph::{Arguments, Key},
+    protocol::{ComputeTask, Dependency, FromWorker, TaskId, WorkerId},
+    task::{EntryRef, TaskError, Value},
+};
+
+/// What can happen to a worker.
+#[derive(Debug, Clone)]
+pub enum Stimulus {
+    /// The scheduler assigns a task.
+    Compute(ComputeTask),
+    /// The scheduler needs these no more.
+    Free(Vec<TaskId>),
+    /// The scheduler wants copies of these here.
+    Acquire(Vec<Dependency>),
+    /// The scheduler says who holds these.
+    WhoHas(Vec<Dependency>),
+    /// A peer is gone.
+    PeerGone(WorkerId),
+    /// A client put data here.
+    Put(Vec<(TaskId, Value)>),
+    /// A peer answered a request: `None` for what it does not hold.
+    Gathered {
+        /// The peer.
+        peer: WorkerId,
+        /// Its answer.
+        data: Vec<(TaskId, Option<Result<Value, TaskError>>)>,
+    },
+    /// A peer could not be asked, or did not answer.
+    GatherFailed {
+        /// The peer.
+        peer: WorkerId,
+        /// What was asked for.
+        ids: Vec<TaskId>,
+    },
+    /// A compute thread is done with a task.
+    Executed {
+        /// The task.
+        id: TaskId,
+        /// What came of it.
+        result: Result<Value, TaskError>,
+        /// Bytes of the result.
+        nbytes: u64,
+        /// Nanoseconds it took.
+        duration: u64,
+    },
+    /// A running task says that it will take its time.
+    Seceded(TaskId),
+}
+
+/// A task for a compute thread.
+#[derive(Debug, Clone)]
+pub struct Execution {
+    /// The task.
+    pub id: TaskId,
+    /// Its key, for errors.
+    pub key: Key,
+    /// The function.
+    pub entry: EntryRef,
+    /// Its arguments.
+    pub arguments: Arguments,
+    /// What the arguments refer to.
+    pub dependencies: Vec<Value>,
+}
+
+/// What a worker wants done.
+#[derive(Debug, Clone)]
+pub enum Instruction {
+    /// Give this to the compute threads; answered by [`Stimulus::Executed`].
+    Execute(Execution),
+    /// Ask a peer for results; answered by [`Stimulus::Gathered`] or [`Stimulus::GatherFailed`].
+    Gather {
+        /// The peer.
+        peer: WorkerId,
+        /// The results.
+        ids: Vec<TaskId>,
+    },
+    /// Tell the scheduler.
+    Send(FromWorker),
+}
