@@ -1,6 +1,5 @@
 //! Rankine.
 mod error;
-pub mod worker;
 pub mod graph;
 pub mod protocol;
 pub mod serialize;

@@ -16,10 +16,13 @@
 //! What is freed while it executes or is in flight is *cancelled* until that ends; what is asked
 //! for again meanwhile is *resumed* (in flight) or goes on executing.
 
+mod executor;
 mod machine;
+pub(crate) mod server;
 mod stimulus;
 #[cfg(test)]
 mod tests;
 
+pub use executor::{secede, worker_name};
 pub use machine::{Config, State, TaskState};
 pub use stimulus::{Execution, Instruction, Stimulus};

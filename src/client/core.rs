@@ -1,0 +1,332 @@
+//! The client's side on the I/O thread: commands out, reports in, fetches from workers.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rankine_transport::Connection;
+use tokio::{sync::oneshot, time};
+
+use super::{Command, KeyState, Shared, Standing, Submission};
+use crate::{
+    Error, Result,
+    graph::{Graph, Key, KeyMap},
+    link::{Endpoint, Outbox, Peers, split},
+    protocol::{Answer, FromClient, Query, Scattered, TaskId, ToClient, WorkerId},
+    task::{EntryRef, TaskError, Value},
+    worker::server::{HEARTBEAT, SILENCE},
+};
+
+/// Bytes asked of a worker in one request, one result at least.
+const FETCH_BYTES: u64 = 64 << 20;
+
+struct Core {
+    shared: Arc<Shared>,
+    scheduler: Outbox<FromClient>,
+    peers: Rc<Peers>,
+    workers: RefCell<KeyMap<WorkerId, Arc<str>>>,
+    questions: RefCell<KeyMap<u64, oneshot::Sender<Result<Answer>>>>,
+    next_question: Cell<u64>,
+    heard: Cell<Instant>,
+}
+
+type Told = oneshot::Sender<Option<Result<Value, TaskError>>>;
+
+/// One wanted result of a worker.
+struct Fetch {
+    id: TaskId,
+    nbytes: u64,
+    state: Arc<KeyState>,
+    tell: Told,
+}
+
+/// Serves `shared` over a connection to the scheduler until the client closes or the cluster goes.
+pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: Connection) {
+    let (scheduler, mut from) = split::<FromClient, ToClient>(connection);
+    let core = Rc::new(Core {
+        shared: shared.clone(),
+        scheduler,
+        peers: Peers::new(endpoint),
+        workers: RefCell::default(),
+        questions: RefCell::default(),
+        next_question: Cell::new(0),
+        heard: Cell::new(Instant::now()),
+    });
+    let mut beat = time::interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let (reason, closer) = loop {
+        tokio::select! {
+            biased;
+            () = shared.commanded.notified() => {
+                if let Some(closer) = core.obey() {
+                    break ("the client was closed".to_owned(), Some(closer));
+                }
+            }
+            reports = from.recv() => match reports {
+                Ok(Some(reports)) => {
+                    core.heard.set(Instant::now());
+                    if let Some(reason) = reports.into_iter().find_map(|report| core.report(report)) {
+                        break (reason, None);
+                    }
+                }
+                Ok(None) => break ("the scheduler left".to_owned(), None),
+                Err(error) => break (error.to_string(), None),
+            },
+            _ = beat.tick() => {
+                core.scheduler.put(FromClient::Alive);
+                if core.heard.get().elapsed() > SILENCE {
+                    break (format!("the scheduler was silent for {SILENCE:?}"), None);
+                }
+            }
+        }
+    };
+    core.end(reason.into());
+    let _ = time::timeout(Duration::from_secs(1), core.scheduler.closed()).await;
+    if let Some(closer) = closer {
+        let _ = closer.send(());
+    }
+}
+
+/// Tells everybody who waits on `shared` that the cluster is gone.
+pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
+    let waiting = {
+        let mut commands = Shared::lock(&shared.commands);
+        commands.closed = Some(reason.clone());
+        std::mem::take(&mut commands.waiting)
+    };
+    // Closers and askers are told by the drop of what they wait for.
+    drop(waiting);
+    let states: Vec<_> = Shared::lock(&shared.table).values().cloned().collect();
+    for state in states {
+        // Small results that are here already stay readable.
+        if !matches!(state.standing(), Standing::Memory { value: Some(_), .. } | Standing::Erred(_)) {
+            state.set(Standing::Closed(reason.clone()));
+        }
+    }
+}
+
+impl Core {
+    /// Does what the handles want; gives whom to tell when the client is to close.
+    fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
+        let commands = std::mem::take(&mut Shared::lock(&self.shared.commands).waiting);
+        let mut graph = GraphBuilder::default();
+        let mut released = Vec::new();
+        let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
+        for command in commands {
+            // What was released and is submitted again must reach the scheduler in this order.
+            if !matches!(command, Command::Submit(_)) {
+                graph.flush(&self.scheduler);
+            }
+            if !matches!(command, Command::Release(_)) {
+                self.release(&mut released);
+            }
+            match command {
+                Command::Submit(submissions) => graph.add(submissions),
+                Command::Release(key) => released.push(key),
+                Command::Cancel { keys, force } => {
+                    self.scheduler.put(FromClient::Cancel { keys, force });
+                }
+                Command::Fetch { state, tell } => match state.standing() {
+                    Standing::Memory { id, worker, nbytes, value: None } => {
+                        fetches.entry(worker).or_default().push(Fetch { id, nbytes, state, tell });
+                    }
+                    _ => drop(tell.send(None)),
+                },
+                Command::Scatter { data, everywhere, tell } => {
+                    let core = self.clone();
+                    tokio::task::spawn_local(async move {
+                        let _ = tell.send(core.scatter(data, everywhere).await);
+                    });
+                }
+                Command::Ask { query, tell } => self.ask(query, tell),
+                Command::Close { tell } => return Some(tell),
+            }
+        }
+        graph.flush(&self.scheduler);
+        self.release(&mut released);
+        for (worker, fetches) in fetches {
+            tokio::task::spawn_local(self.clone().fetch(worker, fetches));
+        }
+        None
+    }
+
+    fn release(&self, keys: &mut Vec<Key>) {
+        if !keys.is_empty() {
+            self.scheduler.put(FromClient::Release(std::mem::take(keys)));
+        }
+    }
+
+    fn ask(&self, query: Query, tell: oneshot::Sender<Result<Answer>>) {
+        let id = self.next_question.replace(self.next_question.get() + 1);
+        self.questions.borrow_mut().insert(id, tell);
+        self.scheduler.put(FromClient::Ask { id, query });
+    }
+
+    async fn question(&self, query: Query) -> Result<Answer> {
+        let (tell, told) = oneshot::channel();
+        self.ask(query, tell);
+        told.await.unwrap_or_else(|_| Err(Error::closed("the client was closed")))
+    }
+
+    /// Takes in what the scheduler says; gives why the cluster ends, if it does.
+    fn report(&self, report: ToClient) -> Option<String> {
+        match report {
+            ToClient::InMemory { key, id, nbytes, worker, value } => {
+                self.set(key, Standing::Memory { id, worker, nbytes, value });
+            }
+            ToClient::Worker { worker, address } => {
+                self.workers.borrow_mut().insert(worker, address);
+            }
+            ToClient::Erred { key, error } => self.set(key, Standing::Erred(error)),
+            ToClient::Lost(key) => self.set(key, Standing::Pending),
+            ToClient::Cancelled(key) => self.set(key, Standing::Cancelled),
+            ToClient::Answer { id, answer } => {
+                if let Some(asker) = self.questions.borrow_mut().remove(&id) {
+                    let _ = asker.send(Ok(answer));
+                }
+            }
+            ToClient::Alive => {}
+            ToClient::Closing { reason } => return Some(reason),
+        }
+        None
+    }
+
+    fn set(&self, key: Key, standing: Standing) {
+        let state = Shared::lock(&self.shared.table).get(&key).cloned();
+        if let Some(state) = state {
+            state.set(standing);
+        }
+    }
+
+    /// Fetches results from one worker, in requests of bounded size.
+    async fn fetch(self: Rc<Self>, worker: WorkerId, fetches: Vec<Fetch>) {
+        let mut fetches = fetches.into_iter().peekable();
+        while fetches.peek().is_some() {
+            let (mut batch, mut nbytes) = (Vec::new(), 0);
+            while let Some(fetch) =
+                fetches.next_if(|fetch| batch.is_empty() || nbytes + fetch.nbytes <= FETCH_BYTES)
+            {
+                nbytes += fetch.nbytes;
+                batch.push(fetch);
+            }
+            let address = self.workers.borrow().get(&worker).cloned();
+            let ids = batch.iter().map(|fetch| fetch.id).collect();
+            let answer = match address {
+                Some(address) => self.peers.get(&address, ids).await,
+                None => Err(Error::closed("a worker that the scheduler never named")),
+            };
+            let data = match answer {
+                Ok(data) => data,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot fetch results from a worker");
+                    batch.iter().map(|_| None).collect()
+                }
+            };
+            for (fetch, value) in batch.into_iter().zip(data) {
+                if value.is_none() {
+                    self.missing(&fetch.state, worker);
+                }
+                let _ = fetch.tell.send(value);
+            }
+        }
+    }
+
+    /// `worker` did not give a result: the scheduler finds another holder or computes it again.
+    fn missing(&self, state: &KeyState, worker: WorkerId) {
+        if matches!(state.standing(), Standing::Memory { worker: holder, .. } if holder == worker) {
+            state.set(Standing::Pending);
+            self.scheduler.put(FromClient::Missing { key: state.key, worker });
+        }
+    }
+
+    async fn scatter(&self, data: Vec<(Key, Value)>, everywhere: bool) -> Result<()> {
+        let Answer::SchedulerInfo(info) = self.question(Query::SchedulerInfo).await? else {
+            return Err(super::strange_answer());
+        };
+        if info.workers.is_empty() {
+            return Err(Error::Usage("cannot scatter data: the cluster has no worker yet".into()));
+        }
+        let keys: Vec<Key> = data.iter().map(|(key, _)| *key).collect();
+        let Answer::Reserved(ids) = self.question(Query::Reserve(keys.clone())).await? else {
+            return Err(super::strange_answer());
+        };
+        let mut scattered: Vec<Scattered> = keys
+            .into_iter()
+            .zip(&ids)
+            .map(|(key, id)| Scattered { key, id: *id, nbytes: 0, workers: Vec::new() })
+            .collect();
+        let workers = info.workers.len();
+        for (index, worker) in info.workers.iter().enumerate() {
+            let mine: Vec<usize> =
+                (0..data.len()).filter(|i| everywhere || i % workers == index).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let put = mine.iter().map(|&i| (ids[i], data[i].1.clone())).collect();
+            let nbytes = self.peers.put(&worker.info.address, put).await?;
+            for (i, nbytes) in mine.into_iter().zip(nbytes) {
+                scattered[i].nbytes = nbytes;
+                scattered[i].workers.push(worker.id);
+            }
+        }
+        self.scheduler.put(FromClient::Scattered(scattered));
+        Ok(())
+    }
+
+    fn end(&self, reason: Arc<str>) {
+        end(&self.shared, reason.clone());
+        for (_, asker) in self.questions.borrow_mut().drain() {
+            let _ = asker.send(Err(Error::closed(&*reason)));
+        }
+        self.peers.close();
+    }
+}
+
+/// Puts submissions together into one graph.
+#[derive(Default)]
+struct GraphBuilder {
+    graph: Graph,
+    wants: Vec<Key>,
+    functions: HashMap<EntryRef, u32>,
+    /// The last options seen: successive tasks mostly share theirs.
+    last_options: Option<(*const crate::graph::TaskOptions, u32)>,
+}
+
+impl GraphBuilder {
+    fn add(&mut self, submissions: Vec<Submission>) {
+        for Submission { function, options, mut task } in submissions {
+            task.function = *self.functions.entry(function.entry).or_insert_with(|| {
+                self.graph.functions.push(function);
+                self.graph.functions.len() as u32 - 1
+            });
+            task.options = match options {
+                None => u32::MAX,
+                Some(options) => match self.last_options {
+                    Some((same, index)) if same == Arc::as_ptr(&options) => index,
+                    _ => {
+                        self.graph.options.push((*options).clone());
+                        let index = self.graph.options.len() as u32 - 1;
+                        self.last_options = Some((Arc::as_ptr(&options), index));
+                        index
+                    }
+                },
+            };
+            self.wants.push(task.key);
+            self.graph.tasks.push(task);
+        }
+        // Pointers are compared only within one batch of submissions, which keeps them alive.
+        self.last_options = None;
+    }
+
+    fn flush(&mut self, scheduler: &Outbox<FromClient>) {
+        if !self.graph.tasks.is_empty() {
+            let Self { graph, wants, .. } = std::mem::take(self);
+            scheduler.put(FromClient::Submit { graph, wants });
+        }
+    }
+}
+

@@ -1,0 +1,549 @@
+//! The client: submits functions, holds futures, fetches results.
+//!
+//! [`Client`] and [`TaskFuture`] are handles that any thread may use; they put commands into a
+//! queue that the I/O thread's side (`core`) empties, a whole batch at a time. Start with
+//! [`Client::submit`]; `future` says how results come back.
+
+mod as_completed;
+pub mod blocking;
+pub(crate) mod core;
+mod future;
+mod submit;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_timer::Delay;
+use tokio::sync::{Notify, oneshot};
+
+pub use as_completed::AsCompleted;
+pub(crate) use future::{KeyState, Standing};
+pub use future::{Awaited, Status, TaskFuture};
+pub use submit::Options;
+
+use crate::{
+    Error, Result,
+    graph::{Function, GraphTask, Key, KeyMap, TaskOptions},
+    protocol::{Answer, Query, SchedulerInfo, StoryEvent},
+    task::{
+        ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskError, TaskFn, Value,
+    },
+};
+
+/// A connection to a cluster. Cheap to clone; usable from any thread.
+///
+/// Everything that waits is `async`, from any executor; [`blocking::Client`] is its twin for
+/// programs without async.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    /// Ends the cluster or connection behind this client with the last clone.
+    guard: Option<Arc<dyn Send + Sync>>,
+}
+
+/// What all handles of one client share.
+pub(crate) struct Shared {
+    seed: u128,
+    counter: AtomicU64,
+    table: Mutex<KeyMap<Key, Arc<KeyState>>>,
+    commands: Mutex<Commands>,
+    commanded: Notify,
+}
+
+struct Commands {
+    waiting: Vec<Command>,
+    /// Why nothing is taken any more.
+    closed: Option<Arc<str>>,
+}
+
+/// What the handles want of the I/O thread.
+pub(crate) enum Command {
+    Submit(Vec<Submission>),
+    Release(Key),
+    Cancel { keys: Vec<Key>, force: bool },
+    /// `None`: it was lost meanwhile.
+    Fetch { state: Arc<KeyState>, tell: oneshot::Sender<Option<Result<Value, TaskError>>> },
+    Scatter { data: Vec<(Key, Value)>, everywhere: bool, tell: oneshot::Sender<Result<()>> },
+    Ask { query: Query, tell: oneshot::Sender<Result<Answer>> },
+    Close { tell: oneshot::Sender<()> },
+}
+
+/// A task on its way to the scheduler.
+pub(crate) struct Submission {
+    pub(crate) function: Function,
+    pub(crate) options: Option<Arc<TaskOptions>>,
+    pub(crate) task: GraphTask,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            seed: rand::random(),
+            counter: AtomicU64::new(0),
+            table: Mutex::default(),
+            commands: Mutex::new(Commands { waiting: Vec::new(), closed: None }),
+            commanded: Notify::new(),
+        })
+    }
+
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        // Nothing of ours panics while it holds one; if it did, the data would still be whole.
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unique_key(&self) -> Key {
+        Key::unique(self.seed, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn put(&self, command: Command) {
+        let mut commands = Self::lock(&self.commands);
+        if commands.closed.is_some() {
+            // Dropping the command tells whoever waits for its answer.
+            return;
+        }
+        commands.waiting.push(command);
+        let first = commands.waiting.len() == 1;
+        drop(commands);
+        if first {
+            self.commanded.notify_one();
+        }
+    }
+
+    /// A future of `key`, and whether the key is new to this client.
+    fn future<T>(self: &Arc<Self>, key: Key) -> (bool, TaskFuture<T>) {
+        let mut table = Self::lock(&self.table);
+        let mut new = false;
+        let state = table.entry(key).or_insert_with(|| {
+            new = true;
+            Arc::new(KeyState::new(key))
+        });
+        if matches!(state.standing(), Standing::Cancelled) {
+            // Asked for again after it was cancelled: a new life under the same name.
+            new = true;
+            *state = Arc::new(KeyState::new(key));
+        }
+        let future = TaskFuture::new(state.clone(), self.clone());
+        drop(table);
+        if new {
+            if let Some(reason) = self.closed() {
+                future.state.set(Standing::Closed(reason));
+            }
+        }
+        (new, future)
+    }
+
+    /// The last handle is gone: unless another came meanwhile, the cluster need not keep the result.
+    fn release(&self, state: &Arc<KeyState>) {
+        let mut table = Self::lock(&self.table);
+        if state.handles.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        if table.get(&state.key).is_some_and(|current| Arc::ptr_eq(current, state)) {
+            table.remove(&state.key);
+            // Under the lock, so that a new submission of the key comes after.
+            self.put(Command::Release(state.key));
+        }
+    }
+
+    fn closed(&self) -> Option<Arc<str>> {
+        Self::lock(&self.commands).closed.clone()
+    }
+
+    fn why_closed(&self) -> Arc<str> {
+        self.closed().unwrap_or_else(|| "the client was closed".into())
+    }
+
+    async fn ask(&self, query: Query) -> Result<Answer> {
+        let (tell, told) = oneshot::channel();
+        self.put(Command::Ask { query, tell });
+        told.await.unwrap_or_else(|_| Err(Error::closed(&*self.why_closed())))
+    }
+}
+
+/// What [`Client::wait`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReturnWhen {
+    /// All are done.
+    #[default]
+    AllCompleted,
+    /// One is done.
+    FirstCompleted,
+    /// All are done, or one erred.
+    FirstException,
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>, guard: Option<Arc<dyn Send + Sync>>) -> Self {
+        Self { shared, guard }
+    }
+
+    /// Runs `function(arguments...)` on the cluster. Returns at once; the future stands for the result.
+    ///
+    /// Each argument is a value, a [`TaskFuture`] (or a reference to one), or, for a `Vec`
+    /// parameter, a vector of futures. A function that returns a `Result` errs its future on `Err`.
+    /// Equal calls of one function share one result, unless [`Options::pure`] says otherwise.
+    ///
+    /// Where the error type itself could travel as a result (`String`, say), say which you mean
+    /// with [`Client::try_submit`].
+    ///
+    /// ```no_run
+    /// # fn add(x: i64, y: i64) -> i64 { x + y }
+    /// # async fn example(client: rankine::Client) -> rankine::Result<()> {
+    /// let a = client.submit(|x: i64| x * x, (3,));
+    /// let b = client.submit(add, (&a, 1));
+    /// assert_eq!(b.await?, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A closure that captures is refused when it is compiled:
+    ///
+    /// ```compile_fail
+    /// # fn example(client: &rankine::Client) {
+    /// let step = 2;
+    /// client.submit(|x: i64| x + step, (1,));
+    /// # }
+    /// ```
+    pub fn submit<F, P, A, M>(&self, function: F, arguments: A) -> TaskFuture<F::Output>
+    where
+        F: TaskFn<P, M>,
+        A: IntoArgs<P>,
+        Entry<F, P, A::Repr, M>: HasEntry,
+    {
+        self.options().submit(function, arguments)
+    }
+
+    /// [`Client::submit`] for a function that returns a `Result` whose error type could itself
+    /// travel as a value: says that an `Err` errs the future.
+    pub fn try_submit<F, P, A>(&self, function: F, arguments: A) -> TaskFuture<F::Output>
+    where
+        F: TaskFn<P, crate::task::Fallible>,
+        A: IntoArgs<P>,
+        Entry<F, P, A::Repr, crate::task::Fallible>: HasEntry,
+    {
+        self.options().submit(function, arguments)
+    }
+
+    /// Runs a function of one parameter on each of many arguments, submitted in one message.
+    pub fn map<F, P, A, M, I>(&self, function: F, arguments: I) -> Vec<TaskFuture<F::Output>>
+    where
+        F: TaskFn<(P,), M>,
+        A: IntoArg<P>,
+        I: IntoIterator<Item = A>,
+        Entry<F, (P,), (A::Repr,), M>: HasEntry,
+    {
+        self.options().map(function, arguments)
+    }
+
+    /// Runs a function of several parameters on each of many tuples of arguments.
+    pub fn starmap<F, P, A, M, I>(&self, function: F, arguments: I) -> Vec<TaskFuture<F::Output>>
+    where
+        F: TaskFn<P, M>,
+        A: IntoArgs<P>,
+        I: IntoIterator<Item = A>,
+        Entry<F, P, A::Repr, M>: HasEntry,
+    {
+        self.options().starmap(function, arguments)
+    }
+
+    /// Says how the tasks submitted through it are to be run.
+    pub fn options(&self) -> Options<'_> {
+        Options::new(self)
+    }
+
+    /// The results of all futures, in their order. Fetches come from the workers directly, many at once.
+    ///
+    /// # Errors
+    /// The first future's that has no result.
+    pub async fn gather<T: Data + Clone>(
+        &self,
+        futures: impl IntoIterator<Item = impl std::borrow::Borrow<TaskFuture<T>>>,
+    ) -> Result<Vec<T>> {
+        // First all that is small and here already; the rest is asked for at once.
+        let mut values = Vec::new();
+        for future in futures {
+            let state = future.borrow().state.clone();
+            state.done().await;
+            let coming = match state.standing() {
+                Standing::Memory { value: None, .. } => {
+                    let (tell, told) = oneshot::channel();
+                    self.shared.put(Command::Fetch { state: state.clone(), tell });
+                    Some(told)
+                }
+                _ => None,
+            };
+            // The handle keeps the result on the cluster until it is here.
+            values.push((future, state, coming));
+        }
+        let mut results = Vec::with_capacity(values.len());
+        for (_future, state, coming) in values {
+            let value = match coming {
+                Some(told) => told.await.ok().flatten(),
+                None => None,
+            };
+            let value = match value {
+                Some(value) => value?,
+                None => self.shared.value(&state).await?,
+            };
+            results.push(value.into_inner()?);
+        }
+        Ok(results)
+    }
+
+    /// Puts values on the workers, spread over them; gives a future of each.
+    ///
+    /// # Errors
+    /// If there is no worker, or a value cannot be sent.
+    pub async fn scatter<T: Data>(
+        &self,
+        values: impl IntoIterator<Item = T>,
+    ) -> Result<Vec<TaskFuture<T>>> {
+        self.put_data(values.into_iter().map(Value::new).collect(), false).await
+    }
+
+    /// Puts a value on every worker.
+    ///
+    /// # Errors
+    /// As [`Client::scatter`].
+    pub async fn broadcast<T: Data>(&self, value: T) -> Result<TaskFuture<T>> {
+        let mut futures = self.put_data(vec![Value::new(value)], true).await?;
+        futures.pop().ok_or_else(|| Error::closed("nothing was scattered"))
+    }
+
+    async fn put_data<T>(&self, values: Vec<Value>, everywhere: bool) -> Result<Vec<TaskFuture<T>>> {
+        let mut futures = Vec::with_capacity(values.len());
+        let mut data = Vec::with_capacity(values.len());
+        for value in values {
+            let key = self.shared.unique_key();
+            futures.push(self.shared.future(key).1);
+            data.push((key, value));
+        }
+        if !data.is_empty() {
+            let (tell, told) = oneshot::channel();
+            self.shared.put(Command::Scatter { data, everywhere, tell });
+            told.await.unwrap_or_else(|_| Err(Error::closed(&*self.shared.why_closed())))?;
+        }
+        Ok(futures)
+    }
+
+    /// Waits until the futures are done, without fetching results.
+    ///
+    /// # Errors
+    /// If they were not within `timeout`.
+    pub async fn wait<T: 'static>(
+        &self,
+        futures: &[TaskFuture<T>],
+        until: ReturnWhen,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        let all = async {
+            match until {
+                ReturnWhen::AllCompleted => {
+                    for future in futures {
+                        future.done().await;
+                    }
+                }
+                ReturnWhen::FirstCompleted | ReturnWhen::FirstException => {
+                    let mut completed = self.as_completed(futures.iter().cloned());
+                    while let Some(future) = completed.next().await {
+                        if until == ReturnWhen::FirstCompleted || future.error().is_some() {
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        match timeout {
+            None => all.await,
+            Some(timeout) => {
+                let late = Delay::new(timeout);
+                futures::pin_mut!(all);
+                if let futures::future::Either::Right(_) = futures::future::select(all, late).await {
+                    let pending = futures.iter().filter(|f| !f.is_done()).count();
+                    return Err(Error::Usage(format!(
+                        "{pending} of {} futures were not done within {timeout:?}",
+                        futures.len()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The futures in the order in which they are done; takes new ones while it runs.
+    pub fn as_completed<T: 'static>(&self, futures: impl IntoIterator<Item = TaskFuture<T>>) -> AsCompleted<T> {
+        AsCompleted::new(futures)
+    }
+
+    /// Gives the futures up: tasks that did not run will not, results go.
+    /// Awaiting one of them (or one that depends on them) errs with [`Error::Cancelled`].
+    pub fn cancel<T>(&self, futures: &[TaskFuture<T>]) {
+        self.cancel_keys(futures.iter().map(TaskFuture::key).collect(), false);
+    }
+
+    /// [`Client::cancel`], even where other clients want the results.
+    pub fn cancel_for_all<T>(&self, futures: &[TaskFuture<T>]) {
+        self.cancel_keys(futures.iter().map(TaskFuture::key).collect(), true);
+    }
+
+    fn cancel_keys(&self, keys: Vec<Key>, force: bool) {
+        self.shared.put(Command::Cancel { keys, force });
+    }
+
+    /// The addresses of the workers that hold each result.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn who_has<T>(&self, futures: &[TaskFuture<T>]) -> Result<HashMap<Key, Vec<Arc<str>>>> {
+        let keys = futures.iter().map(TaskFuture::key).collect();
+        match self.shared.ask(Query::WhoHas(keys)).await? {
+            Answer::WhoHas(holders) => Ok(holders.into_iter().collect()),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// The results that each worker holds, by address.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn has_what(&self) -> Result<BTreeMap<Arc<str>, Vec<Key>>> {
+        match self.shared.ask(Query::HasWhat).await? {
+            Answer::HasWhat(held) => Ok(held.into_iter().collect()),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// The compute threads of each worker, by address.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn nthreads(&self) -> Result<BTreeMap<Arc<str>, u32>> {
+        let info = self.scheduler_info().await?;
+        Ok(info.workers.into_iter().map(|w| (w.info.address, w.info.nthreads)).collect())
+    }
+
+    /// The cluster as the scheduler sees it.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn scheduler_info(&self) -> Result<SchedulerInfo> {
+        match self.shared.ask(Query::SchedulerInfo).await? {
+            Answer::SchedulerInfo(info) => Ok(info),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Waits until the cluster has `count` workers.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn wait_for_workers(&self, count: usize) -> Result<()> {
+        while self.scheduler_info().await?.workers.len() < count {
+            Delay::new(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// What happened to a task on the scheduler, oldest first, as far as it remembers.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn story(&self, key: Key) -> Result<Vec<StoryEvent>> {
+        match self.shared.ask(Query::Story(key)).await? {
+            Answer::Story(events) => Ok(events),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Runs a function once on every worker, outside of the task graph; gives the results by
+    /// worker address.
+    ///
+    /// # Errors
+    /// If the function failed on one of them, or the cluster is gone.
+    pub async fn run<F, P, A, M>(&self, function: F, arguments: A) -> Result<BTreeMap<Arc<str>, F::Output>>
+    where
+        F: TaskFn<P, M>,
+        F::Output: Clone,
+        A: IntoArgs<P>,
+        Entry<F, P, A::Repr, M>: HasEntry,
+    {
+        let (entry, arguments) = immediate::<F, P, A, M>(function, arguments)?;
+        match self.shared.ask(Query::Run { entry, arguments, workers: Vec::new() }).await? {
+            Answer::Ran(results) => results
+                .into_iter()
+                .map(|(worker, result)| Ok((worker, result?.into_inner()?)))
+                .collect(),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Runs a function in the scheduler's process.
+    ///
+    /// # Errors
+    /// If the function failed, or the cluster is gone.
+    pub async fn run_on_scheduler<F, P, A, M>(&self, function: F, arguments: A) -> Result<F::Output>
+    where
+        F: TaskFn<P, M>,
+        F::Output: Clone,
+        A: IntoArgs<P>,
+        Entry<F, P, A::Repr, M>: HasEntry,
+    {
+        let (entry, arguments) = immediate::<F, P, A, M>(function, arguments)?;
+        match self.shared.ask(Query::RunOnScheduler { entry, arguments }).await? {
+            Answer::RanOnScheduler(result) => Ok(result?.into_inner()?),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Leaves the cluster: what only this client wanted is released, its futures are lost.
+    pub async fn close(&self) {
+        let (tell, told) = oneshot::channel();
+        self.shared.put(Command::Close { tell });
+        let _ = told.await;
+    }
+
+    /// Ends the whole cluster: workers, scheduler and all clients.
+    ///
+    /// # Errors
+    /// If the cluster was gone already.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.shared.ask(Query::Shutdown).await?;
+        self.close().await;
+        Ok(())
+    }
+}
+
+/// Entry and arguments of a call outside of the task graph.
+fn immediate<F, P, A, M>(function: F, arguments: A) -> Result<(EntryRef, crate::graph::Arguments)>
+where
+    F: TaskFn<P, M>,
+    A: IntoArgs<P>,
+    Entry<F, P, A::Repr, M>: HasEntry,
+{
+    let entry = EntryRef::of(submit::entry_of::<F, P, A::Repr, M>(function));
+    let mut encoder = ArgEncoder::default();
+    arguments.write(&mut encoder)?;
+    let (arguments, dependencies) = encoder.finish();
+    if !dependencies.is_empty() {
+        return Err(Error::Usage(
+            "a function run outside of the task graph takes values, not futures: await them first".into(),
+        ));
+    }
+    Ok((entry, arguments))
+}
+
+fn strange_answer() -> Error {
+    Error::Refused { peer: "the scheduler".into(), reason: "its answer does not fit the question".into() }
+}
+
+/// Runs a future to its end on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    futures::executor::block_on(future)
+}

@@ -1,0 +1,214 @@
+//! Typed links between roles over any transport: batches of messages, and who may open one.
+//!
+//! Within a process a batch changes hands as it is; between processes it is encoded once, with
+//! big buffers out of band. Nothing here knows what the messages mean.
+
+mod peers;
+
+use std::{cell::{Cell, RefCell}, marker::PhantomData, rc::Rc, time::Duration};
+
+use rankine_transport::{Connection, Message, Receiver, Secret, Sender, Side, authenticate};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Notify;
+
+pub(crate) use peers::{Endpoint, Peers};
+
+use crate::{
+    Error, Result,
+    protocol::{Hello, Opening},
+    serialize::{Decoder, Encoder},
+    task::build_id,
+};
+
+/// Messages encoded together at most, so that no head grows beyond some MiB.
+const BATCH: usize = 4096;
+/// What a peer has to say who it is.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Proves the secret and exchanges openings; gives the connection and who the peer is.
+///
+/// # Errors
+/// If the peer does not share the secret, runs another executable, or says nothing in time.
+pub(crate) async fn open(
+    mut connection: Connection,
+    secret: &Secret,
+    side: Side,
+    hello: Hello,
+) -> Result<(Connection, Hello)> {
+    authenticate(&mut connection, secret, side).await?;
+    let peer = connection.peer.to_string();
+    let mine = Opening { build: build_id().to_owned(), hello };
+    let exchange = async {
+        connection.sender.send(encode(vec![mine], connection.carries_objects)?).await?;
+        match connection.receiver.recv().await? {
+            Some(message) => decode::<Opening>(message, &peer),
+            None => Err(Error::closed(format!("{peer} left without a word"))),
+        }
+    };
+    let opening = match tokio::time::timeout(OPENING_TIMEOUT, exchange).await {
+        Ok(opening) => opening?,
+        Err(_) => {
+            let reason = format!("it did not say who it is within {OPENING_TIMEOUT:?}");
+            return Err(Error::Refused { peer, reason });
+        }
+    };
+    let [Opening { build, hello }] = <[Opening; 1]>::try_from(opening)
+        .map_err(|_| Error::Refused { peer: peer.clone(), reason: "its opening is malformed".into() })?;
+    if build != build_id() {
+        let reason = format!(
+            "it runs another executable (build {build}, here {}); start all ranks from the same file",
+            build_id()
+        );
+        return Err(Error::Refused { peer, reason });
+    }
+    Ok((connection, hello))
+}
+
+/// Splits an opened connection into where to put messages and where they come from.
+pub(crate) fn split<Out, In>(connection: Connection) -> (Outbox<Out>, Inbox<In>)
+where
+    Out: Serialize + Send + 'static,
+    In: DeserializeOwned + Send + 'static,
+{
+    let carries_objects = connection.carries_objects;
+    let queue = Rc::new(Queue {
+        waiting: RefCell::new(Vec::new()),
+        closing: Cell::new(false),
+        broken: Cell::new(false),
+        changed: Notify::new(),
+        flushed: Notify::new(),
+    });
+    tokio::task::spawn_local(write(queue.clone(), connection.sender, carries_objects));
+    let inbox = Inbox {
+        receiver: connection.receiver,
+        peer: connection.peer.to_string(),
+        messages: PhantomData,
+    };
+    (Outbox { queue, carries_objects }, inbox)
+}
+
+struct Queue<M> {
+    waiting: RefCell<Vec<M>>,
+    /// No more is put; what waits is still sent.
+    closing: Cell<bool>,
+    /// Nothing can be sent any more.
+    broken: Cell<bool>,
+    changed: Notify,
+    flushed: Notify,
+}
+
+/// Where to put messages for a peer. What is put in one turn of the loop travels together.
+pub(crate) struct Outbox<M> {
+    queue: Rc<Queue<M>>,
+    /// Whether values travel as they are.
+    pub(crate) carries_objects: bool,
+}
+
+impl<M> Clone for Outbox<M> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), carries_objects: self.carries_objects }
+    }
+}
+
+impl<M> Outbox<M> {
+    /// Puts a message. Without effect once the link is closed or broken; the inbox tells that.
+    pub(crate) fn put(&self, message: M) {
+        if self.queue.closing.get() || self.queue.broken.get() {
+            return;
+        }
+        let mut waiting = self.queue.waiting.borrow_mut();
+        waiting.push(message);
+        if waiting.len() == 1 {
+            self.queue.changed.notify_one();
+        }
+    }
+
+    /// Sends what waits, then closes this direction.
+    pub(crate) fn close(&self) {
+        self.queue.closing.set(true);
+        self.queue.changed.notify_one();
+    }
+
+    /// Waits until all is sent and closed, or cannot be.
+    pub(crate) async fn closed(&self) {
+        self.close();
+        while !self.queue.broken.get() {
+            self.queue.flushed.notified().await;
+        }
+    }
+}
+
+async fn write<M: Serialize + Send + 'static>(queue: Rc<Queue<M>>, mut sender: Box<dyn Sender>, objects: bool) {
+    loop {
+        let mut batch = std::mem::take(&mut *queue.waiting.borrow_mut());
+        if batch.is_empty() {
+            if queue.closing.get() {
+                let _ = sender.close().await;
+                break;
+            }
+            queue.changed.notified().await;
+            continue;
+        }
+        let mut sent = Ok(());
+        while sent.is_ok() && !batch.is_empty() {
+            let rest = batch.split_off(batch.len().min(BATCH));
+            sent = match encode(batch, objects) {
+                Ok(message) => sender.send(message).await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            batch = rest;
+        }
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a link broke while sending");
+            break;
+        }
+    }
+    queue.broken.set(true);
+    queue.waiting.borrow_mut().clear();
+    queue.flushed.notify_waiters();
+    queue.flushed.notify_one();
+}
+
+/// Where a peer's messages come from.
+pub(crate) struct Inbox<M> {
+    receiver: Box<dyn Receiver>,
+    peer: String,
+    messages: PhantomData<fn() -> M>,
+}
+
+impl<M: DeserializeOwned + Send + 'static> Inbox<M> {
+    /// The next messages, at least one; `None` once the peer closed in order. Cancel safe.
+    ///
+    /// # Errors
+    /// If the link broke or the peer sent what cannot be read.
+    pub(crate) async fn recv(&mut self) -> Result<Option<Vec<M>>> {
+        match self.receiver.recv().await? {
+            Some(message) => decode(message, &self.peer).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn encode<M: Serialize + Send + 'static>(batch: Vec<M>, objects: bool) -> Result<Message> {
+    if objects {
+        return Ok(Message::object(batch));
+    }
+    let mut encoder = Encoder::default();
+    encoder.encode(&batch).map_err(|source| Error::Message { peer: "this process".into(), source })?;
+    let (head, frames) = encoder.finish();
+    Ok(Message::new(head, frames))
+}
+
+fn decode<M: DeserializeOwned + Send + 'static>(message: Message, peer: &str) -> Result<Vec<M>> {
+    if let Some(object) = message.object {
+        return object.downcast::<Vec<M>>().map(|batch| *batch).map_err(|_| Error::Refused {
+            peer: peer.into(),
+            reason: "it sent messages of another role".into(),
+        });
+    }
+    let unreadable = |source| Error::Message { peer: peer.into(), source };
+    let mut decoder = Decoder::new(message.head, message.frames);
+    let batch = decoder.decode().map_err(unreadable)?;
+    decoder.finish().map_err(unreadable)?;
+    Ok(batch)
+}

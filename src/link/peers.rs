@@ -1,0 +1,233 @@
+//! A pool of links to workers, over which results are fetched and put.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use rankine_transport::{Address, Connection, Listener, Registry, Secret, Side};
+use tokio::sync::{Mutex, oneshot};
+
+use super::{Inbox, Outbox, open, split};
+use crate::{
+    Error, Result,
+    graph::KeyMap,
+    protocol::{FromPeer, Hello, TaskId, ToPeer},
+    task::{TaskError, Value},
+};
+
+/// Links kept open at most; the least recently used idle ones go first.
+const LINKS: usize = 512;
+
+/// What a process needs to reach others and be reached: its transports and the cluster's secret.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) secret: Arc<Secret>,
+}
+
+impl Endpoint {
+    /// Connects, proves the secret and says who this is.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached or either side refuses the other.
+    pub(crate) async fn connect(&self, address: &str, hello: Hello) -> Result<Connection> {
+        let address: Address = address.parse()?;
+        let connection = self.registry.connect(&address).await?;
+        Ok(open(connection, &self.secret, Side::Connecting, hello).await?.0)
+    }
+
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// If it is taken or not this host's.
+    pub(crate) async fn listen(&self, address: &str) -> Result<Box<dyn Listener>> {
+        Ok(self.registry.listen(&address.parse()?).await?)
+    }
+
+    /// Takes a visitor in.
+    ///
+    /// # Errors
+    /// If either side refuses the other.
+    pub(crate) async fn welcome(&self, connection: Connection) -> Result<(Connection, Hello)> {
+        open(connection, &self.secret, Side::Accepting, Hello::Peer).await
+    }
+}
+
+/// What a worker answers to one request.
+type Reply = Result<ToPeer>;
+
+/// Links to workers by address, made when first needed.
+pub(crate) struct Peers {
+    endpoint: Endpoint,
+    links: RefCell<HashMap<Arc<str>, Rc<Link>>>,
+    clock: Cell<u64>,
+}
+
+struct Link {
+    /// Made once; held while connecting, so that nobody connects twice.
+    outbox: Mutex<Option<Outbox<FromPeer>>>,
+    pending: RefCell<KeyMap<u64, oneshot::Sender<Reply>>>,
+    next: Cell<u64>,
+    used: Cell<u64>,
+}
+
+impl Peers {
+    /// A pool without links.
+    pub(crate) fn new(endpoint: Endpoint) -> Rc<Self> {
+        Rc::new(Self { endpoint, links: RefCell::default(), clock: Cell::new(0) })
+    }
+
+    /// Asks the worker at `address` for results, in one request.
+    ///
+    /// # Errors
+    /// If it cannot be reached or leaves before it answers.
+    pub(crate) async fn get(
+        self: &Rc<Self>,
+        address: &Arc<str>,
+        ids: Vec<TaskId>,
+    ) -> Result<Vec<Option<Result<Value, TaskError>>>> {
+        let expected = ids.len();
+        match self.ask(address, |request| FromPeer::Get { request, ids }).await? {
+            ToPeer::Data { data, .. } if data.len() == expected => Ok(data),
+            _ => Err(self.malformed(address)),
+        }
+    }
+
+    /// Puts data on the worker at `address`; gives the bytes each value occupies there.
+    ///
+    /// # Errors
+    /// If it cannot be reached, leaves, or a value cannot be sent there.
+    pub(crate) async fn put(
+        self: &Rc<Self>,
+        address: &Arc<str>,
+        data: Vec<(TaskId, Value)>,
+    ) -> Result<Vec<u64>> {
+        let expected = data.len();
+        let link = self.link(address).await?;
+        let carries = link.outbox.lock().await.as_ref().is_some_and(|o| o.carries_objects);
+        let data = if carries {
+            data
+        } else {
+            data.into_iter().map(|(id, value)| Ok((id, value.to_wire()?))).collect::<Result<_>>()?
+        };
+        match self.ask(address, |request| FromPeer::Put { request, data }).await? {
+            ToPeer::Stored { nbytes, .. } if nbytes.len() == expected => Ok(nbytes),
+            _ => Err(self.malformed(address)),
+        }
+    }
+
+    fn malformed(&self, address: &Arc<str>) -> Error {
+        Error::Refused { peer: address.to_string(), reason: "its answer does not fit the request".into() }
+    }
+
+    async fn ask(self: &Rc<Self>, address: &Arc<str>, make: impl FnOnce(u64) -> FromPeer) -> Reply {
+        let link = self.link(address).await?;
+        let request = link.next.replace(link.next.get() + 1);
+        let (tell, told) = oneshot::channel();
+        link.pending.borrow_mut().insert(request, tell);
+        match &*link.outbox.lock().await {
+            Some(outbox) => outbox.put(make(request)),
+            None => return Err(Error::closed(format!("the link to {address} broke"))),
+        }
+        told.await.unwrap_or_else(|_| Err(Error::closed(format!("{address} left before it answered"))))
+    }
+
+    async fn link(self: &Rc<Self>, address: &Arc<str>) -> Result<Rc<Link>> {
+        let now = self.clock.replace(self.clock.get() + 1);
+        let known = self.links.borrow().get(address).cloned();
+        let link = known.unwrap_or_else(|| {
+            self.make_room();
+            let link = Rc::new(Link {
+                outbox: Mutex::new(None),
+                pending: RefCell::default(),
+                next: Cell::new(0),
+                used: Cell::new(now),
+            });
+            self.links.borrow_mut().insert(address.clone(), link.clone());
+            link
+        });
+        link.used.set(now);
+        let mut outbox = link.outbox.lock().await;
+        if outbox.is_none() {
+            match self.endpoint.connect(address, Hello::Peer).await {
+                Ok(connection) => {
+                    let (to, from) = split::<FromPeer, ToPeer>(connection);
+                    *outbox = Some(to);
+                    tokio::task::spawn_local(answers(Rc::downgrade(self), link.clone(), address.clone(), from));
+                }
+                Err(error) => {
+                    self.links.borrow_mut().remove(address);
+                    return Err(error);
+                }
+            }
+        }
+        drop(outbox);
+        Ok(link)
+    }
+
+    /// Closes the least recently used idle link when there are too many.
+    fn make_room(&self) {
+        let mut links = self.links.borrow_mut();
+        if links.len() < LINKS {
+            return;
+        }
+        let idle = links.iter().filter(|(_, link)| link.pending.borrow().is_empty());
+        let Some(oldest) = idle.min_by_key(|(_, link)| link.used.get()).map(|(a, _)| a.clone()) else {
+            return;
+        };
+        if let Some(link) = links.remove(&oldest) {
+            if let Ok(outbox) = link.outbox.try_lock() {
+                if let Some(outbox) = &*outbox {
+                    outbox.close();
+                }
+            }
+        }
+    }
+
+    /// Closes every link.
+    pub(crate) fn close(&self) {
+        for (_, link) in self.links.borrow_mut().drain() {
+            if let Ok(outbox) = link.outbox.try_lock() {
+                if let Some(outbox) = &*outbox {
+                    outbox.close();
+                }
+            }
+        }
+    }
+}
+
+/// Hands answers to those who asked, until the link ends; who still waits then is told so.
+async fn answers(
+    pool: std::rc::Weak<Peers>,
+    link: Rc<Link>,
+    address: Arc<str>,
+    mut from: Inbox<ToPeer>,
+) {
+    let reason = loop {
+        match from.recv().await {
+            Ok(Some(answers)) => {
+                for answer in answers {
+                    let (ToPeer::Data { request, .. } | ToPeer::Stored { request, .. }) = &answer;
+                    if let Some(asker) = link.pending.borrow_mut().remove(request) {
+                        let _ = asker.send(Ok(answer));
+                    }
+                }
+            }
+            Ok(None) => break "it left".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    if let Some(pool) = pool.upgrade() {
+        let mut links = pool.links.borrow_mut();
+        if links.get(&address).is_some_and(|current| Rc::ptr_eq(current, &link)) {
+            links.remove(&address);
+        }
+    }
+    *link.outbox.lock().await = None;
+    for (_, asker) in link.pending.borrow_mut().drain() {
+        let _ = asker.send(Err(Error::closed(format!("{address}: {reason}"))));
+    }
+}

@@ -1,0 +1,311 @@
+//! The server around a worker's state machine: links, the executor, heartbeats.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rankine_transport::{Connection, Listener};
+use tokio::{sync::Notify, task::JoinSet, time};
+
+use super::{Config, Instruction, State, Stimulus, executor::Executor};
+use crate::{
+    Error, Result,
+    graph::KeyMap,
+    link::{Endpoint, Inbox, Outbox, Peers, split},
+    protocol::{FromPeer, FromWorker, Hello, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
+    task::{self, TaskError, Value},
+};
+
+/// How often a worker says that it lives.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How long the other side may be silent before it counts as gone.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// What a worker is told at its start.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Its name; made up where `None`.
+    pub(crate) name: Option<String>,
+    /// Where it listens for peers, such as `tcp://127.0.0.1:0`.
+    pub(crate) listen: String,
+    pub(crate) nthreads: u32,
+    pub(crate) memory_limit: u64,
+    pub(crate) resources: Vec<(String, f64)>,
+}
+
+struct Server {
+    state: RefCell<State>,
+    executor: Executor,
+    scheduler: Outbox<FromWorker>,
+    peers: Rc<Peers>,
+    addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
+    start: Instant,
+    heard: Cell<Instant>,
+    /// Set once the worker is to leave.
+    leave: Notify,
+}
+
+/// Runs a worker of the scheduler at `scheduler` until that closes it or goes, or `stop` is told.
+///
+/// # Errors
+/// If the scheduler cannot be reached, refuses the worker, or vanishes.
+pub(crate) async fn serve(
+    endpoint: Endpoint,
+    scheduler: &str,
+    options: Options,
+    stop: Rc<Notify>,
+) -> Result<()> {
+    let listener = endpoint.listen(&options.listen).await?;
+    let address: Arc<str> = listener.address().as_str().into();
+    let name: Arc<str> = options.name.map_or_else(|| address.clone(), Arc::from);
+    let info = WorkerInfo {
+        name: name.clone(),
+        address,
+        nthreads: options.nthreads,
+        memory_limit: options.memory_limit,
+        resources: options.resources.clone(),
+        pid: std::process::id(),
+        host: hostname().into(),
+    };
+    let connection = endpoint.connect(scheduler, Hello::Worker(info)).await?;
+    let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection);
+    let executor =
+        Executor::start(name.clone(), options.nthreads).map_err(Error::io("start compute threads"))?;
+    let server = Rc::new(Server {
+        state: RefCell::new(State::new(Config {
+            nthreads: options.nthreads,
+            memory_limit: options.memory_limit,
+            resources: options.resources,
+        })),
+        executor,
+        scheduler: to_scheduler,
+        peers: Peers::new(endpoint.clone()),
+        addresses: RefCell::default(),
+        start: Instant::now(),
+        heard: Cell::new(Instant::now()),
+        leave: Notify::new(),
+    });
+    // Dropping the set when this function ends, however it does, ends all of them.
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(server.clone().visitors(endpoint, listener));
+    tasks.spawn_local(server.clone().computed());
+    tasks.spawn_local(server.clone().heartbeats());
+    let ended = tokio::select! {
+        ended = server.clone().scheduled(from_scheduler) => ended,
+        () = server.leave.notified() => Ok(()),
+        () = stop.notified() => {
+            server.scheduler.put(FromWorker::Leaving);
+            Ok(())
+        }
+        () = server.silence() => Err(Error::closed(format!("the scheduler was silent for {SILENCE:?}"))),
+    };
+    let _ = time::timeout(Duration::from_secs(1), server.scheduler.closed()).await;
+    server.peers.close();
+    tracing::info!(worker = %name, "worker ended");
+    ended
+}
+
+impl Server {
+    fn handle(self: &Rc<Self>, stimuli: Vec<Stimulus>) {
+        if stimuli.is_empty() {
+            return;
+        }
+        let now = self.start.elapsed().as_nanos() as u64;
+        let instructions = self.state.borrow_mut().handle_many(stimuli, now);
+        let mut executions = Vec::new();
+        for instruction in instructions {
+            match instruction {
+                Instruction::Execute(execution) => executions.push(execution),
+                Instruction::Gather { peer, ids } => {
+                    tokio::task::spawn_local(self.clone().gather(peer, ids));
+                }
+                Instruction::Send(message) => self.scheduler.put(self.sendable(message)),
+            }
+        }
+        if !executions.is_empty() {
+            self.executor.execute(executions);
+        }
+    }
+
+    /// Values that cannot leave the process stay: whoever wants one asks and is told why not.
+    fn sendable(&self, mut message: FromWorker) -> FromWorker {
+        if let FromWorker::Finished(finished) = &mut message {
+            if !self.scheduler.carries_objects {
+                finished.value = finished.value.take().and_then(|value| value.to_wire().ok());
+            }
+        }
+        message
+    }
+
+    async fn scheduled(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<()> {
+        loop {
+            let Some(messages) = from.recv().await? else {
+                return Err(Error::closed("the scheduler left"));
+            };
+            self.heard.set(Instant::now());
+            let mut stimuli = Vec::with_capacity(messages.len());
+            for message in messages {
+                match message {
+                    ToWorker::Compute(task) => stimuli.push(Stimulus::Compute(task)),
+                    ToWorker::Free(ids) => stimuli.push(Stimulus::Free(ids)),
+                    ToWorker::Acquire(wanted) => stimuli.push(Stimulus::Acquire(wanted)),
+                    ToWorker::WhoHas(held) => stimuli.push(Stimulus::WhoHas(held)),
+                    ToWorker::PeerGone(peer) => {
+                        self.addresses.borrow_mut().remove(&peer);
+                        stimuli.push(Stimulus::PeerGone(peer));
+                    }
+                    ToWorker::Peer { worker, address } => {
+                        self.addresses.borrow_mut().insert(worker, address);
+                    }
+                    ToWorker::Run { id, entry, arguments } => {
+                        let server = self.clone();
+                        tokio::task::spawn_local(async move {
+                            let run = move || task::run(entry, &arguments, Vec::new());
+                            let result = blocking(run, server.scheduler.carries_objects).await;
+                            server.scheduler.put(FromWorker::Ran { id, result });
+                        });
+                    }
+                    ToWorker::Welcome { .. } | ToWorker::Alive => {}
+                    ToWorker::Close { reason } => {
+                        tracing::info!(reason, "the scheduler closes this worker");
+                        return Ok(());
+                    }
+                }
+            }
+            self.handle(stimuli);
+        }
+    }
+
+    async fn computed(self: Rc<Self>) {
+        loop {
+            let stimuli = self.executor.happened().await;
+            self.handle(stimuli);
+        }
+    }
+
+    async fn gather(self: Rc<Self>, peer: WorkerId, ids: Vec<TaskId>) {
+        let address = self.addresses.borrow().get(&peer).cloned();
+        let answer = match address {
+            Some(address) => self.peers.get(&address, ids.clone()).await,
+            None => Err(Error::closed(format!("worker {} is not known here", peer.0))),
+        };
+        let stimulus = match answer {
+            Ok(data) => Stimulus::Gathered { peer, data: ids.into_iter().zip(data).collect() },
+            Err(error) => {
+                tracing::debug!(%error, "cannot fetch from a peer");
+                Stimulus::GatherFailed { peer, ids }
+            }
+        };
+        self.handle(vec![stimulus]);
+    }
+
+    async fn visitors(self: Rc<Self>, endpoint: Endpoint, mut listener: Box<dyn Listener>) {
+        loop {
+            match listener.accept().await {
+                Ok(connection) => {
+                    let (server, endpoint) = (self.clone(), endpoint.clone());
+                    tokio::task::spawn_local(async move {
+                        let peer = connection.peer.clone();
+                        if let Err(error) = server.visitor(endpoint, connection).await {
+                            tracing::debug!(%peer, %error, "a visitor's link ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not take a connection");
+                    time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
+        let (connection, _) = endpoint.welcome(connection).await?;
+        let (to, mut from) = split::<ToPeer, FromPeer>(connection);
+        while let Some(requests) = from.recv().await? {
+            for request in requests {
+                match request {
+                    FromPeer::Get { request, ids } => {
+                        let held: Vec<Option<Value>> = {
+                            let state = self.state.borrow();
+                            ids.iter().map(|id| state.value(*id).cloned()).collect()
+                        };
+                        answer(request, held, to.clone());
+                    }
+                    FromPeer::Put { request, data } => {
+                        let nbytes = data.iter().map(|(_, value)| value.nbytes()).collect();
+                        self.handle(vec![Stimulus::Put(data)]);
+                        to.put(ToPeer::Stored { request, nbytes });
+                    }
+                }
+            }
+        }
+        to.close();
+        Ok(())
+    }
+
+    async fn heartbeats(self: Rc<Self>) {
+        let mut beat = time::interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let mut metrics = self.state.borrow().metrics();
+            metrics.resident = resident();
+            self.scheduler.put(FromWorker::Heartbeat(metrics));
+        }
+    }
+
+    /// Ends once the scheduler has been silent for too long.
+    async fn silence(&self) {
+        while self.heard.get().elapsed() < SILENCE {
+            time::sleep(SILENCE.saturating_sub(self.heard.get().elapsed())).await;
+        }
+    }
+}
+
+/// Values whose encoding takes noticeable time are encoded off the I/O thread.
+const ENCODE_HERE: u64 = 64 << 10;
+
+/// Answers a request for results.
+fn answer(request: u64, held: Vec<Option<Value>>, to: Outbox<ToPeer>) {
+    if to.carries_objects {
+        let data = held.into_iter().map(|value| value.map(Ok)).collect();
+        return to.put(ToPeer::Data { request, data });
+    }
+    let objects = held.iter().flatten().filter(|value| matches!(value, Value::Object(_)));
+    let encode = |held: Vec<Option<Value>>| held.into_iter().map(|v| v.map(|v| v.to_wire())).collect();
+    if objects.map(Value::nbytes).sum::<u64>() <= ENCODE_HERE {
+        return to.put(ToPeer::Data { request, data: encode(held) });
+    }
+    tokio::task::spawn_local(async move {
+        let count = held.len();
+        let data = tokio::task::spawn_blocking(move || encode(held)).await.unwrap_or_else(|_| vec![None; count]);
+        to.put(ToPeer::Data { request, data });
+    });
+}
+
+/// Runs a function off the I/O thread; its result is made fit for the link it goes over.
+pub(crate) async fn blocking(
+    run: impl FnOnce() -> Result<Value, TaskError> + Send + 'static,
+    carries_objects: bool,
+) -> Result<Value, TaskError> {
+    let job = move || run().and_then(|value| if carries_objects { Ok(value) } else { value.to_wire() });
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|e| Err(TaskError::refused(format!("the function could not be run: {e}"))))
+}
+
+/// Bytes this process occupies; 0 where the system does not tell.
+fn resident() -> u64 {
+    let pages = || std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok();
+    pages().unwrap_or(0) * 4096
+}
+
+/// This host's name, for people.
+pub(crate) fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+}
