@@ -1,0 +1,150 @@
+//! Memory that frames are received into.
+
+use std::{
+    alloc::{Layout, alloc, dealloc},
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    ptr::NonNull,
+    slice,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// A buffer of fixed length which is filled once and then becomes [`Bytes`], without a copy.
+///
+/// Aligned to 64 bytes, to a page from 64 KiB up and to a huge page from 4 MiB up, so that what it
+/// holds is viewed as numbers of any type.
+pub struct AlignedBuffer {
+    memory: NonNull<u8>,
+    layout: Layout,
+    filled: usize,
+}
+
+// SAFETY: the buffer owns its memory alone, like a `Box<[u8]>`.
+unsafe impl Send for AlignedBuffer {}
+// SAFETY: shared access only reads what is filled.
+unsafe impl Sync for AlignedBuffer {}
+
+impl AlignedBuffer {
+    /// An empty buffer of `length` bytes; memory is touched only as it is filled.
+    ///
+    /// # Errors
+    /// If there is no such memory.
+    pub fn new(length: u64) -> io::Result<Self> {
+        let none = || io::Error::new(io::ErrorKind::OutOfMemory, format!("no memory for {length} bytes"));
+        let align = match length {
+            0..0x1_0000 => 64,
+            0x1_0000..0x40_0000 => 4096,
+            _ => 2 << 20,
+        };
+        let size = usize::try_from(length).map_err(|_| none())?;
+        let layout = Layout::from_size_align(size, align).map_err(|_| none())?;
+        let memory = if size == 0 {
+            NonNull::dangling()
+        } else {
+            // SAFETY: the layout's size is not zero.
+            NonNull::new(unsafe { alloc(layout) }).ok_or_else(none)?
+        };
+        #[cfg(not(miri))]
+        if align > 4096 {
+            // SAFETY: advice on memory that was just allocated, at a page's border; its failure is no harm.
+            unsafe { libc::madvise(memory.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Self { memory, layout, filled: 0 })
+    }
+
+    /// How many bytes it takes in all.
+    pub fn capacity(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Whether all of it is filled.
+    pub fn is_full(&self) -> bool {
+        self.filled == self.capacity()
+    }
+
+    /// Appends bytes, as many as fit.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let spare = self.spare();
+        let count = bytes.len().min(spare.len());
+        // SAFETY: initialised bytes may be seen as maybe initialised ones.
+        let bytes = unsafe { &*(std::ptr::from_ref(bytes) as *const [MaybeUninit<u8>]) };
+        spare[..count].copy_from_slice(&bytes[..count]);
+        self.filled += count;
+    }
+
+    /// Reads once into what is not filled; gives how many bytes came, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn poll_fill(
+        &mut self,
+        reader: Pin<&mut impl AsyncRead>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::uninit(self.spare());
+        ready!(reader.poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.filled += count;
+        Poll::Ready(Ok(count))
+    }
+
+    /// What is filled, as shared bytes.
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+
+    fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: the memory from `filled` to the end is this buffer's, borrowed mutably with it.
+        unsafe {
+            let start = self.memory.as_ptr().add(self.filled).cast();
+            slice::from_raw_parts_mut(start, self.capacity() - self.filled)
+        }
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuffer {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the first `filled` bytes were written by `extend` or a reader.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.filled) }
+    }
+}
+
+impl Drop for AlignedBuffer {
+    fn drop(&mut self) {
+        if self.capacity() > 0 {
+            // SAFETY: allocated in `new` with this layout, and freed nowhere else.
+            unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_keep_what_they_were_given() {
+        for length in [0u64, 1, 63, 4096, 0x1_0000, 0x40_0000] {
+            let mut buffer = AlignedBuffer::new(length).unwrap();
+            let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            buffer.extend(&bytes[..bytes.len() / 2]);
+            buffer.extend(&bytes[bytes.len() / 2..]);
+            buffer.extend(b"too much");
+            assert!(buffer.is_full());
+            let frozen = buffer.freeze();
+            assert_eq!(frozen, bytes);
+            let align = if length < 0x1_0000 { 64 } else { 4096 };
+            assert!(length == 0 || frozen.as_ptr().align_offset(align) == 0);
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() {
+        assert!(AlignedBuffer::new(1 << 63).is_err());
+        assert!(AlignedBuffer::new(u64::MAX).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! The transports of a program.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::time;
+
+use crate::{Address, Connection, Error, Listener, Result, Transport};
+
+/// Connecting takes no longer than this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The transports of a program, by scheme. Adding one is one line.
+#[derive(Default, Clone)]
+pub struct Registry {
+    transports: Vec<Arc<dyn Transport>>,
+}
+
+impl Registry {
+    /// A registry without transports.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with one more transport.
+    #[must_use]
+    pub fn with(mut self, transport: impl Transport + 'static) -> Self {
+        self.transports.push(Arc::new(transport));
+        self
+    }
+
+    /// The schemes there are.
+    pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
+        self.transports.iter().map(|transport| transport.scheme())
+    }
+
+    /// Connects to a listener. Prove the secret next.
+    ///
+    /// # Errors
+    /// If no transport has the scheme, or nobody answers within 30 s.
+    pub async fn connect(&self, address: &Address) -> Result<Connection> {
+        let connecting = self.find(address)?.connect(address);
+        time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            let source = io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {CONNECT_TIMEOUT:?}"));
+            Err(Error::Connect { address: address.clone(), source })
+        })
+    }
+
+    /// Listens.
+    ///
+    /// # Errors
+    /// If no transport has the scheme, or the address is taken or not this host's.
+    pub async fn listen(&self, address: &Address) -> Result<Box<dyn Listener>> {
+        self.find(address)?.listen(address).await
+    }
+
+    fn find(&self, address: &Address) -> Result<&dyn Transport> {
+        let found = self.transports.iter().find(|t| t.scheme() == address.scheme());
+        found.map(|t| &**t).ok_or_else(|| Error::Scheme {
+            address: address.clone(),
+            present: self.schemes().map(|s| format!("{s}://")).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
