@@ -5,7 +5,7 @@ use std::io;
 use crate::{graph::Key, task::TaskError};
 
 /// What can go wrong: what was attempted, on what, and what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The task, or one it depends on, has no result.
@@ -53,6 +53,16 @@ pub enum Error {
     /// An option, address or file of the user's is not right.
     #[error("{0}")]
     Usage(String),
+}
+
+// A `main` that returns an error shows its `Debug`: people read that.
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Task(error) => write!(f, "{error:?}"),
+            other => write!(f, "{other}"),
+        }
+    }
 }
 
 impl From<TaskError> for Error {

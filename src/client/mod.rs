@@ -45,7 +45,7 @@ use crate::{
 pub struct Client {
     shared: Arc<Shared>,
     /// Ends the cluster or connection behind this client with the last clone.
-    guard: Option<Arc<dyn Send + Sync>>,
+    _guard: Option<Arc<dyn Send + Sync>>,
 }
 
 /// What all handles of one client share.
@@ -160,6 +160,11 @@ impl Shared {
         self.closed().unwrap_or_else(|| "the client was closed".into())
     }
 
+    /// Asks for the connection to be closed, without waiting.
+    pub(crate) fn begin_close(&self) {
+        self.put(Command::Close { tell: oneshot::channel().0 });
+    }
+
     async fn ask(&self, query: Query) -> Result<Answer> {
         let (tell, told) = oneshot::channel();
         self.put(Command::Ask { query, tell });
@@ -181,7 +186,7 @@ pub enum ReturnWhen {
 
 impl Client {
     pub(crate) fn new(shared: Arc<Shared>, guard: Option<Arc<dyn Send + Sync>>) -> Self {
-        Self { shared, guard }
+        Self { shared, _guard: guard }
     }
 
     /// Runs `function(arguments...)` on the cluster. Returns at once; the future stands for the result.

@@ -56,7 +56,7 @@ pub(crate) async fn serve(
     endpoint: Endpoint,
     scheduler: &str,
     options: Options,
-    stop: Rc<Notify>,
+    stop: Arc<Notify>,
 ) -> Result<()> {
     let listener = endpoint.listen(&options.listen).await?;
     let address: Arc<str> = listener.address().as_str().into();

@@ -1,0 +1,85 @@
+//! The scheduler file: where a cluster's scheduler is, and the secret to get in.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rankine_transport::Secret;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, task::build_id};
+
+/// What a cluster's members need to know, as JSON in a file that only its owner reads.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SchedulerFile {
+    /// Where the scheduler listens.
+    pub address: String,
+    /// The executable that all members run.
+    pub build_id: String,
+    secret: String,
+}
+
+impl SchedulerFile {
+    pub(super) fn new(address: String, secret: &Secret) -> Self {
+        Self { address, build_id: build_id().to_owned(), secret: secret.to_hex() }
+    }
+
+    /// Where the file of the scheduler at `address` is by default: in `~/.rankine` (or
+    /// `$RANKINE_HOME`), a directory that only its owner enters.
+    ///
+    /// # Errors
+    /// If there is no home directory.
+    pub fn default_path(address: &str) -> Result<PathBuf> {
+        let home = std::env::var_os("RANKINE_HOME").map(PathBuf::from).or_else(|| {
+            Some(PathBuf::from(std::env::var_os("HOME")?).join(".rankine"))
+        });
+        let home = home.ok_or_else(|| {
+            Error::Usage("there is no HOME for the scheduler file: name one with --scheduler-file".into())
+        })?;
+        let name: String =
+            address.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        Ok(home.join(format!("scheduler-{name}.json")))
+    }
+
+    /// Reads a scheduler file.
+    ///
+    /// # Errors
+    /// If it is not there, others may read it, or it is no scheduler file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let metadata = fs::metadata(path)
+            .map_err(Error::io(format!("read the scheduler file {shown} (is the scheduler running?)")))?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(Error::Usage(format!(
+                "the scheduler file {shown} can be read by others, so its secret is none; \
+                 run chmod 600 on it, or start the scheduler anew"
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(Error::io(format!("read the scheduler file {shown}")))?;
+        serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{shown} is no scheduler file: {e}")))
+    }
+
+    /// Writes it: whole or not at all, mode 0600.
+    ///
+    /// # Errors
+    /// If the directory cannot be written to.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = || Error::io(format!("write the scheduler file {}", path.display()));
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed())?;
+        // A temporary file is made with mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(parent).map_err(failed())?;
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed())?;
+        file.persist(path).map_err(|e| failed()(e.error))?;
+        Ok(())
+    }
+
+    pub(super) fn secret(&self) -> Result<Secret> {
+        Secret::from_hex(&self.secret)
+            .ok_or_else(|| Error::Usage("the scheduler file's secret is not 64 hexadecimal digits".into()))
+    }
+}

@@ -1,0 +1,77 @@
+//! The I/O thread of a process: its servers, state machines and transports.
+
+use std::{future::Future, thread, time::Duration};
+
+use futures::future::LocalBoxFuture;
+use tokio::{
+    runtime,
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::{JoinSet, LocalSet},
+    time,
+};
+
+use crate::{Error, Result};
+
+/// What is still being served when the thread is to end is given this long.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+type Service = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
+
+/// A thread that serves. Dropping it lets what it serves come to its end, and waits for that.
+pub(super) struct IoThread {
+    services: Option<UnboundedSender<Service>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// Tells whoever started a service that it is ready, or why not.
+pub(super) type Ready<T> = std::sync::mpsc::SyncSender<Result<T>>;
+
+impl IoThread {
+    pub(super) fn start() -> Result<Self> {
+        let failed = || Error::io("start the I/O thread");
+        // The runtime looks for events after each turn: turns are batches already.
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(7)
+            .build()
+            .map_err(failed())?;
+        let (services, mut started) = unbounded_channel::<Service>();
+        let serve = async move {
+            let mut running = JoinSet::new();
+            while let Some(service) = started.recv().await {
+                running.spawn_local(service());
+            }
+            let all = async { while running.join_next().await.is_some() {} };
+            let _ = time::timeout(LAST_WORDS, all).await;
+        };
+        let thread = thread::Builder::new()
+            .name("rankine io".into())
+            .spawn(move || LocalSet::new().block_on(&runtime, serve))
+            .map_err(failed())?;
+        Ok(Self { services: Some(services), thread: Some(thread) })
+    }
+
+    /// Starts a service and waits until it is ready.
+    pub(super) fn serve<T, F, Served>(&self, service: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Ready<T>) -> Served + Send + 'static,
+        Served: Future<Output = ()> + 'static,
+    {
+        let (ready, waiting) = std::sync::mpsc::sync_channel(1);
+        let gone = || Error::closed("the I/O thread ended");
+        let services = self.services.as_ref().ok_or_else(gone)?;
+        services.send(Box::new(move || Box::pin(service(ready)))).map_err(|_| gone())?;
+        waiting.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        drop(self.services.take());
+        if let Some(thread) = self.thread.take() {
+            // It catches nothing that panics in a service; nobody is left to tell.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The scheduler: a pure state machine, and the server around it.
+//!
+//! [`State`] decides, without a clock or a socket: stimuli in, instructions out. `reactor` lists all
+//! that can happen to it, `transitions` is the table of a task's states, `placement` chooses workers.
+//!
+//! ```text
+//!              wanted or needed              dependencies in memory
+//!  released ---------------------> waiting -------------------------> processing --> memory
+//!     ^  |                            |                                ^  ^   |         |
+//!     |  v  nobody refers to it       |   no worker may run it         |  |   |         |
+//!     |  forgotten                    +------> no-worker --------------+  |   v         |
+//!     |                               |   all workers have enough to do   |  erred      |
+//!     |                               +------> queued --------------------+             |
+//!     +------------------ needed no more; or lost, and waiting again -------------------+
+//! ```
+
+mod placement;
+mod reactor;
+pub(crate) mod server;
+
+mod state;
+mod stimulus;
+#[cfg(test)]
+mod tests;
+mod transitions;
+
+pub use state::{Config, State, TaskState};
+pub use stimulus::{Instruction, Stimulus};

@@ -1,0 +1,126 @@
+//! Which worker a task goes to.
+
+use smallvec::SmallVec;
+
+use super::state::{State, Task, Worker};
+use crate::protocol::{TaskId, WorkerId};
+
+/// Nanoseconds that a task is taken for until one of its function has run.
+const UNKNOWN_DURATION: u64 = 500_000;
+/// Nanoseconds that any fetch costs.
+const FETCH_LATENCY: u64 = 100_000;
+/// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
+const AHEAD: u64 = 2_000_000;
+/// And never more than this many tasks a thread.
+const AHEAD_TASKS: u64 = 2048;
+
+/// What is to become of a task that can run.
+pub(super) enum Placement {
+    /// Run it there.
+    Worker(WorkerId),
+    /// All workers have enough to do.
+    Queue,
+    /// None of the workers may run it.
+    Nobody,
+}
+
+impl State {
+    /// Where a task whose dependencies are in memory runs: where it is expected to start first,
+    /// counting the work that waits there and the bytes to be moved there; among equals where
+    /// fewer bytes are held.
+    pub(super) fn place(&self, id: TaskId) -> Placement {
+        let Some(task) = self.task(id) else { return Placement::Nobody };
+        if task.options != 0 {
+            let options = self.options_of(task);
+            if !options.workers.is_empty() || !options.resources.is_empty() {
+                return self.place_restricted(task);
+            }
+        }
+        let Some(&(_, least)) = self.by_load.first() else { return Placement::Nobody };
+        if task.dependencies.is_empty() {
+            return match self.workers.get(&least) {
+                Some(worker) if u64::from(worker.busy) < self.slots(worker, task) => Placement::Worker(least),
+                _ => Placement::Queue,
+            };
+        }
+        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::from_slice(&[least]);
+        for dependency in &task.dependencies {
+            for holder in self.task(*dependency).map(|t| t.who_has.as_slice()).unwrap_or_default() {
+                if !candidates.contains(holder) {
+                    candidates.push(*holder);
+                }
+            }
+            // Of very many holders some are enough.
+            if candidates.len() > 32 {
+                break;
+            }
+        }
+        self.soonest(task, candidates.into_iter()).map_or(Placement::Nobody, Placement::Worker)
+    }
+
+    fn place_restricted(&self, task: &Task) -> Placement {
+        let options = self.options_of(task);
+        let named = |worker: &Worker| {
+            options.workers.iter().any(|wanted| {
+                **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
+            })
+        };
+        let supplied = |worker: &Worker| {
+            options.resources.iter().all(|(name, amount)| {
+                worker.info.resources.iter().any(|(has, supply)| has == name && *supply >= *amount)
+            })
+        };
+        let fit = |only_named: bool| {
+            self.workers
+                .iter()
+                .filter(move |(_, worker)| supplied(worker) && (!only_named || named(worker)))
+                .map(|(id, _)| *id)
+        };
+        let chosen = if options.workers.is_empty() {
+            self.soonest(task, fit(false))
+        } else {
+            let chosen = self.soonest(task, fit(true));
+            if options.allow_other_workers { chosen.or_else(|| self.soonest(task, fit(false))) } else { chosen }
+        };
+        chosen.map_or(Placement::Nobody, Placement::Worker)
+    }
+
+    fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+        candidates
+            .filter_map(|id| {
+                let worker = self.workers.get(&id)?;
+                let mut start = worker.occupancy / u64::from(worker.info.nthreads.max(1));
+                let mut missing = 0;
+                for dependency in &task.dependencies {
+                    if let Some(dependency) = self.task(*dependency) {
+                        if !dependency.who_has.contains(&id) {
+                            missing += dependency.nbytes.max(1);
+                        }
+                    }
+                }
+                if missing > 0 {
+                    start += FETCH_LATENCY + (missing as f64 / self.config.bandwidth * 1e9) as u64;
+                }
+                Some((start, worker.nbytes, id))
+            })
+            .min()
+            .map(|(_, _, id)| id)
+    }
+
+    /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
+    /// and, of short ones, enough to keep it busy until more can come.
+    pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
+        let threads = u64::from(worker.info.nthreads.max(1));
+        let saturated = (threads as f64 * self.config.saturation).ceil() as u64;
+        match self.functions.get(task.function as usize).and_then(|f| f.duration) {
+            Some(duration) => saturated.max(threads * (AHEAD / duration.max(1)).min(AHEAD_TASKS)),
+            None => saturated,
+        }
+    }
+
+    /// Nanoseconds that a task is expected to take.
+    pub(super) fn expected_duration(&self, task: &Task) -> u64 {
+        let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
+        known.unwrap_or(UNKNOWN_DURATION)
+    }
+}

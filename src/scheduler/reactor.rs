@@ -1,0 +1,515 @@
+//! All that can happen to the scheduler: one function each.
+
+use super::{
+    Instruction, Stimulus, TaskState,
+    state::{Client, FunctionInfo, SCATTERED, State, Worker},
+};
+use crate::{
+    graph::{Graph, Key, KeyMap},
+    protocol::{
+        Answer, ClientId, Finished, FromClient, FromWorker, Metrics, Priority, Query, Scattered, TaskId,
+        ToClient, ToWorker, WorkerId, WorkerInfo,
+    },
+    task::{FailureKind, TaskError},
+};
+
+impl State {
+    /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.
+    pub fn handle(&mut self, stimulus: Stimulus, now: u64) -> Vec<Instruction> {
+        self.begin(now);
+        match stimulus {
+            Stimulus::RemoveWorker { worker, expected } => self.on_remove_worker(worker, expected),
+            Stimulus::RemoveClient(client) => self.on_remove_client(client),
+            Stimulus::Client(client, message) => self.on_client(client, message),
+            Stimulus::Worker(worker, message) => self.on_worker(worker, message),
+            Stimulus::Tick => self.on_tick(),
+        }
+        self.end()
+    }
+
+    /// Takes a worker in.
+    pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
+        self.begin(now);
+        let id = self.new_worker_id();
+        let worker = Worker {
+            info,
+            metrics: Metrics::default(),
+            processing: Default::default(),
+            busy: 0,
+            has: Default::default(),
+            nbytes: 0,
+            occupancy: 0,
+            heard: now,
+            told: Default::default(),
+        };
+        self.by_load.insert((worker.load(), id));
+        self.workers.insert(id, worker);
+        self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
+        let hopeful: Vec<TaskId> = self.no_worker.iter().copied().collect();
+        for task in hopeful {
+            self.recommend(task, TaskState::Processing);
+        }
+        (id, self.end())
+    }
+
+    /// Takes a client in.
+    pub fn add_client(&mut self) -> ClientId {
+        let id = self.new_client_id();
+        self.clients.insert(id, Client::default());
+        id
+    }
+
+    fn begin(&mut self, now: u64) {
+        self.now = now;
+        self.stimulus += 1;
+    }
+
+    fn end(&mut self) -> Vec<Instruction> {
+        self.settle();
+        self.refill();
+        self.settle();
+        #[cfg(debug_assertions)]
+        if self.task_count() < 200 {
+            self.validate();
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let name = worker.info.name.clone();
+        self.by_load.remove(&(worker.load(), id));
+        let processing: Vec<TaskId> = worker.processing.iter().copied().collect();
+        let held: Vec<TaskId> = worker.has.iter().copied().collect();
+        for task in &processing {
+            let Some(task) = self.task_mut(*task) else { continue };
+            task.suspicious += u8::from(!expected);
+            let suspicious = task.suspicious;
+            let id = task.id;
+            if u32::from(suspicious) > self.config.allowed_failures {
+                let function = self.function_name(id);
+                let error = TaskError::new(
+                    FailureKind::KilledWorkers,
+                    format!("{suspicious} workers died while they ran it, the last one {name}"),
+                );
+                let key = self.task(id).map(|t| t.key.to_string()).unwrap_or_default();
+                self.start_over(id);
+                self.fail(id, error.with(|r| (r.function, r.key, r.worker) = (function, key, name.to_string())));
+            } else {
+                self.start_over(id);
+            }
+        }
+        for task in held {
+            if self.remove_holder(task, id) {
+                self.lose(task);
+            }
+        }
+        self.workers.remove(&id);
+        // Orders to the dead are not to be sent.
+        self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
+        for (other, worker) in &mut self.workers {
+            if worker.told.remove(&id) {
+                self.out.push(Instruction::ToWorker(*other, ToWorker::PeerGone(id)));
+            }
+        }
+    }
+
+    fn function_name(&self, id: TaskId) -> String {
+        let function = self.task(id).and_then(|task| self.functions.get(task.function as usize));
+        function.map(|f| f.name.to_string()).unwrap_or_default()
+    }
+
+    fn on_remove_client(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+        let wanted: Vec<TaskId> = self
+            .places
+            .iter()
+            .flatten()
+            .filter(|task| task.who_wants.contains(&client))
+            .map(|task| task.id)
+            .collect();
+        for id in wanted {
+            self.want_no_more(client, id);
+        }
+    }
+
+    fn want_no_more(&mut self, client: ClientId, id: TaskId) {
+        if let Some(task) = self.task_mut(id) {
+            task.who_wants.retain(|c| *c != client);
+            self.reconsider(id);
+        }
+    }
+
+    fn on_client(&mut self, client: ClientId, message: FromClient) {
+        match message {
+            FromClient::Submit { graph, wants } => self.on_submit(client, graph, wants),
+            FromClient::Release(keys) => {
+                for key in keys {
+                    if let Some(&id) = self.by_key.get(&key) {
+                        self.want_no_more(client, id);
+                    }
+                }
+            }
+            FromClient::Cancel { keys, force } => self.on_cancel(client, keys, force),
+            FromClient::Scattered(data) => self.on_scattered(data),
+            FromClient::Missing { key, worker } => self.on_client_missing(client, key, worker),
+            FromClient::Ask { id, query: Query::Reserve(keys) } => {
+                let ids = keys.into_iter().map(|key| self.reserve(client, key)).collect();
+                let answer = ToClient::Answer { id, answer: Answer::Reserved(ids) };
+                self.out.push(Instruction::ToClient(client, answer));
+            }
+            FromClient::Alive => self.out.push(Instruction::ToClient(client, ToClient::Alive)),
+            // Questions that change nothing are the server's to answer.
+            FromClient::Ask { .. } => {}
+        }
+    }
+
+    fn on_submit(&mut self, client: ClientId, graph: Graph, wants: Vec<Key>) {
+        self.submissions += 1;
+        let functions: Vec<u32> = graph
+            .functions
+            .iter()
+            .map(|function| {
+                *self.function_numbers.entry(function.entry).or_insert_with(|| {
+                    let (entry, name) = (function.entry, function.name.clone());
+                    self.functions.push(FunctionInfo { entry, name, duration: None });
+                    self.functions.len() as u32 - 1
+                })
+            })
+            .collect();
+        let options: Vec<u32> = graph.options.iter().map(|o| self.options_number(o)).collect();
+        // First all tasks, then what they depend on: a graph may come in any order.
+        let mut fresh = Vec::with_capacity(graph.tasks.len());
+        let mut broken = Vec::new();
+        for (order, task) in graph.tasks.into_iter().enumerate() {
+            if let Some(&known) = self.by_key.get(&task.key) {
+                // An equal call is known: its result serves both, unless it failed and is tried again.
+                if self.task(known).is_some_and(|t| t.state == TaskState::Erred) {
+                    self.forgive(known);
+                }
+                continue;
+            }
+            let Some(&function) = functions.get(task.function as usize) else {
+                broken.push((task.key, "it names a function that the graph does not have".to_owned()));
+                self.create(task.key, SCATTERED);
+                continue;
+            };
+            let id = self.create(task.key, function);
+            let number = options.get(task.options as usize).copied().unwrap_or(0);
+            let (priority, retries) = (self.options[number as usize].priority, self.options[number as usize].retries);
+            let submission = self.submissions;
+            if let Some(made) = self.task_mut(id) {
+                made.arguments = task.arguments;
+                made.options = number;
+                made.retries = retries;
+                made.priority =
+                    Priority { user: priority.saturating_neg(), submission, order: order as u32 };
+            }
+            fresh.push((id, task.dependencies));
+        }
+        let mut backwards = false;
+        for (place, (id, dependencies)) in fresh.iter().enumerate() {
+            for key in dependencies {
+                match self.by_key.get(key).copied() {
+                    Some(dependency) => {
+                        backwards |= dependency.index() >= id.index()
+                            && fresh[place..].iter().any(|(later, _)| *later == dependency);
+                        self.link(*id, dependency);
+                    }
+                    None => {
+                        let key_of = self.task(*id).map(|t| t.key).unwrap_or(*key);
+                        broken.push((key_of, format!(
+                            "it depends on {key}, which the scheduler does not know; was its future dropped or cancelled?"
+                        )));
+                    }
+                }
+            }
+        }
+        if backwards {
+            broken.extend(self.cycles(&fresh.iter().map(|(id, _)| *id).collect::<Vec<_>>()));
+        }
+        for key in wants {
+            let Some(&id) = self.by_key.get(&key) else { continue };
+            let Some(task) = self.task_mut(id) else { continue };
+            if !task.who_wants.contains(&client) {
+                task.who_wants.push(client);
+            }
+            match task.state {
+                TaskState::Released => self.recommend(id, TaskState::Waiting),
+                TaskState::Memory => self.report_memory(client, id, None),
+                TaskState::Erred => {
+                    if let Some(error) = task.error.clone() {
+                        self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error }));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (key, why) in broken {
+            let Some(&id) = self.by_key.get(&key) else { continue };
+            let function = self.function_name(id);
+            let error = TaskError::refused(why);
+            self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
+        }
+        // What nobody wants and nothing wanted needs is not kept.
+        for (id, _) in fresh {
+            self.reconsider(id);
+        }
+    }
+
+    fn options_number(&mut self, options: &crate::graph::TaskOptions) -> u32 {
+        // Few different ones are in use at a time; the latest are the likeliest.
+        let recent = self.options.iter().enumerate().rev().take(16).find(|(_, known)| *known == options);
+        match recent {
+            Some((number, _)) => number as u32,
+            None => {
+                self.options.push(options.clone());
+                self.options.len() as u32 - 1
+            }
+        }
+    }
+
+    fn link(&mut self, id: TaskId, dependency: TaskId) {
+        let Some(task) = self.task_mut(id) else { return };
+        if task.dependencies.contains(&dependency) {
+            return;
+        }
+        task.dependencies.push(dependency);
+        let Some(other) = self.task_mut(dependency) else { return };
+        other.live_dependents += 1;
+        other.dependents.push(id);
+        // Forgotten dependents are cleared away once they are the majority.
+        if other.dependents.len() > 16 && other.dependents.len() as u32 > 2 * other.live_dependents {
+            let mut dependents = std::mem::take(&mut other.dependents);
+            dependents.retain(|d| self.task(*d).is_some());
+            if let Some(other) = self.task_mut(dependency) {
+                other.dependents = dependents;
+            }
+        }
+    }
+
+    /// The tasks of a graph that can never run because they need themselves (Kahn's algorithm).
+    fn cycles(&self, ids: &[TaskId]) -> Vec<(Key, String)> {
+        let mut missing: KeyMap<TaskId, usize> = ids.iter().map(|id| (*id, 0)).collect();
+        for id in ids {
+            let dependencies = self.task(*id).map(|t| t.dependencies.clone()).unwrap_or_default();
+            let inside = dependencies.iter().filter(|d| missing.contains_key(*d)).count();
+            missing.insert(*id, inside);
+        }
+        let mut free: Vec<TaskId> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
+        while let Some(id) = free.pop() {
+            missing.remove(&id);
+            for dependent in self.task(id).map(|t| t.dependents.clone()).unwrap_or_default() {
+                if let Some(count) = missing.get_mut(&dependent) {
+                    *count -= 1;
+                    if *count == 0 {
+                        free.push(dependent);
+                    }
+                }
+            }
+        }
+        let names: Vec<String> = ids
+            .iter()
+            .filter(|id| missing.contains_key(*id))
+            .filter_map(|id| Some(self.task(*id)?.key.to_string()))
+            .take(8)
+            .collect();
+        let why = format!("it is part of, or depends on, a cycle among {}", names.join(", "));
+        missing.keys().filter_map(|id| Some((self.task(*id)?.key, why.clone()))).collect()
+    }
+
+    /// A failed task is tried again, as if it never ran.
+    fn forgive(&mut self, id: TaskId) {
+        if let Some(task) = self.task_mut(id) {
+            task.error = None;
+            task.suspicious = 0;
+            task.state = TaskState::Released;
+            self.log(id, TaskState::Erred, TaskState::Released);
+            self.recommend(id, TaskState::Waiting);
+        }
+    }
+
+    /// Gives tasks up, and with them those that only they could have made possible.
+    fn on_cancel(&mut self, client: ClientId, keys: Vec<Key>, force: bool) {
+        let mut given_up: Vec<TaskId> = keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
+        while let Some(id) = given_up.pop() {
+            let Some(task) = self.task_mut(id) else { continue };
+            let key = task.key;
+            let mut told = smallvec::SmallVec::<[ClientId; 2]>::new();
+            task.who_wants.retain(|wanting| {
+                let gone = force || *wanting == client;
+                if gone {
+                    told.push(*wanting);
+                }
+                !gone
+            });
+            let dependents = if task.who_wants.is_empty() { task.dependents.clone() } else { Default::default() };
+            for client in told {
+                self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
+            }
+            given_up.extend(dependents.iter().filter(|d| self.task(**d).is_some_and(|t| t.active())));
+            self.reconsider(id);
+        }
+    }
+
+    fn reserve(&mut self, client: ClientId, key: Key) -> TaskId {
+        if let Some(&known) = self.by_key.get(&key) {
+            return known;
+        }
+        let id = self.create(key, SCATTERED);
+        if let Some(task) = self.task_mut(id) {
+            task.who_wants.push(client);
+            task.state = TaskState::Waiting;
+        }
+        self.log(id, TaskState::Released, TaskState::Waiting);
+        id
+    }
+
+    fn on_scattered(&mut self, data: Vec<Scattered>) {
+        for Scattered { key, id, nbytes, workers } in data {
+            let expected = self.by_key.get(&key) == Some(&id)
+                && self.task(id).is_some_and(|t| t.function == SCATTERED && t.state == TaskState::Waiting);
+            let mut alive = workers.into_iter().filter(|w| self.workers.contains_key(w)).collect::<Vec<_>>();
+            if !expected {
+                for worker in alive {
+                    self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+                }
+                continue;
+            }
+            match alive.pop() {
+                Some(first) => {
+                    self.finish(id, first, nbytes);
+                    for worker in alive {
+                        self.add_holder(id, worker);
+                    }
+                }
+                // The holders died before the word of them came.
+                None => self.start_over(id),
+            }
+        }
+    }
+
+    fn on_client_missing(&mut self, client: ClientId, key: Key, worker: WorkerId) {
+        let Some(&id) = self.by_key.get(&key) else {
+            self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
+            return;
+        };
+        self.not_there(id, worker);
+        if self.task(id).is_some_and(|task| task.state == TaskState::Memory) {
+            self.report_memory(client, id, None);
+        }
+    }
+
+    /// Somebody looked for a result where it was said to be and did not find it.
+    fn not_there(&mut self, id: TaskId, worker: WorkerId) {
+        if self.remove_holder(id, worker) {
+            self.lose(id);
+        }
+        if self.workers.contains_key(&worker) {
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+        }
+    }
+
+    fn on_worker(&mut self, worker: WorkerId, message: FromWorker) {
+        let now = self.now;
+        let Some(sender) = self.workers.get_mut(&worker) else { return };
+        sender.heard = now;
+        match message {
+            FromWorker::Finished(finished) => self.on_finished(worker, finished),
+            FromWorker::Erred { id, error } => self.on_erred(worker, id, error),
+            FromWorker::Added(ids) => {
+                for id in ids {
+                    self.on_added(worker, id);
+                }
+            }
+            FromWorker::Missing { id, worker: holder } => self.on_worker_missing(worker, id, holder),
+            FromWorker::LongRunning(id) => self.on_long_running(worker, id),
+            FromWorker::Heartbeat(metrics) => {
+                sender.metrics = metrics;
+                self.out.push(Instruction::ToWorker(worker, ToWorker::Alive));
+            }
+            // The server knows what was run, and takes leave when the link ends.
+            FromWorker::Ran { .. } | FromWorker::Leaving => {}
+        }
+    }
+
+    fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
+        let Finished { id, nbytes, duration, value } = finished;
+        let Some(task) = self.task(id) else { return self.refuse(worker, id) };
+        if task.worker != Some(worker) {
+            return self.on_added(worker, id);
+        }
+        // A copy that was there already says nothing about how long the function takes.
+        let function = task.function as usize;
+        if duration > 0 {
+            let function = &mut self.functions[function];
+            let mean = function.duration.get_or_insert(duration);
+            *mean = (*mean * 7 + duration) / 8;
+        }
+        self.passing = value;
+        self.finish(id, worker, nbytes);
+    }
+
+    /// A worker has a copy of a result.
+    fn on_added(&mut self, worker: WorkerId, id: TaskId) {
+        if self.task(id).is_some_and(|task| task.state == TaskState::Memory) {
+            self.add_holder(id, worker);
+        } else {
+            self.refuse(worker, id);
+        }
+    }
+
+    /// A worker has what nobody needs.
+    fn refuse(&mut self, worker: WorkerId, id: TaskId) {
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+    }
+
+    fn on_erred(&mut self, worker: WorkerId, id: TaskId, error: TaskError) {
+        let Some(task) = self.task_mut(id).filter(|task| task.worker == Some(worker)) else { return };
+        if task.retries > 0 {
+            task.retries -= 1;
+            self.start_over(id);
+        } else {
+            // The worker let go of it already.
+            self.start_over(id);
+            self.fail(id, error);
+        }
+    }
+
+    fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: WorkerId) {
+        if holder != WorkerId(u32::MAX) {
+            self.not_there(id, holder);
+        }
+        let Some(mut dependency) = self.dependency(id) else { return };
+        dependency.who_has.retain(|worker| *worker != asker);
+        if !dependency.who_has.is_empty() {
+            let held = vec![dependency];
+            self.introduce(asker, &held);
+            self.out.push(Instruction::ToWorker(asker, ToWorker::WhoHas(held)));
+        } else if self.remove_holder(id, asker) {
+            // Only the asker itself was thought to have it.
+            self.lose(id);
+        }
+    }
+
+    fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
+        let Some(task) = self.task_mut(id).filter(|t| t.worker == Some(worker) && !t.long_running) else { return };
+        task.long_running = true;
+        let estimate = task.estimate;
+        self.with_load(worker, |worker| {
+            worker.busy -= 1;
+            worker.occupancy -= estimate;
+        });
+    }
+
+    fn on_tick(&mut self) {
+        let ttl = self.config.worker_ttl;
+        let now = self.now;
+        let silent: Vec<WorkerId> =
+            self.workers.iter().filter(|(_, w)| now.saturating_sub(w.heard) > ttl).map(|(id, _)| *id).collect();
+        for worker in silent {
+            self.on_remove_worker(worker, false);
+            self.out.push(Instruction::Drop(worker));
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The server around the scheduler's state machine: links to workers and clients.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rankine_transport::{Connection, Listener};
+use tokio::{sync::Notify, task::JoinSet, time};
+
+use super::{Config, Instruction, State, Stimulus};
+use crate::{
+    Result,
+    link::{Endpoint, Outbox, split},
+    protocol::{
+        Answer, ClientId, FromClient, FromWorker, Hello, Query, ToClient, ToWorker, WorkerId, WorkerInfo,
+    },
+    task::{self, TaskError, Value},
+    worker::server::blocking,
+};
+
+/// How often the scheduler looks for silent workers.
+const TICK: Duration = Duration::from_secs(1);
+
+struct Server {
+    state: RefCell<State>,
+    workers: RefCell<BTreeMap<WorkerId, WorkerLink>>,
+    clients: RefCell<BTreeMap<ClientId, Outbox<ToClient>>>,
+    runs: RefCell<BTreeMap<u64, Run>>,
+    next_run: Cell<u64>,
+    address: String,
+    start: Instant,
+    /// Told once the cluster is to end.
+    end: Arc<Notify>,
+}
+
+struct WorkerLink {
+    outbox: Outbox<ToWorker>,
+    address: Arc<str>,
+    /// Told when the worker's link is to be cut.
+    cut: Arc<Notify>,
+}
+
+/// A function running on workers outside of the task graph.
+struct Run {
+    client: ClientId,
+    question: u64,
+    waiting: Vec<WorkerId>,
+    results: Vec<(Arc<str>, std::result::Result<Value, TaskError>)>,
+}
+
+/// Serves on `listeners` until a client shuts the cluster down or `end` is told. All that are
+/// linked are told why and let go.
+///
+/// # Errors
+/// None yet; the signature is that of the other roles.
+pub(crate) async fn serve(endpoint: Endpoint, listeners: Vec<Box<dyn Listener>>, end: Arc<Notify>) -> Result<()> {
+    let address = listeners.first().map(|l| l.address().to_string()).unwrap_or_default();
+    let server = Rc::new(Server {
+        state: RefCell::new(State::new(Config::default())),
+        workers: RefCell::default(),
+        clients: RefCell::default(),
+        runs: RefCell::default(),
+        next_run: Cell::new(0),
+        address,
+        start: Instant::now(),
+        end: end.clone(),
+    });
+    // Dropping the set when this function ends ends all of them.
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        tasks.spawn_local(server.clone().visitors(endpoint.clone(), listener));
+    }
+    tasks.spawn_local(server.clone().ticks());
+    end.notified().await;
+    server.farewell("the cluster was shut down").await;
+    Ok(())
+}
+
+impl Server {
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn handle(&self, stimulus: Stimulus) {
+        let instructions = self.state.borrow_mut().handle(stimulus, self.now());
+        self.obey(instructions);
+    }
+
+    fn obey(&self, instructions: Vec<Instruction>) {
+        if instructions.is_empty() {
+            return;
+        }
+        let (workers, clients) = (self.workers.borrow(), self.clients.borrow());
+        for instruction in instructions {
+            match instruction {
+                Instruction::ToWorker(worker, message) => {
+                    if let Some(link) = workers.get(&worker) {
+                        link.outbox.put(message);
+                    }
+                }
+                Instruction::ToClient(client, message) => {
+                    if let Some(outbox) = clients.get(&client) {
+                        outbox.put(Self::sendable(message, outbox));
+                    }
+                }
+                Instruction::Drop(worker) => {
+                    if let Some(link) = workers.get(&worker) {
+                        link.cut.notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A value that cannot leave the process stays where it is: the client asks and is told why.
+    fn sendable(mut message: ToClient, outbox: &Outbox<ToClient>) -> ToClient {
+        if let ToClient::InMemory { value, .. } = &mut message {
+            if !outbox.carries_objects {
+                *value = value.take().and_then(|value| value.to_wire().ok());
+            }
+        }
+        message
+    }
+
+    async fn visitors(self: Rc<Self>, endpoint: Endpoint, mut listener: Box<dyn Listener>) {
+        loop {
+            match listener.accept().await {
+                Ok(connection) => {
+                    let (server, endpoint) = (self.clone(), endpoint.clone());
+                    tokio::task::spawn_local(async move {
+                        let peer = connection.peer.clone();
+                        if let Err(error) = server.visitor(endpoint, connection).await {
+                            tracing::info!(%peer, %error, "a link ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not take a connection");
+                    time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
+        let (connection, hello) = endpoint.welcome(connection).await?;
+        match hello {
+            Hello::Client => self.client(connection).await,
+            Hello::Worker(info) => self.worker(connection, info).await,
+            Hello::Peer => Err(crate::Error::Refused {
+                peer: connection.peer.to_string(),
+                reason: "it takes this scheduler for a worker".into(),
+            }),
+        }
+    }
+
+    async fn worker(self: Rc<Self>, connection: Connection, info: WorkerInfo) -> Result<()> {
+        let (outbox, mut inbox) = split::<ToWorker, FromWorker>(connection);
+        let (address, cut) = (info.address.clone(), Arc::new(Notify::new()));
+        tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
+        let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
+        let link = WorkerLink { outbox: outbox.clone(), address: address.clone(), cut: cut.clone() };
+        self.workers.borrow_mut().insert(id, link);
+        self.obey(instructions);
+        let mut leaving = false;
+        let ended = loop {
+            let received = tokio::select! {
+                received = inbox.recv() => received,
+                () = cut.notified() => Err(crate::Error::closed("it was silent for too long")),
+            };
+            match received {
+                Ok(Some(messages)) => {
+                    for message in messages {
+                        match message {
+                            FromWorker::Ran { id: run, result } => self.ran(run, id, result),
+                            FromWorker::Leaving => leaving = true,
+                            message => self.handle(Stimulus::Worker(id, message)),
+                        }
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        tracing::info!(%address, leaving, "a worker is gone");
+        self.workers.borrow_mut().remove(&id);
+        outbox.close();
+        self.handle(Stimulus::RemoveWorker { worker: id, expected: leaving });
+        let runs: Vec<u64> = self.runs.borrow().keys().copied().collect();
+        for run in runs {
+            self.ran(run, id, Err(TaskError::refused(format!("worker {address} died while it ran"))));
+        }
+        ended
+    }
+
+    async fn client(self: Rc<Self>, connection: Connection) -> Result<()> {
+        let (outbox, mut inbox) = split::<ToClient, FromClient>(connection);
+        let id = self.state.borrow_mut().add_client();
+        self.clients.borrow_mut().insert(id, outbox.clone());
+        let ended = loop {
+            match inbox.recv().await {
+                Ok(Some(messages)) => {
+                    for message in messages {
+                        match message {
+                            FromClient::Ask { id: question, query } if !matches!(query, Query::Reserve(_)) => {
+                                self.asked(id, question, query);
+                            }
+                            message => self.handle(Stimulus::Client(id, message)),
+                        }
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.clients.borrow_mut().remove(&id);
+        outbox.close();
+        self.handle(Stimulus::RemoveClient(id));
+        ended
+    }
+
+    fn asked(self: &Rc<Self>, client: ClientId, question: u64, query: Query) {
+        let state = self.state.borrow();
+        let answer = match query {
+            Query::WhoHas(keys) => Answer::WhoHas(state.who_has(&keys)),
+            Query::HasWhat => Answer::HasWhat(state.has_what()),
+            Query::SchedulerInfo => {
+                let mut info = state.info();
+                info.address.clone_from(&self.address);
+                Answer::SchedulerInfo(info)
+            }
+            Query::Story(key) => Answer::Story(state.story(key)),
+            Query::Run { entry, arguments, workers } => {
+                let run = self.next_run.replace(self.next_run.get() + 1);
+                let mut waiting = Vec::new();
+                for (id, link) in self.workers.borrow().iter() {
+                    if workers.is_empty() || workers.iter().any(|w| **w == *link.address) {
+                        link.outbox.put(ToWorker::Run { id: run, entry, arguments: arguments.clone() });
+                        waiting.push(*id);
+                    }
+                }
+                if !waiting.is_empty() {
+                    self.runs.borrow_mut().insert(run, Run { client, question, waiting, results: Vec::new() });
+                    return;
+                }
+                Answer::Ran(Vec::new())
+            }
+            Query::RunOnScheduler { entry, arguments } => {
+                let server = self.clone();
+                tokio::task::spawn_local(async move {
+                    let Some(outbox) = server.clients.borrow().get(&client).cloned() else { return };
+                    let run = move || task::run(entry, &arguments, Vec::new());
+                    let result = blocking(run, outbox.carries_objects).await;
+                    outbox.put(ToClient::Answer { id: question, answer: Answer::RanOnScheduler(result) });
+                });
+                return;
+            }
+            Query::Shutdown => {
+                self.end.notify_one();
+                Answer::Done
+            }
+            // The machine answers this one.
+            Query::Reserve(_) => return,
+        };
+        if let Some(outbox) = self.clients.borrow().get(&client) {
+            outbox.put(ToClient::Answer { id: question, answer });
+        }
+    }
+
+    /// A worker is done with a function that ran outside of the task graph, or died.
+    fn ran(&self, run: u64, worker: WorkerId, result: std::result::Result<Value, TaskError>) {
+        let mut runs = self.runs.borrow_mut();
+        let Some(current) = runs.get_mut(&run) else { return };
+        let Some(place) = current.waiting.iter().position(|w| *w == worker) else { return };
+        current.waiting.swap_remove(place);
+        let address = match self.workers.borrow().get(&worker) {
+            Some(link) => link.address.clone(),
+            None => format!("worker {}", worker.0).into(),
+        };
+        current.results.push((address, result));
+        if !current.waiting.is_empty() {
+            return;
+        }
+        let Some(done) = runs.remove(&run) else { return };
+        if let Some(outbox) = self.clients.borrow().get(&done.client) {
+            let wire = |result: std::result::Result<Value, TaskError>| {
+                if outbox.carries_objects { result } else { result.and_then(|value| value.to_wire()) }
+            };
+            let results = done.results.into_iter().map(|(address, r)| (address, wire(r))).collect();
+            outbox.put(ToClient::Answer { id: done.question, answer: Answer::Ran(results) });
+        }
+    }
+
+    async fn ticks(self: Rc<Self>) {
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.handle(Stimulus::Tick);
+        }
+    }
+
+    /// Tells everybody that the cluster ends, and waits a little for the word to go out.
+    async fn farewell(&self, reason: &str) {
+        let workers: Vec<_> = std::mem::take(&mut *self.workers.borrow_mut()).into_values().collect();
+        let clients: Vec<_> = std::mem::take(&mut *self.clients.borrow_mut()).into_values().collect();
+        for link in &workers {
+            link.outbox.put(ToWorker::Close { reason: reason.into() });
+        }
+        for outbox in &clients {
+            outbox.put(ToClient::Closing { reason: reason.into() });
+        }
+        let words = async {
+            for link in &workers {
+                link.outbox.closed().await;
+            }
+            for outbox in &clients {
+                outbox.closed().await;
+            }
+        };
+        let _ = time::timeout(Duration::from_secs(1), words).await;
+    }
+}

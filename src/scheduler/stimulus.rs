@@ -1,0 +1,34 @@
+//! What can happen to the scheduler, and what it then wants done.
+
+use crate::protocol::{ClientId, FromClient, FromWorker, ToClient, ToWorker, WorkerId};
+
+/// What can happen to the scheduler.
+#[derive(Debug, Clone)]
+pub enum Stimulus {
+    /// A worker is gone.
+    RemoveWorker {
+        /// Which.
+        worker: WorkerId,
+        /// Whether it said so before: then its end is not the fault of what it ran.
+        expected: bool,
+    },
+    /// A client is gone: nobody wants what only it wanted.
+    RemoveClient(ClientId),
+    /// A client says something.
+    Client(ClientId, FromClient),
+    /// A worker says something.
+    Worker(WorkerId, FromWorker),
+    /// Time passes: workers that were silent for too long are taken for dead.
+    Tick,
+}
+
+/// What the scheduler wants done.
+#[derive(Debug, Clone)]
+pub enum Instruction {
+    /// Tell a worker.
+    ToWorker(WorkerId, ToWorker),
+    /// Tell a client.
+    ToClient(ClientId, ToClient),
+    /// A worker was silent for too long: cut its link.
+    Drop(WorkerId),
+}

@@ -1,0 +1,379 @@
+//! The table of a task's transitions.
+//!
+//! Whatever happens changes one task and *recommends* what should follow for its neighbours.
+//! Recommendations are followed one after the other, never by recursion, so that chains of any
+//! length work; each is checked again when its turn comes, since the one before may have changed why.
+
+use std::cmp::Reverse;
+
+use super::{
+    Instruction, TaskState,
+    placement::Placement,
+    state::{SCATTERED, State},
+};
+use crate::{
+    protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
+    task::{FailureKind, TaskError, Value},
+};
+
+impl State {
+    pub(super) fn recommend(&mut self, id: TaskId, finish: TaskState) {
+        self.recommendations.push_back((id, finish));
+    }
+
+    /// Follows all recommendations, and those that follow from them.
+    pub(super) fn settle(&mut self) {
+        while let Some((id, finish)) = self.recommendations.pop_front() {
+            self.transition(id, finish);
+        }
+    }
+
+    fn transition(&mut self, id: TaskId, finish: TaskState) {
+        use TaskState::{Erred, Forgotten, Memory, NoWorker, Processing, Queued, Released, Waiting};
+        let Some(task) = self.task(id) else { return };
+        let (start, needed, live) = (task.state, task.needed(), task.live_dependents > 0);
+        match (start, finish) {
+            (Released, Waiting) if needed => self.released_waiting(id),
+            (Waiting, Processing) if task.waiting_on == 0 => self.find_place(id),
+            (NoWorker, Processing) => self.find_place(id),
+            (Waiting | NoWorker | Queued | Processing, Released) if !needed => self.active_released(id),
+            (Waiting | NoWorker | Queued | Processing, Erred) => {
+                let cause = task.dependencies.iter().find_map(|d| self.task(*d)?.error.clone());
+                if let Some(cause) = cause {
+                    self.fail(id, cause);
+                }
+            }
+            (Memory, Released) if !needed => self.memory_released(id),
+            (Released | Erred, Forgotten) if !needed && !live => self.forget(id),
+            // What was recommended holds no more.
+            _ => {}
+        }
+    }
+
+    /// Recommends what follows where nobody needs a task any more.
+    pub(super) fn reconsider(&mut self, id: TaskId) {
+        let Some(task) = self.task(id) else { return };
+        if !task.needed() {
+            let finish = match task.state {
+                TaskState::Released | TaskState::Erred => TaskState::Forgotten,
+                _ => TaskState::Released,
+            };
+            self.recommend(id, finish);
+        }
+    }
+
+    fn set_state(&mut self, id: TaskId, finish: TaskState) {
+        let Some(task) = self.task_mut(id) else { return };
+        let start = std::mem::replace(&mut task.state, finish);
+        self.log(id, start, finish);
+    }
+
+    fn released_waiting(&mut self, id: TaskId) {
+        let Some(task) = self.task(id) else { return };
+        if task.function == SCATTERED {
+            let error = TaskError::new(
+                FailureKind::DataLost,
+                "the data was scattered, and the workers that held it are gone; \
+                 scatter it again, or broadcast it to keep copies",
+            );
+            return self.fail(id, error);
+        }
+        let dependencies = task.dependencies.clone();
+        let (mut missing, mut erred) = (0, false);
+        for dependency in &dependencies {
+            let Some(other) = self.task_mut(*dependency) else { continue };
+            other.waiters += 1;
+            match other.state {
+                TaskState::Memory => continue,
+                TaskState::Released => self.recommend(*dependency, TaskState::Waiting),
+                TaskState::Erred => erred = true,
+                _ => {}
+            }
+            missing += 1;
+        }
+        if let Some(task) = self.task_mut(id) {
+            task.waiting_on = missing;
+        }
+        self.set_state(id, TaskState::Waiting);
+        if erred {
+            self.recommend(id, TaskState::Erred);
+        } else if missing == 0 {
+            self.recommend(id, TaskState::Processing);
+        }
+    }
+
+    fn find_place(&mut self, id: TaskId) {
+        match self.place(id) {
+            Placement::Worker(worker) => self.assign(id, worker),
+            Placement::Queue => {
+                let Some(task) = self.task(id) else { return };
+                self.queued.push(Reverse((task.priority, id)));
+                self.no_worker.remove(&id);
+                self.set_state(id, TaskState::Queued);
+            }
+            Placement::Nobody => {
+                if self.no_worker.insert(id) {
+                    self.set_state(id, TaskState::NoWorker);
+                }
+            }
+        }
+    }
+
+    /// Hands queued tasks to workers that have too little to do.
+    pub(super) fn refill(&mut self) {
+        while let Some(&Reverse((priority, id))) = self.queued.peek() {
+            let current = self.task(id).filter(|t| t.state == TaskState::Queued && t.priority == priority);
+            if current.is_none() {
+                self.queued.pop();
+                continue;
+            }
+            let Placement::Worker(worker) = self.place(id) else { return };
+            self.queued.pop();
+            self.assign(id, worker);
+        }
+    }
+
+    fn assign(&mut self, id: TaskId, worker: WorkerId) {
+        let Some(task) = self.task(id) else { return };
+        let estimate = self.expected_duration(task);
+        let options = self.options_of(task);
+        let compute = ComputeTask {
+            id,
+            key: task.key,
+            entry: self.functions[task.function as usize].entry,
+            arguments: task.arguments.clone(),
+            dependencies: task.dependencies.iter().filter_map(|d| self.dependency(*d)).collect(),
+            priority: task.priority,
+            resources: options.resources.clone(),
+            wanted: !task.who_wants.is_empty(),
+        };
+        self.introduce(worker, &compute.dependencies);
+        self.no_worker.remove(&id);
+        if let Some(task) = self.task_mut(id) {
+            task.worker = Some(worker);
+            task.estimate = estimate;
+            task.long_running = false;
+        }
+        self.with_load(worker, |worker| {
+            worker.processing.insert(id);
+            worker.busy += 1;
+            worker.occupancy += estimate;
+        });
+        self.set_state(id, TaskState::Processing);
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
+    }
+
+    /// A dependency as a worker is told of it.
+    pub(super) fn dependency(&self, id: TaskId) -> Option<Dependency> {
+        let task = self.task(id)?;
+        // Of very many holders some are enough.
+        let who_has = task.who_has.iter().take(16).copied().collect();
+        Some(Dependency { id, nbytes: task.nbytes, who_has })
+    }
+
+    /// Tells a worker the addresses of the peers that dependencies are on.
+    pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
+        for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
+            let Some(address) = self.workers.get(peer).map(|p| p.info.address.clone()) else { continue };
+            let Some(receiver) = self.workers.get_mut(&worker) else { return };
+            if receiver.told.insert(*peer) {
+                let message = ToWorker::Peer { worker: *peer, address };
+                self.out.push(Instruction::ToWorker(worker, message));
+            }
+        }
+    }
+
+    /// Changes a worker and keeps its place in the order by load.
+    pub(super) fn with_load(&mut self, id: WorkerId, change: impl FnOnce(&mut super::state::Worker)) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let before = worker.load();
+        change(worker);
+        let after = worker.load();
+        if before != after {
+            self.by_load.remove(&(before, id));
+            self.by_load.insert((after, id));
+        }
+    }
+
+    /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
+    fn leave_active(&mut self, id: TaskId) {
+        let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
+        task.waiting_on = 0;
+        let counted = (!task.long_running).then_some(task.estimate);
+        let (worker, dependencies) = (task.worker.take(), task.dependencies.clone());
+        if let Some(worker) = worker {
+            self.with_load(worker, |worker| {
+                worker.processing.remove(&id);
+                if let Some(estimate) = counted {
+                    worker.busy -= 1;
+                    worker.occupancy -= estimate;
+                }
+            });
+        }
+        self.no_worker.remove(&id);
+        for dependency in dependencies {
+            if let Some(other) = self.task_mut(dependency) {
+                other.waiters -= 1;
+                if other.waiters == 0 {
+                    self.reconsider(dependency);
+                }
+            }
+        }
+    }
+
+    /// As [`Self::leave_active`], for a task that its worker does not know to have ended.
+    fn take_back(&mut self, id: TaskId) {
+        if let Some(worker) = self.task(id).and_then(|task| task.worker) {
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+        }
+        self.leave_active(id);
+        self.set_state(id, TaskState::Released);
+    }
+
+    fn active_released(&mut self, id: TaskId) {
+        self.take_back(id);
+        self.reconsider(id);
+    }
+
+    /// A task is to be computed again from the start, if it is needed.
+    pub(super) fn start_over(&mut self, id: TaskId) {
+        self.leave_active(id);
+        self.set_state(id, TaskState::Released);
+        self.recommend(id, TaskState::Waiting);
+        self.reconsider(id);
+    }
+
+    /// The result is in `worker`'s memory.
+    pub(super) fn finish(&mut self, id: TaskId, worker: WorkerId, nbytes: u64) {
+        self.leave_active(id);
+        let Some(task) = self.task_mut(id) else { return };
+        task.nbytes = nbytes;
+        task.suspicious = 0;
+        let dependents = std::mem::take(&mut task.dependents);
+        self.add_holder(id, worker);
+        self.set_state(id, TaskState::Memory);
+        for dependent in &dependents {
+            let Some(other) = self.task_mut(*dependent) else { continue };
+            if other.state == TaskState::Waiting {
+                other.waiting_on -= 1;
+                if other.waiting_on == 0 {
+                    self.recommend(*dependent, TaskState::Processing);
+                }
+            }
+        }
+        let value = self.passing.take();
+        if let Some(task) = self.task_mut(id) {
+            task.dependents = dependents;
+            for client in task.who_wants.clone() {
+                self.report_memory(client, id, value.clone());
+            }
+        }
+        self.reconsider(id);
+    }
+
+    pub(super) fn add_holder(&mut self, id: TaskId, worker: WorkerId) {
+        let Some(holder) = self.workers.get_mut(&worker) else { return };
+        if !holder.has.insert(id) {
+            return;
+        }
+        if let Some(task) = self.places.get_mut(id.index()).and_then(Option::as_deref_mut) {
+            task.who_has.push(worker);
+            holder.nbytes += task.nbytes;
+        }
+    }
+
+    /// `worker` does not have a result (any more); says whether nobody has.
+    pub(super) fn remove_holder(&mut self, id: TaskId, worker: WorkerId) -> bool {
+        let Some(task) = self.task_mut(id) else { return false };
+        let before = task.who_has.len();
+        task.who_has.retain(|holder| *holder != worker);
+        let (nbytes, gone) = (task.nbytes, before > 0 && task.who_has.is_empty());
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            if holder.has.remove(&id) {
+                holder.nbytes -= nbytes;
+            }
+        }
+        gone
+    }
+
+    fn memory_released(&mut self, id: TaskId) {
+        let Some(task) = self.task(id) else { return };
+        for worker in task.who_has.clone() {
+            self.remove_holder(id, worker);
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+        }
+        self.set_state(id, TaskState::Released);
+        self.reconsider(id);
+    }
+
+    /// Nobody holds a result any more: who needs it waits until it is computed again.
+    pub(super) fn lose(&mut self, id: TaskId) {
+        let Some(task) = self.task(id) else { return };
+        let (dependents, clients, key) = (task.dependents.clone(), task.who_wants.clone(), task.key);
+        self.set_state(id, TaskState::Released);
+        for dependent in dependents {
+            let Some(other) = self.task_mut(dependent) else { continue };
+            if other.state == TaskState::Waiting {
+                other.waiting_on += 1;
+            } else if other.active() {
+                self.take_back(dependent);
+                self.recommend(dependent, TaskState::Waiting);
+                self.reconsider(dependent);
+            }
+        }
+        for client in clients {
+            self.out.push(Instruction::ToClient(client, ToClient::Lost(key)));
+        }
+        self.recommend(id, TaskState::Waiting);
+        self.reconsider(id);
+    }
+
+    /// A task has no result and never will: neither have those that need it.
+    pub(super) fn fail(&mut self, id: TaskId, error: TaskError) {
+        if self.task(id).is_some_and(|task| task.worker.is_some()) {
+            self.take_back(id);
+        }
+        self.leave_active(id);
+        let Some(task) = self.task_mut(id) else { return };
+        task.error = Some(error.clone());
+        let (dependents, clients, key) = (task.dependents.clone(), task.who_wants.clone(), task.key);
+        self.set_state(id, TaskState::Erred);
+        for dependent in dependents {
+            if self.task(dependent).is_some_and(|other| other.active()) {
+                self.recommend(dependent, TaskState::Erred);
+            }
+        }
+        for client in clients {
+            self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error: error.clone() }));
+        }
+        self.reconsider(id);
+    }
+
+    fn forget(&mut self, id: TaskId) {
+        self.set_state(id, TaskState::Forgotten);
+        let Some(task) = self.remove(id) else { return };
+        for dependency in task.dependencies {
+            if let Some(other) = self.task_mut(dependency) {
+                other.live_dependents -= 1;
+                if other.live_dependents == 0 {
+                    other.dependents.clear();
+                    self.reconsider(dependency);
+                }
+            }
+        }
+    }
+
+    /// Tells a client where a result is, and the result itself where it passes through.
+    pub(super) fn report_memory(&mut self, client: ClientId, id: TaskId, value: Option<Value>) {
+        let Some(task) = self.task(id) else { return };
+        let (key, nbytes) = (task.key, task.nbytes);
+        let Some(&worker) = task.who_has.first() else { return };
+        let Some(address) = self.workers.get(&worker).map(|w| w.info.address.clone()) else { return };
+        let Some(receiver) = self.clients.get_mut(&client) else { return };
+        if receiver.told.insert(worker) {
+            self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));
+        }
+        let report = ToClient::InMemory { key, id, nbytes, worker, value };
+        self.out.push(Instruction::ToClient(client, report));
+    }
+}
