@@ -34,22 +34,40 @@ fn main() {
         )*};
     }
     both!(
-        results_come_back, futures_are_arguments_at_any_position, a_map_of_many_tasks_is_gathered,
-        an_error_errs_its_future_and_dependents, a_panic_brings_message_place_and_stack,
-        as_completed_takes_new_futures, equal_pure_calls_share_a_key, data_is_scattered_and_broadcast,
-        cancelled_futures_say_so, dropped_futures_are_released, questions_are_answered,
-        functions_run_on_every_worker, options_are_honoured, retries_try_again,
-        waiting_ends_in_time, big_results_travel_between_workers, a_long_chain_ends,
-        a_tree_is_reduced, a_client_that_closes_releases_what_it_held, the_story_is_told,
-        a_shutdown_ends_everything, a_seceded_task_makes_room,
+        results_come_back,
+        futures_are_arguments_at_any_position,
+        a_map_of_many_tasks_is_gathered,
+        an_error_errs_its_future_and_dependents,
+        a_panic_brings_message_place_and_stack,
+        as_completed_takes_new_futures,
+        equal_pure_calls_share_a_key,
+        data_is_scattered_and_broadcast,
+        cancelled_futures_say_so,
+        dropped_futures_are_released,
+        questions_are_answered,
+        functions_run_on_every_worker,
+        options_are_honoured,
+        retries_try_again,
+        waiting_ends_in_time,
+        big_results_travel_between_workers,
+        a_long_chain_ends,
+        a_tree_is_reduced,
+        a_client_that_closes_releases_what_it_held,
+        the_story_is_told,
+        a_shutdown_ends_everything,
+        a_seceded_task_makes_room,
     );
     macro_rules! tests {
         ($($name:ident),* $(,)?) => {$(trials.push(Trial::test(stringify!($name), || $name()));)*};
     }
     tests!(
-        what_cannot_be_serialized_is_used_within_a_process, nothing_is_copied_within_a_process,
-        what_cannot_be_serialized_does_not_leave, a_killed_worker_is_made_up_for,
-        a_task_that_kills_workers_errs, scattered_data_that_dies_says_so, processes_end_with_the_cluster,
+        what_cannot_be_serialized_is_used_within_a_process,
+        nothing_is_copied_within_a_process,
+        what_cannot_be_serialized_does_not_leave,
+        a_killed_worker_is_made_up_for,
+        a_task_that_kills_workers_errs,
+        scattered_data_that_dies_says_so,
+        processes_end_with_the_cluster,
         resources_keep_tasks_apart,
     );
     libtest_mimic::run(&arguments, trials).exit();
@@ -93,9 +111,11 @@ fn futures_are_arguments_at_any_position(_: &LocalCluster, client: &Client) -> O
     let a = client.submit(inc, (1,));
     let b = client.submit(add, (&a, 2));
     let c = client.submit(add, (10, &b));
-    let d = client.submit(|x: i64, all: Vec<i64>, y: i64| x + all.iter().sum::<i64>() * y, (&c, vec![a, b], 100));
+    let d =
+        client.submit(|x: i64, all: Vec<i64>, y: i64| x + all.iter().sum::<i64>() * y, (&c, vec![a, b], 100));
     assert_eq!(d.result()?, 14 + 600);
-    let shared = client.submit(|x: Arc<Vec<u8>>, n: usize| x.len() + n, (client.submit(|| vec![1u8; 10], ()), 5));
+    let shared =
+        client.submit(|x: Arc<Vec<u8>>, n: usize| x.len() + n, (client.submit(|| vec![1u8; 10], ()), 5));
     assert_eq!(shared.result()?, 15);
     Ok(())
 }
@@ -240,7 +260,8 @@ fn functions_run_on_every_worker(cluster: &LocalCluster, client: &Client) -> Out
 fn options_are_honoured(_: &LocalCluster, client: &Client) -> Outcome {
     let named = client.options().key("my answer").submit(|| 42i64, ());
     assert_eq!((named.result()?, named.key()), (42, rankine::graph::Key::named("my answer")));
-    let names: Vec<String> = client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
+    let names: Vec<String> =
+        client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
     for name in &names {
         for _ in 0..3 {
             assert_eq!(&client.options().workers([name]).pure(false).submit(me, ()).result()?, name);

@@ -5,11 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{
-    Stream, StreamExt,
-    future::BoxFuture,
-    stream::FuturesUnordered,
-};
+use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::TaskFuture;
 

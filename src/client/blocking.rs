@@ -3,7 +3,13 @@
 //! What does not wait (`submit`, `map`, `options`, `cancel`, ...) is that of [`super::Client`],
 //! which this one dereferences to; [`TaskFuture::result`] waits for a single result.
 
-use std::{borrow::Borrow, collections::{BTreeMap, HashMap}, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{AsCompleted, Client as AsyncClient, ReturnWhen, TaskFuture, block_on};
 use crate::{
@@ -118,10 +124,7 @@ impl Client {
     }
 
     /// [`super::Client::as_completed`] as an iterator that waits for each.
-    pub fn as_completed<T: 'static>(
-        &self,
-        futures: impl IntoIterator<Item = TaskFuture<T>>,
-    ) -> Completed<T> {
+    pub fn as_completed<T: 'static>(&self, futures: impl IntoIterator<Item = TaskFuture<T>>) -> Completed<T> {
         Completed(self.0.as_completed(futures))
     }
 

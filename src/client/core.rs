@@ -261,8 +261,7 @@ impl Core {
             .collect();
         let workers = info.workers.len();
         for (index, worker) in info.workers.iter().enumerate() {
-            let mine: Vec<usize> =
-                (0..data.len()).filter(|i| everywhere || i % workers == index).collect();
+            let mine: Vec<usize> = (0..data.len()).filter(|i| everywhere || i % workers == index).collect();
             if mine.is_empty() {
                 continue;
             }
@@ -298,7 +297,7 @@ struct GraphBuilder {
 
 impl GraphBuilder {
     fn add(&mut self, submissions: Vec<Submission>) {
-        for Submission { function, options, mut task } in submissions {
+        for Submission { function, options, mut task, kept } in submissions {
             task.function = *self.functions.entry(function.entry).or_insert_with(|| {
                 self.graph.functions.push(function);
                 self.graph.functions.len() as u32 - 1
@@ -317,6 +316,8 @@ impl GraphBuilder {
             };
             self.wants.push(task.key);
             self.graph.tasks.push(task);
+            // Releases that follow from this reach the scheduler after the graph.
+            drop(kept);
         }
         // Pointers are compared only within one batch of submissions, which keeps them alive.
         self.last_options = None;
@@ -329,4 +330,3 @@ impl GraphBuilder {
         }
     }
 }
-

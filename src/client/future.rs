@@ -246,12 +246,14 @@ impl Shared {
 }
 
 macro_rules! future_arguments {
-    ($($future:ty),*) => {$(
+    ($($future:ty, $($kept:ident)?;)*) => {$(
         impl<T: Data + Clone> IntoArg<T> for $future {
             type Repr = ByFuture;
 
             fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
-                encoder.dependency(self.state.key)
+                encoder.dependency(self.state.key)?;
+                $(encoder.$kept(self);)?
+                Ok(())
             }
         }
 
@@ -259,21 +261,25 @@ macro_rules! future_arguments {
             type Repr = ByShared;
 
             fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
-                encoder.dependency(self.state.key)
+                encoder.dependency(self.state.key)?;
+                $(encoder.$kept(self);)?
+                Ok(())
             }
         }
     )*};
 }
 
-future_arguments!(TaskFuture<T>, &TaskFuture<T>);
+future_arguments!(TaskFuture<T>, keep; &TaskFuture<T>,;);
 
 macro_rules! futures_arguments {
-    ($($futures:ty),*) => {$(
+    ($($futures:ty, $($kept:ident)?;)*) => {$(
         impl<T: Data + Clone> IntoArg<Vec<T>> for $futures {
             type Repr = ByFutures;
 
             fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
-                write_many(encoder, self.iter().map(|future| future.state.key))
+                write_many(encoder, self.iter().map(|future| future.state.key))?;
+                $(encoder.$kept(self);)?
+                Ok(())
             }
         }
 
@@ -281,16 +287,18 @@ macro_rules! futures_arguments {
             type Repr = ByShareds;
 
             fn write(self, encoder: &mut ArgEncoder) -> Result<(), TaskError> {
-                write_many(encoder, self.iter().map(|future| future.state.key))
+                write_many(encoder, self.iter().map(|future| future.state.key))?;
+                $(encoder.$kept(self);)?
+                Ok(())
             }
         }
     )*};
 }
 
 futures_arguments!(
-    Vec<TaskFuture<T>>,
-    &Vec<TaskFuture<T>>,
-    &[TaskFuture<T>],
-    Vec<&TaskFuture<T>>,
-    &[&TaskFuture<T>]
+    Vec<TaskFuture<T>>, keep;
+    &Vec<TaskFuture<T>>,;
+    &[TaskFuture<T>],;
+    Vec<&TaskFuture<T>>,;
+    &[&TaskFuture<T>],;
 );

@@ -24,17 +24,15 @@ use futures_timer::Delay;
 use tokio::sync::{Notify, oneshot};
 
 pub use as_completed::AsCompleted;
-pub(crate) use future::{KeyState, Standing};
 pub use future::{Awaited, Status, TaskFuture};
+pub(crate) use future::{KeyState, Standing};
 pub use submit::Options;
 
 use crate::{
     Error, Result,
     graph::{Function, GraphTask, Key, KeyMap, TaskOptions},
     protocol::{Answer, Query, SchedulerInfo, StoryEvent},
-    task::{
-        ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskError, TaskFn, Value,
-    },
+    task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskError, TaskFn, Value},
 };
 
 /// A connection to a cluster. Cheap to clone; usable from any thread.
@@ -67,12 +65,27 @@ struct Commands {
 pub(crate) enum Command {
     Submit(Vec<Submission>),
     Release(Key),
-    Cancel { keys: Vec<Key>, force: bool },
+    Cancel {
+        keys: Vec<Key>,
+        force: bool,
+    },
     /// `None`: it was lost meanwhile.
-    Fetch { state: Arc<KeyState>, tell: oneshot::Sender<Option<Result<Value, TaskError>>> },
-    Scatter { data: Vec<(Key, Value)>, everywhere: bool, tell: oneshot::Sender<Result<()>> },
-    Ask { query: Query, tell: oneshot::Sender<Result<Answer>> },
-    Close { tell: oneshot::Sender<()> },
+    Fetch {
+        state: Arc<KeyState>,
+        tell: oneshot::Sender<Option<Result<Value, TaskError>>>,
+    },
+    Scatter {
+        data: Vec<(Key, Value)>,
+        everywhere: bool,
+        tell: oneshot::Sender<Result<()>>,
+    },
+    Ask {
+        query: Query,
+        tell: oneshot::Sender<Result<Answer>>,
+    },
+    Close {
+        tell: oneshot::Sender<()>,
+    },
 }
 
 /// A task on its way to the scheduler.
@@ -80,6 +93,8 @@ pub(crate) struct Submission {
     pub(crate) function: Function,
     pub(crate) options: Option<Arc<TaskOptions>>,
     pub(crate) task: GraphTask,
+    /// Dropped once the task is on its way.
+    pub(crate) kept: crate::task::Kept,
 }
 
 impl Shared {
@@ -306,10 +321,7 @@ impl Client {
     ///
     /// # Errors
     /// If there is no worker, or a value cannot be sent.
-    pub async fn scatter<T: Data>(
-        &self,
-        values: impl IntoIterator<Item = T>,
-    ) -> Result<Vec<TaskFuture<T>>> {
+    pub async fn scatter<T: Data>(&self, values: impl IntoIterator<Item = T>) -> Result<Vec<TaskFuture<T>>> {
         self.put_data(values.into_iter().map(Value::new).collect(), false).await
     }
 
@@ -383,7 +395,10 @@ impl Client {
     }
 
     /// The futures in the order in which they are done; takes new ones while it runs.
-    pub fn as_completed<T: 'static>(&self, futures: impl IntoIterator<Item = TaskFuture<T>>) -> AsCompleted<T> {
+    pub fn as_completed<T: 'static>(
+        &self,
+        futures: impl IntoIterator<Item = TaskFuture<T>>,
+    ) -> AsCompleted<T> {
         AsCompleted::new(futures)
     }
 
@@ -481,10 +496,9 @@ impl Client {
     {
         let (entry, arguments) = immediate::<F, P, A, M>(function, arguments)?;
         match self.shared.ask(Query::Run { entry, arguments, workers: Vec::new() }).await? {
-            Answer::Ran(results) => results
-                .into_iter()
-                .map(|(worker, result)| Ok((worker, result?.into_inner()?)))
-                .collect(),
+            Answer::Ran(results) => {
+                results.into_iter().map(|(worker, result)| Ok((worker, result?.into_inner()?))).collect()
+            }
             _ => Err(strange_answer()),
         }
     }
@@ -535,7 +549,7 @@ where
     let entry = EntryRef::of(submit::entry_of::<F, P, A::Repr, M>(function));
     let mut encoder = ArgEncoder::default();
     arguments.write(&mut encoder)?;
-    let (arguments, dependencies) = encoder.finish();
+    let (arguments, dependencies, _) = encoder.finish();
     if !dependencies.is_empty() {
         return Err(Error::Usage(
             "a function run outside of the task graph takes values, not futures: await them first".into(),

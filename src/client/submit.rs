@@ -118,9 +118,7 @@ where
     R: ReadArgs<P>,
     Entry<F, P, R, M>: HasEntry,
 {
-    const {
-        assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments")
-    };
+    const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
     <Entry<F, P, R, M> as HasEntry>::ENTRY
 }
 
@@ -183,7 +181,7 @@ impl<'a> Call<'a> {
             future.state.set(Standing::Erred(error));
             return (None, future);
         }
-        let (arguments, dependencies) = encoder.finish();
+        let (arguments, dependencies, kept) = encoder.finish();
         let key = match &self.options.name {
             Some(name) if self.several => Key::named(&format!("{name}-{}", self.count)),
             Some(name) => Key::named(name),
@@ -191,8 +189,7 @@ impl<'a> Call<'a> {
                 let entry = self.function.entry;
                 let parts = [entry.module, entry.offset, entry.name];
                 let dependencies: Vec<u8> = dependencies.iter().flat_map(|k| k.0.to_le_bytes()).collect();
-                let head: [&[u8]; 3] =
-                    [bytemuck::cast_slice(&parts), &dependencies, &arguments.head.0];
+                let head: [&[u8]; 3] = [bytemuck::cast_slice(&parts), &dependencies, &arguments.head.0];
                 Key::of_call(head.into_iter().chain(arguments.frames.iter().map(|frame| &*frame.0)))
             }
             None => self.client.shared.unique_key(),
@@ -203,6 +200,7 @@ impl<'a> Call<'a> {
             function: self.function.clone(),
             options: self.shared_options.clone(),
             task: GraphTask { key, function: 0, options: 0, dependencies, arguments },
+            kept,
         });
         (submission, future)
     }

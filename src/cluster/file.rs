@@ -33,9 +33,9 @@ impl SchedulerFile {
     /// # Errors
     /// If there is no home directory.
     pub fn default_path(address: &str) -> Result<PathBuf> {
-        let home = std::env::var_os("RANKINE_HOME").map(PathBuf::from).or_else(|| {
-            Some(PathBuf::from(std::env::var_os("HOME")?).join(".rankine"))
-        });
+        let home = std::env::var_os("RANKINE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".rankine")));
         let home = home.ok_or_else(|| {
             Error::Usage("there is no HOME for the scheduler file: name one with --scheduler-file".into())
         })?;

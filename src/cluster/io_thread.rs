@@ -30,11 +30,8 @@ impl IoThread {
     pub(super) fn start() -> Result<Self> {
         let failed = || Error::io("start the I/O thread");
         // The runtime looks for events after each turn: turns are batches already.
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .event_interval(7)
-            .build()
-            .map_err(failed())?;
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().event_interval(7).build().map_err(failed())?;
         let (services, mut started) = unbounded_channel::<Service>();
         let serve = async move {
             let mut running = JoinSet::new();

@@ -179,7 +179,14 @@ impl Builder {
                 cluster.children.push(spawn(&cluster.file, threads, self)?);
             } else if let Some(io) = &cluster.io {
                 let name = format!("worker-{index}");
-                start_worker(io, cluster.endpoint.clone(), cluster.inproc.clone(), Some(name), threads, self)?;
+                start_worker(
+                    io,
+                    cluster.endpoint.clone(),
+                    cluster.inproc.clone(),
+                    Some(name),
+                    threads,
+                    self,
+                )?;
             }
         }
         cluster.wait_for_workers(self.worker_count())?;
@@ -229,7 +236,9 @@ fn start_worker(
     };
     io.serve(move |ready| async move {
         let _ = ready.send(Ok(()));
-        if let Err(error) = worker::server::serve(endpoint, &scheduler, options, Arc::new(Notify::new())).await {
+        if let Err(error) =
+            worker::server::serve(endpoint, &scheduler, options, Arc::new(Notify::new())).await
+        {
             tracing::warn!(%error, "a worker ended");
         }
     })

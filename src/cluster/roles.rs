@@ -62,8 +62,8 @@ pub fn init() {
         .map_err(Error::io("read what the cluster says of itself"))
         .and_then(|_| serde_json::from_str(&line).map_err(|e| Error::Usage(e.to_string())))
         .and_then(|file: SchedulerFile| {
-            let mut flags = Flags::new(env::args().skip(1).collect());
-            flags.words.clear();
+            // The role and the address come first.
+            let mut flags = Flags::new(env::args().skip(3).collect());
             let stop = Arc::new(Notify::new());
             let orphaned = stop.clone();
             thread::spawn(move || {
@@ -304,10 +304,10 @@ impl Flags {
             builder.memory_limit = parse_bytes(&limit)?;
         }
         while let Some(resource) = self.value("--resource")? {
-            let parsed = resource.split_once('=').and_then(|(name, amount)| Some((name, amount.parse().ok()?)));
-            let (name, amount) = parsed.ok_or_else(|| {
-                Error::Usage(format!("--resource takes NAME=AMOUNT, not `{resource}`"))
-            })?;
+            let parsed =
+                resource.split_once('=').and_then(|(name, amount)| Some((name, amount.parse().ok()?)));
+            let (name, amount) = parsed
+                .ok_or_else(|| Error::Usage(format!("--resource takes NAME=AMOUNT, not `{resource}`")))?;
             builder = builder.resource(name, amount);
         }
         Ok(builder)

@@ -5,7 +5,12 @@
 
 mod peers;
 
-use std::{cell::{Cell, RefCell}, marker::PhantomData, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    marker::PhantomData,
+    rc::Rc,
+    time::Duration,
+};
 
 use rankine_transport::{Connection, Message, Receiver, Secret, Sender, Side, authenticate};
 use serde::{Serialize, de::DeserializeOwned};
@@ -79,11 +84,8 @@ where
         flushed: Notify::new(),
     });
     tokio::task::spawn_local(write(queue.clone(), connection.sender, carries_objects));
-    let inbox = Inbox {
-        receiver: connection.receiver,
-        peer: connection.peer.to_string(),
-        messages: PhantomData,
-    };
+    let inbox =
+        Inbox { receiver: connection.receiver, peer: connection.peer.to_string(), messages: PhantomData };
     (Outbox { queue, carries_objects }, inbox)
 }
 
@@ -138,7 +140,11 @@ impl<M> Outbox<M> {
     }
 }
 
-async fn write<M: Serialize + Send + 'static>(queue: Rc<Queue<M>>, mut sender: Box<dyn Sender>, objects: bool) {
+async fn write<M: Serialize + Send + 'static>(
+    queue: Rc<Queue<M>>,
+    mut sender: Box<dyn Sender>,
+    objects: bool,
+) {
     loop {
         let mut batch = std::mem::take(&mut *queue.waiting.borrow_mut());
         if batch.is_empty() {

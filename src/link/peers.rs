@@ -156,7 +156,12 @@ impl Peers {
                 Ok(connection) => {
                     let (to, from) = split::<FromPeer, ToPeer>(connection);
                     *outbox = Some(to);
-                    tokio::task::spawn_local(answers(Rc::downgrade(self), link.clone(), address.clone(), from));
+                    tokio::task::spawn_local(answers(
+                        Rc::downgrade(self),
+                        link.clone(),
+                        address.clone(),
+                        from,
+                    ));
                 }
                 Err(error) => {
                     self.links.borrow_mut().remove(address);
@@ -200,12 +205,7 @@ impl Peers {
 }
 
 /// Hands answers to those who asked, until the link ends; who still waits then is told so.
-async fn answers(
-    pool: std::rc::Weak<Peers>,
-    link: Rc<Link>,
-    address: Arc<str>,
-    mut from: Inbox<ToPeer>,
-) {
+async fn answers(pool: std::rc::Weak<Peers>, link: Rc<Link>, address: Arc<str>, mut from: Inbox<ToPeer>) {
     let reason = loop {
         match from.recv().await {
             Ok(Some(answers)) => {

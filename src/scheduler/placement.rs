@@ -62,7 +62,9 @@ impl State {
         let options = self.options_of(task);
         let named = |worker: &Worker| {
             options.workers.iter().any(|wanted| {
-                **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
+                **wanted == *worker.info.name
+                    || **wanted == *worker.info.address
+                    || **wanted == *worker.info.host
             })
         };
         let supplied = |worker: &Worker| {
@@ -80,7 +82,11 @@ impl State {
             self.soonest(task, fit(false))
         } else {
             let chosen = self.soonest(task, fit(true));
-            if options.allow_other_workers { chosen.or_else(|| self.soonest(task, fit(false))) } else { chosen }
+            if options.allow_other_workers {
+                chosen.or_else(|| self.soonest(task, fit(false)))
+            } else {
+                chosen
+            }
         };
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }

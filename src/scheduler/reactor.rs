@@ -78,7 +78,6 @@ impl State {
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
         let Some(worker) = self.workers.get(&id) else { return };
         let name = worker.info.name.clone();
-        self.by_load.remove(&(worker.load(), id));
         let processing: Vec<TaskId> = worker.processing.iter().copied().collect();
         let held: Vec<TaskId> = worker.has.iter().copied().collect();
         for task in &processing {
@@ -94,7 +93,10 @@ impl State {
                 );
                 let key = self.task(id).map(|t| t.key.to_string()).unwrap_or_default();
                 self.start_over(id);
-                self.fail(id, error.with(|r| (r.function, r.key, r.worker) = (function, key, name.to_string())));
+                self.fail(
+                    id,
+                    error.with(|r| (r.function, r.key, r.worker) = (function, key, name.to_string())),
+                );
             } else {
                 self.start_over(id);
             }
@@ -104,7 +106,9 @@ impl State {
                 self.lose(task);
             }
         }
-        self.workers.remove(&id);
+        if let Some(worker) = self.workers.remove(&id) {
+            self.by_load.remove(&(worker.load(), id));
+        }
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in &mut self.workers {
@@ -196,14 +200,14 @@ impl State {
             };
             let id = self.create(task.key, function);
             let number = options.get(task.options as usize).copied().unwrap_or(0);
-            let (priority, retries) = (self.options[number as usize].priority, self.options[number as usize].retries);
+            let (priority, retries) =
+                (self.options[number as usize].priority, self.options[number as usize].retries);
             let submission = self.submissions;
             if let Some(made) = self.task_mut(id) {
                 made.arguments = task.arguments;
                 made.options = number;
                 made.retries = retries;
-                made.priority =
-                    Priority { user: priority.saturating_neg(), submission, order: order as u32 };
+                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
             fresh.push((id, task.dependencies));
         }
@@ -343,7 +347,8 @@ impl State {
                 }
                 !gone
             });
-            let dependents = if task.who_wants.is_empty() { task.dependents.clone() } else { Default::default() };
+            let dependents =
+                if task.who_wants.is_empty() { task.dependents.clone() } else { Default::default() };
             for client in told {
                 self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
             }
@@ -493,7 +498,9 @@ impl State {
     }
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
-        let Some(task) = self.task_mut(id).filter(|t| t.worker == Some(worker) && !t.long_running) else { return };
+        let Some(task) = self.task_mut(id).filter(|t| t.worker == Some(worker) && !t.long_running) else {
+            return;
+        };
         task.long_running = true;
         let estimate = task.estimate;
         self.with_load(worker, |worker| {
@@ -505,8 +512,12 @@ impl State {
     fn on_tick(&mut self) {
         let ttl = self.config.worker_ttl;
         let now = self.now;
-        let silent: Vec<WorkerId> =
-            self.workers.iter().filter(|(_, w)| now.saturating_sub(w.heard) > ttl).map(|(id, _)| *id).collect();
+        let silent: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| now.saturating_sub(w.heard) > ttl)
+            .map(|(id, _)| *id)
+            .collect();
         for worker in silent {
             self.on_remove_worker(worker, false);
             self.out.push(Instruction::Drop(worker));

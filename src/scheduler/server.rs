@@ -57,7 +57,11 @@ struct Run {
 ///
 /// # Errors
 /// None yet; the signature is that of the other roles.
-pub(crate) async fn serve(endpoint: Endpoint, listeners: Vec<Box<dyn Listener>>, end: Arc<Notify>) -> Result<()> {
+pub(crate) async fn serve(
+    endpoint: Endpoint,
+    listeners: Vec<Box<dyn Listener>>,
+    end: Arc<Notify>,
+) -> Result<()> {
     let address = listeners.first().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
         state: RefCell::new(State::new(Config::default())),
@@ -206,7 +210,9 @@ impl Server {
                 Ok(Some(messages)) => {
                     for message in messages {
                         match message {
-                            FromClient::Ask { id: question, query } if !matches!(query, Query::Reserve(_)) => {
+                            FromClient::Ask { id: question, query }
+                                if !matches!(query, Query::Reserve(_)) =>
+                            {
                                 self.asked(id, question, query);
                             }
                             message => self.handle(Stimulus::Client(id, message)),
@@ -244,7 +250,9 @@ impl Server {
                     }
                 }
                 if !waiting.is_empty() {
-                    self.runs.borrow_mut().insert(run, Run { client, question, waiting, results: Vec::new() });
+                    self.runs
+                        .borrow_mut()
+                        .insert(run, Run { client, question, waiting, results: Vec::new() });
                     return;
                 }
                 Answer::Ran(Vec::new())

@@ -392,9 +392,10 @@ impl State {
                 }
             }
             if task.active() && task.function != SCATTERED {
-                let missing = task.dependencies.iter().filter(|d| {
-                    self.task(**d).is_some_and(|t| t.state != TaskState::Memory)
-                });
+                let missing = task
+                    .dependencies
+                    .iter()
+                    .filter(|d| self.task(**d).is_some_and(|t| t.state != TaskState::Memory));
                 let missing = missing.count() as u32;
                 if state == TaskState::Waiting {
                     assert_eq!(missing, task.waiting_on, "{id:?}: dependencies that are not in memory");

@@ -37,7 +37,8 @@ impl Decoder {
         if self.head.get(self.at) == Some(&FRAMED) {
             if let Some(kind) = self.head.get(self.at + 1).copied().and_then(kind_from) {
                 let place = self.at + 2;
-                if let (Some(length), Some(frame)) = (self.head.get(place..place + 8), self.frames.as_slice().first())
+                if let (Some(length), Some(frame)) =
+                    (self.head.get(place..place + 8), self.frames.as_slice().first())
                 {
                     let count = u64::from_le_bytes(length.try_into().unwrap_or_default());
                     if count.checked_mul(kind.size as u64) == Some(frame.len() as u64) {
@@ -210,7 +211,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         self.deserialize_unit(visitor)
     }
 

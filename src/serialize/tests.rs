@@ -29,9 +29,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::collection::vec(any::<u8>(), 0..6000).prop_map(Shape::Bytes),
     ];
     leaf.prop_recursive(4, 32, 4, |inner| {
-        (".{0,9}", prop::option::of(inner.clone()), prop::collection::vec(inner, 0..4)).prop_map(
-            |(name, inside, many)| Shape::Fields { name, inside: inside.map(Box::new), many },
-        )
+        (".{0,9}", prop::option::of(inner.clone()), prop::collection::vec(inner, 0..4))
+            .prop_map(|(name, inside, many)| Shape::Fields { name, inside: inside.map(Box::new), many })
     })
 }
 

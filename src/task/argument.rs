@@ -3,7 +3,7 @@
 //! [`IntoArg`] says what may be passed for a parameter and writes it down; its `Repr` says how the
 //! worker reads it back. Which of these apply is settled at compile time by the function's signature.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -43,7 +43,12 @@ pub trait ReadArg<P>: Send + Sync + 'static {
 pub struct ArgEncoder {
     encoder: Encoder,
     dependencies: SmallVec<[Key; 2]>,
+    kept: Kept,
 }
+
+/// Futures that were given away as arguments: they keep their results on the cluster until the
+/// task that needs them is submitted.
+pub(crate) type Kept = Vec<Box<dyn Any + Send>>;
 
 impl ArgEncoder {
     /// Writes a value.
@@ -71,11 +76,16 @@ impl ArgEncoder {
         self.value(&(index as u32))
     }
 
-    /// The encoded arguments and the keys they refer to.
-    pub fn finish(self) -> (Arguments, SmallVec<[Key; 2]>) {
+    /// Keeps what was given away until the task is submitted.
+    pub(crate) fn keep(&mut self, given: impl Any + Send) {
+        self.kept.push(Box::new(given));
+    }
+
+    /// The encoded arguments, the keys they refer to, and what is to be kept until they are submitted.
+    pub(crate) fn finish(self) -> (Arguments, SmallVec<[Key; 2]>, Kept) {
         let (head, frames) = self.encoder.finish();
         let arguments = Arguments { head: Frame(head), frames: frames.into_iter().map(Frame).collect() };
-        (arguments, self.dependencies)
+        (arguments, self.dependencies, self.kept)
     }
 }
 

@@ -158,11 +158,8 @@ mod tests {
             Box::leak(Box::new(TaskEntry::new(|| "forged", |_| Ok(Value::new(1)))));
         let address = std::ptr::from_ref(forged) as usize;
         let base = modules::executable().base;
-        let entry = EntryRef {
-            module: 0,
-            offset: address.wrapping_sub(base) as u64,
-            name: xxh3_64(b"forged"),
-        };
+        let entry =
+            EntryRef { module: 0, offset: address.wrapping_sub(base) as u64, name: xxh3_64(b"forged") };
         assert!(entry.resolve().is_err());
     }
 

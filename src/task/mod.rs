@@ -13,15 +13,13 @@ mod modules;
 mod run;
 mod value;
 
-pub(crate) use argument::write_many;
 pub use argument::{
     ArgDecoder, ArgEncoder, ByFuture, ByFutures, ByShared, ByShareds, ByValue, IntoArg, ReadArg,
 };
+pub(crate) use argument::{Kept, write_many};
 pub use entry::{EntryRef, TaskEntry};
 pub use error::{FailureKind, Report, TaskError};
-pub use function::{
-    Entry, Fallible, HasEntry, IntoArgs, IntoTaskError, Plain, ReadArgs, TaskFn, TaskOutput,
-};
+pub use function::{Entry, Fallible, HasEntry, IntoArgs, IntoTaskError, Plain, ReadArgs, TaskFn, TaskOutput};
 pub use modules::build_id;
 pub use run::run;
 pub use value::{Data, Object, Serialized, Value, type_hash};

@@ -115,13 +115,8 @@ fn loaded() -> Vec<Module> {
     let mut modules = Vec::new();
     visit(|info, first| {
         let base = info.dlpi_addr as usize;
-        let mut module = Module {
-            id: 0,
-            base,
-            whole: (usize::MAX, 0),
-            read_only: Vec::new(),
-            build_note: None,
-        };
+        let mut module =
+            Module { id: 0, base, whole: (usize::MAX, 0), read_only: Vec::new(), build_note: None };
         if !first {
             // SAFETY: the loader hands over a terminated string that lives during the visit.
             let path = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();

@@ -64,9 +64,8 @@ impl<T: Data> HasVtable for T {
             let refuse = |e: serialize::Error| {
                 TaskError::refused(format!("cannot send a value of type {}: {e}", type_name::<T>()))
             };
-            let value = value
-                .downcast::<T>()
-                .map_err(|_| TaskError::refused("a value and its type parted"))?;
+            let value =
+                value.downcast::<T>().map_err(|_| TaskError::refused("a value and its type parted"))?;
             let (head, frames) = serialize::to_frames_shared(&value).map_err(refuse)?;
             Ok(Serialized { type_hash, head: Frame(head), frames: frames.into_iter().map(Frame).collect() })
         },

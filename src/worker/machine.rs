@@ -233,7 +233,10 @@ impl State {
             for dependent in &task.dependents {
                 let other = self.tasks.get(dependent).expect("dependents exist");
                 let spec = other.spec.as_ref().expect("dependents are to be run");
-                assert!(spec.dependencies.iter().any(|d| d.id == *id), "{id:?} is no dependency of {dependent:?}");
+                assert!(
+                    spec.dependencies.iter().any(|d| d.id == *id),
+                    "{id:?} is no dependency of {dependent:?}"
+                );
             }
             assert!(
                 state != TaskState::Released || !task.dependents.is_empty(),

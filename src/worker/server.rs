@@ -282,7 +282,8 @@ fn answer(request: u64, held: Vec<Option<Value>>, to: Outbox<ToPeer>) {
     }
     tokio::task::spawn_local(async move {
         let count = held.len();
-        let data = tokio::task::spawn_blocking(move || encode(held)).await.unwrap_or_else(|_| vec![None; count]);
+        let data =
+            tokio::task::spawn_blocking(move || encode(held)).await.unwrap_or_else(|_| vec![None; count]);
         to.put(ToPeer::Data { request, data });
     });
 }

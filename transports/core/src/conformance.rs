@@ -3,11 +3,7 @@
 //! `conformance_suite!(Transport::default(), "scheme://place")` in a transport's tests expands to one
 //! test a behaviour. The place must be one that can be listened on many times (port 0, `*`).
 
-use std::{
-    future::poll_fn,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -84,11 +80,30 @@ pub async fn messages_arrive_in_order(transport: &dyn Transport, place: &str) {
 pub async fn frames_of_all_sizes_arrive_whole(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, mut theirs) = pair(transport, place).await;
     let sizes = [
-        0usize, 1, 31, 32, 223, 224, 225, 255, 256, 257, 4095, 4096, 4097, 65_535, 65_536, 65_537,
-        (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (4 << 20) + 3,
+        0usize,
+        1,
+        31,
+        32,
+        223,
+        224,
+        225,
+        255,
+        256,
+        257,
+        4095,
+        4096,
+        4097,
+        65_535,
+        65_536,
+        65_537,
+        (1 << 20) - 1,
+        1 << 20,
+        (1 << 20) + 1,
+        (4 << 20) + 3,
     ];
     for (i, &size) in sizes.iter().enumerate() {
-        let message = || Message::new(pattern(size, i), vec![pattern(size, 2 * i), Bytes::new(), pattern(7, i)]);
+        let message =
+            || Message::new(pattern(size, i), vec![pattern(size, 2 * i), Bytes::new(), pattern(7, i)]);
         let send = async { ours.sender.send(message()).await.expect("it sends") };
         let ((), got) = tokio::join!(send, expect(&mut theirs));
         assert_eq!((&got.head, &got.frames), (&message().head, &message().frames), "{size}");
@@ -154,8 +169,7 @@ pub async fn both_directions_work_at_once(transport: &dyn Transport, place: &str
 pub async fn a_slow_reader_bounds_its_writer(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, mut theirs) = pair(transport, place).await;
     let mut taken = 0u32;
-    while let Ok(ready) =
-        timeout(Duration::from_millis(300), poll_fn(|cx| ours.sender.poll_ready(cx))).await
+    while let Ok(ready) = timeout(Duration::from_millis(300), poll_fn(|cx| ours.sender.poll_ready(cx))).await
     {
         ready.expect("it is ready");
         let message = Message::new(taken.to_le_bytes().to_vec(), vec![pattern(1 << 18, 0)]);

@@ -25,7 +25,9 @@ pub enum Error {
         present: String,
     },
     /// Connecting failed.
-    #[error("cannot connect to {address}: {source}; is the peer running there, and reachable from this host?")]
+    #[error(
+        "cannot connect to {address}: {source}; is the peer running there, and reachable from this host?"
+    )]
     Connect {
         /// The address asked for.
         address: Address,
@@ -57,7 +59,9 @@ pub enum Error {
         reason: String,
     },
     /// The peer did not prove the cluster's secret, or did not accept ours.
-    #[error("{peer} does not share this cluster's secret: {reason}; use the scheduler file of the cluster you mean")]
+    #[error(
+        "{peer} does not share this cluster's secret: {reason}; use the scheduler file of the cluster you mean"
+    )]
     Secret {
         /// The other side.
         peer: Address,

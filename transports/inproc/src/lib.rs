@@ -61,7 +61,8 @@ impl Transport for Inproc {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Connection>> {
         Box::pin(async move {
             let nobody = || {
-                let source = io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there in this process");
+                let source =
+                    io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there in this process");
                 Error::Connect { address: address.clone(), source }
             };
             let listener = lock(&LISTENERS).as_ref().and_then(|l| l.get(address.place()).cloned());
@@ -79,7 +80,11 @@ impl Transport for Inproc {
 fn connection(out: &Arc<Pipe>, back: &Arc<Pipe>, local: &Address, peer: &Address) -> Connection {
     Connection {
         sender: Box::new(InprocSender { pipe: out.clone(), peer: peer.clone() }),
-        receiver: Box::new(InprocReceiver { pipe: back.clone(), peer: peer.clone(), limits: Limits::HANDSHAKE }),
+        receiver: Box::new(InprocReceiver {
+            pipe: back.clone(),
+            peer: peer.clone(),
+            limits: Limits::HANDSHAKE,
+        }),
         local: local.clone(),
         peer: peer.clone(),
         carries_objects: true,

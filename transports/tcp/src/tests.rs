@@ -90,7 +90,8 @@ async fn halves() -> (net::TcpStream, TcpSender, TcpReceiver) {
     let stream = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (reader, writer) = listener.accept().await.unwrap().0.into_split();
     let peer = Address::new("tcp", stream.local_addr().unwrap());
-    let sender = TcpSender { writer, peer: peer.clone(), waiting: VecDeque::new(), nbytes: 0, closing: false };
+    let sender =
+        TcpSender { writer, peer: peer.clone(), waiting: VecDeque::new(), nbytes: 0, closing: false };
     (stream, sender, TcpReceiver { reader, peer, limits: Limits::PEER, state: Reading::start() })
 }
 
@@ -118,7 +119,9 @@ async fn receiving_copies_no_payload() {
         let polled = std::future::poll_fn(|cx| Poll::Ready(receiver.poll_recv(cx))).await;
         assert!(polled.is_pending());
         match &receiver.state {
-            Reading::Frames { current, .. } if current.as_ref().len() == 1000 => break current.as_ref().as_ptr(),
+            Reading::Frames { current, .. } if current.as_ref().len() == 1000 => {
+                break current.as_ref().as_ptr();
+            }
             // Nothing of a frame is read before its own memory is there to take it.
             Reading::Block(block) => assert!(block.capacity() == BLOCK),
             _ => {}

@@ -34,7 +34,9 @@ impl Block {
         let mut block = [0; BLOCK];
         block[..4].copy_from_slice(&MAGIC);
         let payload: u64 = message.frames.iter().map(|f| f.len() as u64).sum();
-        for (i, number) in [message.head.len() as u64, message.frames.len() as u64, payload].iter().enumerate() {
+        for (i, number) in
+            [message.head.len() as u64, message.frames.len() as u64, payload].iter().enumerate()
+        {
             block[8 + 8 * i..16 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
         let inline = message.head.len().min(INLINE);
@@ -66,9 +68,11 @@ impl Block {
             u64::from_le_bytes(bytes)
         };
         let (head, frames, payload) = (number(0), number(1), number(2));
-        for (what, is, most) in
-            [("head bytes", head, limits.head), ("frames", frames, limits.frames), ("payload bytes", payload, limits.payload)]
-        {
+        for (what, is, most) in [
+            ("head bytes", head, limits.head),
+            ("frames", frames, limits.frames),
+            ("payload bytes", payload, limits.payload),
+        ] {
             if is > most {
                 return Err(format!("a message of {is} {what} where at most {most} are taken"));
             }
@@ -79,10 +83,8 @@ impl Block {
 
 /// The frames' lengths, which must add up to what the block said.
 pub(crate) fn read_lengths(table: &[u8], payload: u64) -> Result<Vec<u64>, String> {
-    let lengths: Vec<u64> = table
-        .chunks_exact(8)
-        .map(|bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes))
-        .collect();
+    let lengths: Vec<u64> =
+        table.chunks_exact(8).map(|bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)).collect();
     let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
     if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
 }
