@@ -240,7 +240,7 @@ fn questions_are_answered(cluster: &LocalCluster, client: &Client) -> Outcome {
     assert_eq!(client.nthreads()?.values().sum::<u32>(), 2);
     let info = client.scheduler_info()?;
     assert_eq!((info.workers.len(), info.clients), (2, 1));
-    assert_eq!(info.address.starts_with("inproc"), true);
+    assert!(info.address.starts_with("inproc"));
     let _ = cluster;
     Ok(())
 }

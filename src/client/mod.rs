@@ -146,10 +146,8 @@ impl Shared {
         }
         let future = TaskFuture::new(state.clone(), self.clone());
         drop(table);
-        if new {
-            if let Some(reason) = self.closed() {
-                future.state.set(Standing::Closed(reason));
-            }
+        if new && let Some(reason) = self.closed() {
+            future.state.set(Standing::Closed(reason));
         }
         (new, future)
     }

@@ -183,22 +183,21 @@ impl Peers {
         let Some(oldest) = idle.min_by_key(|(_, link)| link.used.get()).map(|(a, _)| a.clone()) else {
             return;
         };
-        if let Some(link) = links.remove(&oldest) {
-            if let Ok(outbox) = link.outbox.try_lock() {
-                if let Some(outbox) = &*outbox {
-                    outbox.close();
-                }
-            }
+        if let Some(link) = links.remove(&oldest)
+            && let Ok(outbox) = link.outbox.try_lock()
+            && let Some(outbox) = &*outbox
+        {
+            outbox.close();
         }
     }
 
     /// Closes every link.
     pub(crate) fn close(&self) {
         for (_, link) in self.links.borrow_mut().drain() {
-            if let Ok(outbox) = link.outbox.try_lock() {
-                if let Some(outbox) = &*outbox {
-                    outbox.close();
-                }
+            if let Ok(outbox) = link.outbox.try_lock()
+                && let Some(outbox) = &*outbox
+            {
+                outbox.close();
             }
         }
     }

@@ -98,10 +98,10 @@ impl State {
                 let mut start = worker.occupancy / u64::from(worker.info.nthreads.max(1));
                 let mut missing = 0;
                 for dependency in &task.dependencies {
-                    if let Some(dependency) = self.task(*dependency) {
-                        if !dependency.who_has.contains(&id) {
-                            missing += dependency.nbytes.max(1);
-                        }
+                    if let Some(dependency) = self.task(*dependency)
+                        && !dependency.who_has.contains(&id)
+                    {
+                        missing += dependency.nbytes.max(1);
                     }
                 }
                 if missing > 0 {

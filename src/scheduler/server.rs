@@ -122,10 +122,10 @@ impl Server {
 
     /// A value that cannot leave the process stays where it is: the client asks and is told why.
     fn sendable(mut message: ToClient, outbox: &Outbox<ToClient>) -> ToClient {
-        if let ToClient::InMemory { value, .. } = &mut message {
-            if !outbox.carries_objects {
-                *value = value.take().and_then(|value| value.to_wire().ok());
-            }
+        if let ToClient::InMemory { value, .. } = &mut message
+            && !outbox.carries_objects
+        {
+            *value = value.take().and_then(|value| value.to_wire().ok());
         }
         message
     }

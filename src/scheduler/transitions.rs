@@ -288,10 +288,10 @@ impl State {
         let before = task.who_has.len();
         task.who_has.retain(|holder| *holder != worker);
         let (nbytes, gone) = (task.nbytes, before > 0 && task.who_has.is_empty());
-        if let Some(holder) = self.workers.get_mut(&worker) {
-            if holder.has.remove(&id) {
-                holder.nbytes -= nbytes;
-            }
+        if let Some(holder) = self.workers.get_mut(&worker)
+            && holder.has.remove(&id)
+        {
+            holder.nbytes -= nbytes;
         }
         gone
     }

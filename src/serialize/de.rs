@@ -34,20 +34,20 @@ impl Decoder {
     /// If the bytes are not those of such a value.
     pub fn decode<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         // A big vector of numbers is taken in one piece.
-        if self.head.get(self.at) == Some(&FRAMED) {
-            if let Some(kind) = self.head.get(self.at + 1).copied().and_then(kind_from) {
-                let place = self.at + 2;
-                if let (Some(length), Some(frame)) =
-                    (self.head.get(place..place + 8), self.frames.as_slice().first())
+        if self.head.get(self.at) == Some(&FRAMED)
+            && let Some(kind) = self.head.get(self.at + 1).copied().and_then(kind_from)
+        {
+            let place = self.at + 2;
+            if let (Some(length), Some(frame)) =
+                (self.head.get(place..place + 8), self.frames.as_slice().first())
+            {
+                let count = u64::from_le_bytes(length.try_into().unwrap_or_default());
+                if count.checked_mul(kind.size as u64) == Some(frame.len() as u64)
+                    && let Some(vector) = vector_from::<T>(kind, frame)
                 {
-                    let count = u64::from_le_bytes(length.try_into().unwrap_or_default());
-                    if count.checked_mul(kind.size as u64) == Some(frame.len() as u64) {
-                        if let Some(vector) = vector_from::<T>(kind, frame) {
-                            self.at = place + 8;
-                            self.frames.next();
-                            return Ok(vector);
-                        }
-                    }
+                    self.at = place + 8;
+                    self.frames.next();
+                    return Ok(vector);
                 }
             }
         }

@@ -127,7 +127,7 @@ pub(super) fn cast_ref<A: ?Sized, B: 'static>(value: &A) -> Option<&B> {
 /// `value` as a `&B`, if `A` is `B` or a reference to `B` (as elements of sequences come).
 fn through<A: ?Sized, B: 'static>(value: &A) -> Option<&B> {
     // A reference's lifetime is hidden here, and bounded again by `value`'s on the way out.
-    cast_ref::<A, B>(value).or_else(|| cast_ref::<A, &'static B>(value).map(|b| *b))
+    cast_ref::<A, B>(value).or_else(|| cast_ref::<A, &'static B>(value).copied())
 }
 
 /// A kind of number that sequences are packed of.

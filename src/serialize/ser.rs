@@ -165,16 +165,16 @@ impl<'a> Serializer for &'a mut Encoder {
         name: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        if name == NAME {
-            if let Some(RawFrame(bytes)) = cast_ref(value) {
-                if self.counted.is_none() && bytes.len() >= OUT_OF_BAND {
-                    self.put(&[FRAMED]);
-                    self.frame(bytes.clone());
-                } else {
-                    self.bytes(bytes);
-                }
-                return Ok(());
+        if name == NAME
+            && let Some(RawFrame(bytes)) = cast_ref(value)
+        {
+            if self.counted.is_none() && bytes.len() >= OUT_OF_BAND {
+                self.put(&[FRAMED]);
+                self.frame(bytes.clone());
+            } else {
+                self.bytes(bytes);
             }
+            return Ok(());
         }
         self.value(value)
     }
@@ -331,10 +331,10 @@ impl ser::SerializeSeq for Sequence<'_> {
 
 /// Writes the count that was not known at the start.
 fn patch(encoder: &mut Encoder, start: Option<usize>, count: usize) {
-    if encoder.counted.is_none() {
-        if let Some(place) = start.and_then(|start| encoder.head.get_mut(start..start + 8)) {
-            place.copy_from_slice(&(count as u64).to_le_bytes());
-        }
+    if encoder.counted.is_none()
+        && let Some(place) = start.and_then(|start| encoder.head.get_mut(start..start + 8))
+    {
+        place.copy_from_slice(&(count as u64).to_le_bytes());
     }
 }
 

@@ -81,10 +81,10 @@ pub fn build_id() -> &'static str {
 
 fn find(wanted: impl Fn(&Module) -> bool) -> Option<Module> {
     static KNOWN: RwLock<Vec<Module>> = RwLock::new(Vec::new());
-    if let Ok(known) = KNOWN.read() {
-        if let Some(module) = known.iter().find(|m| wanted(m)) {
-            return Some(module.clone());
-        }
+    if let Ok(known) = KNOWN.read()
+        && let Some(module) = known.iter().find(|m| wanted(m))
+    {
+        return Some(module.clone());
     }
     // A library may have been loaded since.
     let now = loaded();

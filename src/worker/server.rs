@@ -132,10 +132,10 @@ impl Server {
 
     /// Values that cannot leave the process stay: whoever wants one asks and is told why not.
     fn sendable(&self, mut message: FromWorker) -> FromWorker {
-        if let FromWorker::Finished(finished) = &mut message {
-            if !self.scheduler.carries_objects {
-                finished.value = finished.value.take().and_then(|value| value.to_wire().ok());
-            }
+        if let FromWorker::Finished(finished) = &mut message
+            && !self.scheduler.carries_objects
+        {
+            finished.value = finished.value.take().and_then(|value| value.to_wire().ok());
         }
         message
     }
