@@ -1,0 +1,175 @@
+//! What a task costs from end to end, and the scheduler's machine alone. Prints a table;
+//! `cargo bench --bench cluster` runs it, and `benches/README.md` keeps its figures.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use rankine::{
+    Client as AsyncClient, LocalCluster, Result,
+    blocking::Client,
+    graph::{Arguments, Function, Graph, GraphTask, Key},
+    protocol::{Finished, FromClient, FromWorker, TaskId, ToWorker, WorkerId, WorkerInfo},
+    scheduler::{Config, Instruction, State, Stimulus},
+    task::EntryRef,
+};
+
+/// Counts what is allocated, to tell the bytes of a task.
+struct Counting;
+
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all is handed on to the system's allocator; only a counter is kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn inc(x: i64) -> i64 {
+    x + 1
+}
+
+fn add(x: i64, y: i64) -> i64 {
+    x + y
+}
+
+fn main() -> Result<()> {
+    rankine::init();
+    for processes in [false, true] {
+        let place = if processes { "2 worker processes, tcp" } else { "2 workers in process" };
+        let cluster = LocalCluster::builder().workers(2).threads(1).processes(processes).start()?;
+        let local = Client::from(cluster.client()?);
+        round_trips(&format!("{place}, client in process"), &local)?;
+        if processes {
+            let remote = Client::from(AsyncClient::connect(cluster.scheduler_file())?);
+            round_trips(&format!("{place}, client over tcp"), &remote)?;
+            throughput(&format!("{place}, client over tcp"), &remote)?;
+        }
+        throughput(&format!("{place}, client in process"), &local)?;
+    }
+    scheduler_alone();
+    Ok(())
+}
+
+fn round_trips(place: &str, client: &Client) -> Result<()> {
+    let mut times = Vec::new();
+    for i in 0..12_000 {
+        let start = Instant::now();
+        assert_eq!(client.submit(inc, (i,)).result()?, i + 1);
+        if i >= 2_000 {
+            times.push(start.elapsed().as_nanos());
+        }
+    }
+    times.sort_unstable();
+    let at = |share: usize| times[times.len() * share / 100] as f64 / 1e3;
+    println!("round trip, {place}: p50 {:.1} µs, p90 {:.1} µs, p99 {:.1} µs", at(50), at(90), at(99));
+    Ok(())
+}
+
+fn throughput(place: &str, client: &Client) -> Result<()> {
+    let rate = |what: &str, tasks: usize, start: Instant| {
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{what}, {place}: {:.0} tasks/s ({tasks} in {seconds:.3} s)", tasks as f64 / seconds);
+    };
+    for _ in 0..3 {
+        let start = Instant::now();
+        let results = client.gather(client.map(|x: i64| x * 3, 0..100_000))?;
+        assert_eq!(results[99_999], 299_997);
+        rate("map", 100_000, start);
+    }
+    let start = Instant::now();
+    let mut future = client.submit(inc, (0,));
+    for _ in 1..1000 {
+        future = client.submit(inc, (future,));
+    }
+    assert_eq!(future.result()?, 1000);
+    rate("chain", 1000, start);
+    let start = Instant::now();
+    let mut level = client.map(|x: i64| x, 0..1 << 15);
+    while level.len() > 1 {
+        let pairs = level.chunks(2).map(|pair| (&pair[0], &pair[1]));
+        level = client.starmap(add, pairs);
+    }
+    assert_eq!(level[0].result()?, (1 << 14) * ((1 << 15) - 1));
+    rate("tree", (1 << 16) - 1, start);
+    Ok(())
+}
+
+/// A million tasks, each of which needs one or two earlier ones, on 16 workers that answer at once.
+fn scheduler_alone() {
+    const TASKS: usize = 1_000_000;
+    const BATCH: usize = 10_000;
+    let key = |i: usize| Key((i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let before = ALLOCATED.load(Ordering::Relaxed);
+    let mut state = State::new(Config::default());
+    let client = state.add_client();
+    for i in 0..16 {
+        let info = WorkerInfo {
+            name: format!("w{i}").into(),
+            address: format!("tcp://w{i}").into(),
+            nthreads: 1,
+            memory_limit: 0,
+            resources: vec![],
+            pid: 0,
+            host: "here".into(),
+        };
+        state.add_worker(info, 0);
+    }
+    let entry = EntryRef { module: 0, offset: 8, name: 1 };
+    let head = rankine::serialize::Frame(bytes::Bytes::from_static(b"12345678"));
+    let mut seconds = 0.0;
+    for batch in 0..TASKS / BATCH {
+        let tasks = (batch * BATCH..(batch + 1) * BATCH).map(|i| GraphTask {
+            key: key(i),
+            function: 0,
+            options: u32::MAX,
+            dependencies: [i / 2, i.saturating_sub(1)].into_iter().filter(|d| *d < i).map(key).collect(),
+            arguments: Arguments { head: head.clone(), frames: vec![] },
+        });
+        let graph = Graph {
+            functions: vec![Function { entry, name: "f".into() }],
+            options: vec![],
+            tasks: tasks.collect(),
+        };
+        let wants = graph.tasks.iter().map(|task| task.key).collect();
+        let start = Instant::now();
+        let mut instructions = state.handle(Stimulus::Client(client, FromClient::Submit { graph, wants }), 0);
+        while !instructions.is_empty() {
+            let assigned: Vec<(WorkerId, TaskId)> = instructions
+                .iter()
+                .filter_map(|instruction| match instruction {
+                    Instruction::ToWorker(worker, ToWorker::Compute(task)) => Some((*worker, task.id)),
+                    _ => None,
+                })
+                .collect();
+            instructions.clear();
+            for (worker, id) in assigned {
+                let finished = Finished { id, nbytes: 8, duration: 1000, value: None };
+                let finished = Stimulus::Worker(worker, FromWorker::Finished(finished));
+                instructions.extend(state.handle(finished, 0));
+            }
+        }
+        seconds += start.elapsed().as_secs_f64();
+    }
+    let bytes = ALLOCATED.load(Ordering::Relaxed) - before;
+    println!("scheduler alone: {:.0} tasks/s, {} bytes a task", TASKS as f64 / seconds, bytes / TASKS);
+    let start = Instant::now();
+    let release = FromClient::Release((0..TASKS).map(key).collect());
+    state.handle(Stimulus::Client(client, release), 0);
+    println!("and to forget them: {:.0} tasks/s", TASKS as f64 / start.elapsed().as_secs_f64());
+    assert_eq!(state.task_count(), 0);
+}
