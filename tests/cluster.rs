@@ -174,8 +174,7 @@ fn as_completed_takes_new_futures(_: &LocalCluster, client: &Client) -> Outcome 
 fn equal_pure_calls_share_a_key(_: &LocalCluster, client: &Client) -> Outcome {
     let random = || rand_like();
     let (a, b) = (client.submit(random, ()), client.submit(random, ()));
-    assert_eq!(a.key(), client.submit(inc, (1,)).key().min(a.key()).max(a.key()));
-    assert!(a.key() != b.key() || a.result()? == b.result()?);
+    assert_eq!((a.key(), a.result()?), (b.key(), b.result()?), "it ran once");
     let (x, y) = (client.submit(add, (1, 2)), client.submit(add, (1, 2)));
     assert_eq!(x.key(), y.key());
     assert_ne!(x.key(), client.submit(add, (2, 1)).key());
@@ -231,7 +230,7 @@ fn dropped_futures_are_released(_: &LocalCluster, client: &Client) -> Outcome {
     until("no worker holds anything", || Ok(client.has_what()?.values().all(Vec::is_empty)))
 }
 
-fn questions_are_answered(cluster: &LocalCluster, client: &Client) -> Outcome {
+fn questions_are_answered(_: &LocalCluster, client: &Client) -> Outcome {
     let future = client.submit(inc, (1,));
     future.result()?;
     let who = client.who_has(std::slice::from_ref(&future))?;
@@ -378,14 +377,14 @@ fn a_seceded_task_makes_room(_: &LocalCluster, client: &Client) -> Outcome {
     let long = client.map(
         |_: i64| {
             rankine::secede();
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(Duration::from_secs(3));
             1i64
         },
         0..2,
     );
     let start = Instant::now();
     assert_eq!(client.gather(client.map(inc, 100..110))?.len(), 10);
-    assert!(start.elapsed() < Duration::from_millis(450), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
     assert_eq!(client.gather(long)?, [1, 1]);
     Ok(())
 }

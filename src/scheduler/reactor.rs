@@ -209,15 +209,18 @@ impl State {
                 made.retries = retries;
                 made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
-            fresh.push((id, task.dependencies));
+            fresh.push((order, id, task.dependencies));
         }
         let mut backwards = false;
-        for (place, (id, dependencies)) in fresh.iter().enumerate() {
+        for (place, id, dependencies) in &fresh {
             for key in dependencies {
                 match self.by_key.get(key).copied() {
                     Some(dependency) => {
-                        backwards |= dependency.index() >= id.index()
-                            && fresh[place..].iter().any(|(later, _)| *later == dependency);
+                        // Of this submission, and not before it: then there may be a cycle.
+                        backwards |= self.task(dependency).is_some_and(|other| {
+                            other.priority.submission == self.submissions
+                                && other.priority.order as usize >= *place
+                        });
                         self.link(*id, dependency);
                     }
                     None => {
@@ -230,7 +233,7 @@ impl State {
             }
         }
         if backwards {
-            broken.extend(self.cycles(&fresh.iter().map(|(id, _)| *id).collect::<Vec<_>>()));
+            broken.extend(self.cycles(&fresh.iter().map(|(_, id, _)| *id).collect::<Vec<_>>()));
         }
         for key in wants {
             let Some(&id) = self.by_key.get(&key) else { continue };
@@ -256,7 +259,7 @@ impl State {
             self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
         }
         // What nobody wants and nothing wanted needs is not kept.
-        for (id, _) in fresh {
+        for (_, id, _) in fresh {
             self.reconsider(id);
         }
     }
