@@ -240,7 +240,6 @@ fn questions_are_answered(_: &LocalCluster, client: &Client) -> Outcome {
     let info = client.scheduler_info()?;
     assert_eq!((info.workers.len(), info.clients), (2, 1));
     assert!(info.address.starts_with("inproc"));
-    let _ = cluster;
     Ok(())
 }
 

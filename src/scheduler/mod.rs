@@ -20,8 +20,6 @@ pub(crate) mod server;
 
 mod state;
 mod stimulus;
-#[cfg(test)]
-mod tests;
 mod transitions;
 
 pub use state::{Config, State, TaskState};

@@ -20,8 +20,6 @@ mod executor;
 mod machine;
 pub(crate) mod server;
 mod stimulus;
-#[cfg(test)]
-mod tests;
 
 pub use executor::{secede, worker_name};
 pub use machine::{Config, State, TaskState};
