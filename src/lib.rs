@@ -24,6 +24,7 @@
 // The derive and attribute macros name this crate from outside.
 extern crate self as rankine;
 
+pub mod array;
 mod client;
 mod cluster;
 mod error;

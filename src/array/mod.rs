@@ -1,0 +1,8 @@
+//! Array chunks: typed views over shared buffers.
+//!
+//! Nothing here knows of tasks or workers: a chunk is a value like any other, whose buffer travels
+//! as a frame. Start with [`Chunk`].
+
+mod chunk;
+
+pub use chunk::{Chunk, Element, ShapeError};
