@@ -1,0 +1,205 @@
+//! One executable in all its roles: alone, with worker processes, as scheduler, worker and client.
+//!
+//! This binary is the program as well: with `ROLES_PROGRAM` set its `main` is what a user would write.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, ExitCode, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rankine::Client;
+
+type Outcome = Result<(), Failed>;
+
+fn main() -> ExitCode {
+    if env::var_os("ROLES_PROGRAM").is_some() {
+        return rankine::run(program);
+    }
+    let arguments = Arguments::from_args();
+    let trials = vec![
+        Trial::test("the_program_runs_alone", the_program_runs_alone),
+        Trial::test("the_program_runs_on_processes_of_itself", the_program_runs_on_processes_of_itself),
+        Trial::test("separate_roles_work_together", separate_roles_work_together),
+        Trial::test(
+            "a_vanished_scheduler_ends_workers_and_clients",
+            a_vanished_scheduler_ends_workers_and_clients,
+        ),
+        Trial::test("ctrl_c_leaves_nothing_behind", ctrl_c_leaves_nothing_behind),
+        Trial::test("wrong_command_lines_are_explained", wrong_command_lines_are_explained),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn sum(numbers: Vec<i64>) -> i64 {
+    numbers.iter().sum()
+}
+
+/// `sum N` prints a sum of squares and how many workers there were; `wait` waits for ever.
+async fn program(client: Client) -> rankine::Result<()> {
+    let words = rankine::args();
+    if words.first().is_some_and(|word| word == "wait") {
+        println!("waiting");
+        let long = client.submit(|| thread::sleep(Duration::from_secs(600)), ());
+        return long.await;
+    }
+    let workers = words.get(1).and_then(|n| n.parse().ok()).unwrap_or(1);
+    client.wait_for_workers(workers).await?;
+    let squares = client.map(|x: i64| x * x, 0..100);
+    let total = client.submit(sum, (squares,));
+    println!("{} on {workers}", total.await?);
+    Ok(())
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env::current_exe().expect("this program has a file"));
+    command.env("ROLES_PROGRAM", "1").args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn start(words: &[&str]) -> Child {
+    command(words).spawn().expect("it starts")
+}
+
+/// Waits for a process to end; one that does not is killed, and the test fails.
+fn end(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().expect("it can be waited for").is_none() {
+        if start.elapsed() > Duration::from_secs(20) {
+            let _ = child.kill();
+            panic!("it does not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output can be read")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what} did not come true");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
+}
+
+fn children(pid: u32) -> Vec<String> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let listed = fs::read_to_string(path).unwrap_or_default();
+    listed.split_whitespace().map(str::to_owned).collect()
+}
+
+fn the_program_runs_alone() -> Outcome {
+    let output = end(start(&["--threads", "2", "sum"]));
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 1\n"));
+    Ok(())
+}
+
+fn the_program_runs_on_processes_of_itself() -> Outcome {
+    let output = end(start(&["sum", "2", "--processes", "2", "--threads=1"]));
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 2\n"));
+    Ok(())
+}
+
+/// A scheduler on loopback and its file.
+fn scheduler(directory: &Path) -> (Child, String) {
+    let file = directory.join("scheduler.json");
+    let shown = file.to_string_lossy().into_owned();
+    let child = start(&["scheduler", "--listen", "tcp://127.0.0.1:0", "--scheduler-file", &shown]);
+    until("the scheduler file is there", || file.exists());
+    (child, shown)
+}
+
+fn separate_roles_work_together() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
+    let worker = || start(&["worker", "--scheduler-file", &file, "--threads", "1"]);
+    let workers = [worker(), worker()];
+    let output = end(start(&["client", "--scheduler-file", &file, "sum", "2"]));
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 2\n"));
+    // Another secret is not let in.
+    let forged = directory.path().join("forged.json");
+    let mut told: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    told["secret"] = "0".repeat(64).into();
+    fs::write(&forged, told.to_string())?;
+    fs::set_permissions(&forged, fs::Permissions::from_mode(0o600))?;
+    let refused = end(start(&["client", "--scheduler-file", &forged.to_string_lossy(), "sum"]));
+    assert!(!refused.status.success() && text(&refused).contains("secret"), "{}", text(&refused));
+    fs::set_permissions(&forged, fs::Permissions::from_mode(0o644))?;
+    let refused = end(start(&["client", "--scheduler-file", &forged.to_string_lossy(), "sum"]));
+    assert!(text(&refused).contains("can be read by others"), "{}", text(&refused));
+    // The scheduler ends in order, takes its workers with it, and its file is gone.
+    signal(&scheduler, "-TERM");
+    end(scheduler);
+    for worker in workers {
+        let output = end(worker);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    assert!(!fs::exists(&file)?);
+    Ok(())
+}
+
+fn a_vanished_scheduler_ends_workers_and_clients() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    let worker = start(&["worker", "--scheduler-file", &file, "--threads", "1"]);
+    let client = start(&["client", "--scheduler-file", &file, "sum", "99"]);
+    thread::sleep(Duration::from_millis(300));
+    signal(&scheduler, "-KILL");
+    let killed = Instant::now();
+    end(scheduler);
+    for orphan in [worker, client] {
+        let output = end(orphan);
+        let text = text(&output);
+        assert!(!output.status.success(), "{text}");
+        assert!(text.contains("lost the connection") || text.contains("cluster is gone"), "{text}");
+    }
+    assert!(killed.elapsed() < Duration::from_secs(10));
+    Ok(())
+}
+
+fn ctrl_c_leaves_nothing_behind() -> Outcome {
+    let child = start(&["wait", "--processes", "2"]);
+    let pid = child.id();
+    until("both workers run", || children(pid).len() == 2);
+    thread::sleep(Duration::from_millis(300));
+    let workers = children(pid);
+    signal(&child, "-INT");
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    for worker in workers {
+        assert!(!fs::exists(format!("/proc/{worker}"))?, "{worker} is still there");
+    }
+    Ok(())
+}
+
+fn wrong_command_lines_are_explained() -> Outcome {
+    for (words, expected) in [
+        (&["worker"][..], "name the scheduler"),
+        (&["worker", "--scheduler-file", "/nowhere/s.json"], "is the scheduler running?"),
+        (&["--threads", "none"], "takes a whole number"),
+        (&["--memory-limit", "much"], "no amount of bytes"),
+        (&["scheduler", "--colour"], "does not know `--colour`"),
+        (&["scheduler", "--listen", "here"], "it has no scheme"),
+    ] {
+        let output = end(start(words));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).contains(expected), "{words:?}: {}", text(&output));
+    }
+    let help = end(start(&["worker", "--help"]));
+    assert!(help.status.success() && text(&help).contains("PROGRAM scheduler"));
+    Ok(())
+}
