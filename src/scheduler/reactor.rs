@@ -410,11 +410,13 @@ impl State {
 
     /// Somebody looked for a result where it was said to be and did not find it.
     fn not_there(&mut self, id: TaskId, worker: WorkerId) {
+        // The word may be late: the result may since be on its way from that very worker again.
+        if !self.task(id).is_some_and(|task| task.who_has.contains(&worker)) {
+            return;
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
         if self.remove_holder(id, worker) {
             self.lose(id);
-        }
-        if self.workers.contains_key(&worker) {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
         }
     }
 
