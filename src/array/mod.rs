@@ -4,5 +4,7 @@
 //! as a frame. Start with [`Chunk`].
 
 mod chunk;
+mod npy;
 
 pub use chunk::{Chunk, Element, ShapeError};
+pub use npy::{NpyError, NpyFile, create_npy, write_npy};
