@@ -36,6 +36,8 @@ struct Cluster {
     random: SmallRng,
     now: u64,
     threads: u32,
+    /// Of a hundred fetches this many fail although the peer lives.
+    failing: u32,
 }
 
 fn key(i: usize) -> Key {
@@ -58,7 +60,12 @@ impl Cluster {
             random: SmallRng::seed_from_u64(seed),
             now: 0,
             threads,
+            failing: 0,
         }
+    }
+
+    fn fetch_fails(&mut self) -> bool {
+        self.random.random_range(0..100) < self.failing
     }
 
     fn join(&mut self) {
@@ -166,13 +173,14 @@ impl Cluster {
     fn client_hears(&mut self) {
         match self.to_client.pop_front().expect("it was there") {
             ToClient::InMemory { key, id, worker, value, .. } => {
-                let held = self.workers.get(&worker).and_then(|w| w.state.value(id));
+                let reached = !self.fetch_fails();
+                let held = self.workers.get(&worker).filter(|_| reached).and_then(|w| w.state.value(id));
                 match value.as_ref().or(held) {
                     Some(value) => {
                         let value = *value.get::<i64>().expect("all values are i64");
                         self.results.insert(key, value);
                     }
-                    None => self.from_client.push_back(FromClient::Missing { key, worker }),
+                    None => self.from_client.push_back(FromClient::Missing { id, worker }),
                 }
             }
             ToClient::Erred { key, error } => drop(self.failed.insert(key, error)),
@@ -208,7 +216,8 @@ impl Cluster {
     fn gathers(&mut self, id: WorkerId) {
         let gathers = &mut self.workers.get_mut(&id).expect("it lives").gathers;
         let (peer, ids) = gathers.swap_remove(self.random.random_range(0..gathers.len()));
-        let stimulus = match self.workers.get(&peer) {
+        let reached = !self.fetch_fails();
+        let stimulus = match self.workers.get(&peer).filter(|_| reached) {
             Some(other) => worker::Stimulus::Gathered {
                 peer,
                 data: ids.into_iter().map(|id| (id, other.state.value(id).cloned().map(Ok))).collect(),
@@ -280,8 +289,10 @@ proptest! {
         threads in 1u32..4,
         deaths in prop::collection::vec(0usize..200, 0..6),
         share in 1usize..5,
+        failing in prop_oneof![Just(0u32), 1..60u32],
     ) {
         let mut cluster = Cluster::new(seed, threads);
+        cluster.failing = failing;
         (0..3).for_each(|_| cluster.join());
         let wanted: Vec<usize> = (0..graph.len()).filter(|i| i % share == 0).collect();
         cluster.from_client.push_back(message(&graph, &wanted));

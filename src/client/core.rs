@@ -228,7 +228,7 @@ impl Core {
             };
             for (fetch, value) in batch.into_iter().zip(data) {
                 if value.is_none() {
-                    self.missing(&fetch.state, worker);
+                    self.missing(&fetch.state, fetch.id, worker);
                 }
                 let _ = fetch.tell.send(value);
             }
@@ -236,10 +236,12 @@ impl Core {
     }
 
     /// `worker` did not give a result: the scheduler finds another holder or computes it again.
-    fn missing(&self, state: &KeyState, worker: WorkerId) {
-        if matches!(state.standing(), Standing::Memory { worker: holder, .. } if holder == worker) {
+    fn missing(&self, state: &KeyState, id: TaskId, worker: WorkerId) {
+        let standing = state.standing();
+        if matches!(standing, Standing::Memory { id: at, worker: holder, .. } if (at, holder) == (id, worker))
+        {
             state.set(Standing::Pending);
-            self.scheduler.put(FromClient::Missing { key: state.key, worker });
+            self.scheduler.put(FromClient::Missing { id, worker });
         }
     }
 

@@ -13,14 +13,15 @@ use crate::{
     task::{EntryRef, TaskError, Value},
 };
 
-/// A task on the scheduler and its workers: dense, and never used again for another task.
+/// One computation of a task, and its result: dense, and never used again, neither for another task
+/// nor for the same one computed again. So no message, however late, is about the wrong computation.
 ///
-/// The low half is a place in the scheduler's arena, the high half tells its successive tenants apart.
+/// The low half is a place in the scheduler's arena, the high half counts what was computed there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId(pub u64);
 
 impl TaskId {
-    /// The `generation`th tenant of place `index`.
+    /// The `generation`th computation in place `index`.
     pub fn new(index: u32, generation: u32) -> Self {
         Self(u64::from(generation) << 32 | u64::from(index))
     }
@@ -30,7 +31,7 @@ impl TaskId {
         self.0 as u32 as usize
     }
 
-    /// Which tenant of the place.
+    /// Which computation in that place.
     pub fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
@@ -124,8 +125,8 @@ pub enum FromClient {
     /// A worker the client was sent to did not give the result.
     Missing {
         /// The result.
-        key: Key,
-        /// Who did not have it.
+        id: TaskId,
+        /// Who did not give it.
         worker: WorkerId,
     },
     /// A question; the answer bears the same number.
@@ -350,7 +351,7 @@ pub enum ToWorker {
     Free(Vec<TaskId>),
     /// Fetch copies of these.
     Acquire(Vec<Dependency>),
-    /// Who holds these now; nobody where `who_has` is empty. Answers [`FromWorker::Missing`].
+    /// Who holds these now. Answers [`FromWorker::Missing`].
     WhoHas(Vec<Dependency>),
     /// A peer and where it is reached. Comes before the first message that names it.
     Peer {
@@ -393,12 +394,12 @@ pub enum FromWorker {
     },
     /// Copies of results that this worker fetched.
     Added(Vec<TaskId>),
-    /// A holder that the scheduler named does not have the result; who has?
+    /// Who has this? Answered by [`ToWorker::WhoHas`], unless what it is needed for is taken back.
     Missing {
         /// The result.
         id: TaskId,
-        /// Who does not have it.
-        worker: WorkerId,
+        /// A holder that the scheduler named and that did not give it.
+        holder: Option<WorkerId>,
     },
     /// A running task left the pool of compute threads and will take its time.
     LongRunning(TaskId),

@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use super::state::{State, Task, Worker};
-use crate::protocol::{TaskId, WorkerId};
+use super::state::{State, Task, TaskRef, Worker};
+use crate::protocol::WorkerId;
 
 /// Nanoseconds that a task is taken for until one of its function has run.
 const UNKNOWN_DURATION: u64 = 500_000;
@@ -28,7 +28,7 @@ impl State {
     /// Where a task whose dependencies are in memory runs: where it is expected to start first,
     /// counting the work that waits there and the bytes to be moved there; among equals where
     /// fewer bytes are held.
-    pub(super) fn place(&self, id: TaskId) -> Placement {
+    pub(super) fn place(&self, id: TaskRef) -> Placement {
         let Some(task) = self.task(id) else { return Placement::Nobody };
         if task.options != 0 {
             let options = self.options_of(task);

@@ -2,7 +2,7 @@
 
 use super::{
     Instruction, Stimulus, TaskState,
-    state::{Client, FunctionInfo, SCATTERED, State, Worker},
+    state::{Client, FunctionInfo, SCATTERED, State, TaskRef, Worker},
 };
 use crate::{
     graph::{Graph, Key, KeyMap},
@@ -45,7 +45,7 @@ impl State {
         self.by_load.insert((worker.load(), id));
         self.workers.insert(id, worker);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
-        let hopeful: Vec<TaskId> = self.no_worker.iter().copied().collect();
+        let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().collect();
         for task in hopeful {
             self.recommend(task, TaskState::Processing);
         }
@@ -78,13 +78,13 @@ impl State {
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
         let Some(worker) = self.workers.get(&id) else { return };
         let name = worker.info.name.clone();
-        let processing: Vec<TaskId> = worker.processing.iter().copied().collect();
-        let held: Vec<TaskId> = worker.has.iter().copied().collect();
+        let processing: Vec<TaskRef> = worker.processing.iter().copied().collect();
+        let held: Vec<TaskRef> = worker.has.iter().copied().collect();
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
             task.suspicious += u8::from(!expected);
             let suspicious = task.suspicious;
-            let id = task.id;
+            let id = task.this;
             if u32::from(suspicious) > self.config.allowed_failures {
                 let function = self.function_name(id);
                 let error = TaskError::new(
@@ -118,26 +118,26 @@ impl State {
         }
     }
 
-    fn function_name(&self, id: TaskId) -> String {
+    fn function_name(&self, id: TaskRef) -> String {
         let function = self.task(id).and_then(|task| self.functions.get(task.function as usize));
         function.map(|f| f.name.to_string()).unwrap_or_default()
     }
 
     fn on_remove_client(&mut self, client: ClientId) {
         self.clients.remove(&client);
-        let wanted: Vec<TaskId> = self
+        let wanted: Vec<TaskRef> = self
             .places
             .iter()
             .flatten()
             .filter(|task| task.who_wants.contains(&client))
-            .map(|task| task.id)
+            .map(|task| task.this)
             .collect();
         for id in wanted {
             self.want_no_more(client, id);
         }
     }
 
-    fn want_no_more(&mut self, client: ClientId, id: TaskId) {
+    fn want_no_more(&mut self, client: ClientId, id: TaskRef) {
         if let Some(task) = self.task_mut(id) {
             task.who_wants.retain(|c| *c != client);
             self.reconsider(id);
@@ -156,9 +156,9 @@ impl State {
             }
             FromClient::Cancel { keys, force } => self.on_cancel(client, keys, force),
             FromClient::Scattered(data) => self.on_scattered(data),
-            FromClient::Missing { key, worker } => self.on_client_missing(client, key, worker),
+            FromClient::Missing { id, worker } => self.on_client_missing(client, id, worker),
             FromClient::Ask { id, query: Query::Reserve(keys) } => {
-                let ids = keys.into_iter().map(|key| self.reserve(client, key)).collect();
+                let ids = keys.into_iter().filter_map(|key| self.reserve(client, key)).collect();
                 let answer = ToClient::Answer { id, answer: Answer::Reserved(ids) };
                 self.out.push(Instruction::ToClient(client, answer));
             }
@@ -276,7 +276,7 @@ impl State {
         }
     }
 
-    fn link(&mut self, id: TaskId, dependency: TaskId) {
+    fn link(&mut self, id: TaskRef, dependency: TaskRef) {
         let Some(task) = self.task_mut(id) else { return };
         if task.dependencies.contains(&dependency) {
             return;
@@ -296,14 +296,14 @@ impl State {
     }
 
     /// The tasks of a graph that can never run because they need themselves (Kahn's algorithm).
-    fn cycles(&self, ids: &[TaskId]) -> Vec<(Key, String)> {
-        let mut missing: KeyMap<TaskId, usize> = ids.iter().map(|id| (*id, 0)).collect();
+    fn cycles(&self, ids: &[TaskRef]) -> Vec<(Key, String)> {
+        let mut missing: KeyMap<TaskRef, usize> = ids.iter().map(|id| (*id, 0)).collect();
         for id in ids {
             let dependencies = self.task(*id).map(|t| t.dependencies.clone()).unwrap_or_default();
             let inside = dependencies.iter().filter(|d| missing.contains_key(*d)).count();
             missing.insert(*id, inside);
         }
-        let mut free: Vec<TaskId> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
+        let mut free: Vec<TaskRef> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
         while let Some(id) = free.pop() {
             missing.remove(&id);
             for dependent in self.task(id).map(|t| t.dependents.clone()).unwrap_or_default() {
@@ -326,7 +326,7 @@ impl State {
     }
 
     /// A failed task is tried again, as if it never ran.
-    fn forgive(&mut self, id: TaskId) {
+    fn forgive(&mut self, id: TaskRef) {
         if let Some(task) = self.task_mut(id) {
             task.error = None;
             task.suspicious = 0;
@@ -338,7 +338,8 @@ impl State {
 
     /// Gives tasks up, and with them those that only they could have made possible.
     fn on_cancel(&mut self, client: ClientId, keys: Vec<Key>, force: bool) {
-        let mut given_up: Vec<TaskId> = keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
+        let mut given_up: Vec<TaskRef> =
+            keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
         while let Some(id) = given_up.pop() {
             let Some(task) = self.task_mut(id) else { continue };
             let key = task.key;
@@ -360,9 +361,9 @@ impl State {
         }
     }
 
-    fn reserve(&mut self, client: ClientId, key: Key) -> TaskId {
+    fn reserve(&mut self, client: ClientId, key: Key) -> Option<TaskId> {
         if let Some(&known) = self.by_key.get(&key) {
-            return known;
+            return Some(self.task(known)?.id);
         }
         let id = self.create(key, SCATTERED);
         if let Some(task) = self.task_mut(id) {
@@ -370,51 +371,49 @@ impl State {
             task.state = TaskState::Waiting;
         }
         self.log(id, TaskState::Released, TaskState::Waiting);
-        id
+        Some(self.task(id)?.id)
     }
 
     fn on_scattered(&mut self, data: Vec<Scattered>) {
         for Scattered { key, id, nbytes, workers } in data {
-            let expected = self.by_key.get(&key) == Some(&id)
-                && self.task(id).is_some_and(|t| t.function == SCATTERED && t.state == TaskState::Waiting);
+            let expected = self.computation(id).filter(|task| {
+                task.key == key && task.function == SCATTERED && task.state == TaskState::Waiting
+            });
+            let expected = expected.map(|task| task.this);
             let mut alive = workers.into_iter().filter(|w| self.workers.contains_key(w)).collect::<Vec<_>>();
-            if !expected {
+            let Some(task) = expected else {
                 for worker in alive {
-                    self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+                    self.refuse(worker, id);
                 }
                 continue;
-            }
+            };
             match alive.pop() {
                 Some(first) => {
-                    self.finish(id, first, nbytes);
+                    self.finish(task, first, nbytes);
                     for worker in alive {
-                        self.add_holder(id, worker);
+                        self.add_holder(task, worker);
                     }
                 }
                 // The holders died before the word of them came.
-                None => self.start_over(id),
+                None => self.start_over(task),
             }
         }
     }
 
-    fn on_client_missing(&mut self, client: ClientId, key: Key, worker: WorkerId) {
-        let Some(&id) = self.by_key.get(&key) else {
-            self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
-            return;
-        };
-        self.not_there(id, worker);
-        if self.task(id).is_some_and(|task| task.state == TaskState::Memory) {
-            self.report_memory(client, id, None);
+    fn on_client_missing(&mut self, client: ClientId, id: TaskId, worker: WorkerId) {
+        // Of a computation that is over the client has heard, or will.
+        let Some(task) = self.computation(id).map(|task| task.this) else { return };
+        self.not_there(task, worker);
+        if self.task(task).is_some_and(|task| task.state == TaskState::Memory) {
+            self.report_memory(client, task, None);
         }
     }
 
-    /// Somebody looked for a result where it was said to be and did not find it.
-    fn not_there(&mut self, id: TaskId, worker: WorkerId) {
-        // The word may be late: the result may since be on its way from that very worker again.
-        if !self.task(id).is_some_and(|task| task.who_has.contains(&worker)) {
-            return;
-        }
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+    /// Somebody looked for a result where it was said to be and did not find it, or nobody there.
+    fn not_there(&mut self, id: TaskRef, worker: WorkerId) {
+        let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
+        let computation = task.id;
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
         if self.remove_holder(id, worker) {
             self.lose(id);
         }
@@ -432,7 +431,7 @@ impl State {
                     self.on_added(worker, id);
                 }
             }
-            FromWorker::Missing { id, worker: holder } => self.on_worker_missing(worker, id, holder),
+            FromWorker::Missing { id, holder } => self.on_worker_missing(worker, id, holder),
             FromWorker::LongRunning(id) => self.on_long_running(worker, id),
             FromWorker::Heartbeat(metrics) => {
                 sender.metrics = metrics;
@@ -445,27 +444,22 @@ impl State {
 
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
-        let Some(task) = self.task(id) else { return self.refuse(worker, id) };
-        if task.worker != Some(worker) {
-            return self.on_added(worker, id);
-        }
-        // A copy that was there already says nothing about how long the function takes.
-        let function = task.function as usize;
-        if duration > 0 {
-            let function = &mut self.functions[function];
-            let mean = function.duration.get_or_insert(duration);
-            *mean = (*mean * 7 + duration) / 8;
-        }
+        let Some(task) = self.computation(id).filter(|task| task.worker == Some(worker)) else {
+            return self.refuse(worker, id);
+        };
+        let (task, function) = (task.this, task.function as usize);
+        let function = &mut self.functions[function];
+        let mean = function.duration.get_or_insert(duration);
+        *mean = (*mean * 7 + duration) / 8;
         self.passing = value;
-        self.finish(id, worker, nbytes);
+        self.finish(task, worker, nbytes);
     }
 
     /// A worker has a copy of a result.
     fn on_added(&mut self, worker: WorkerId, id: TaskId) {
-        if self.task(id).is_some_and(|task| task.state == TaskState::Memory) {
-            self.add_holder(id, worker);
-        } else {
-            self.refuse(worker, id);
+        match self.computation(id) {
+            Some(task) if task.state == TaskState::Memory => self.add_holder(task.this, worker),
+            _ => self.refuse(worker, id),
         }
     }
 
@@ -475,37 +469,42 @@ impl State {
     }
 
     fn on_erred(&mut self, worker: WorkerId, id: TaskId, error: TaskError) {
-        let Some(task) = self.task_mut(id).filter(|task| task.worker == Some(worker)) else { return };
-        if task.retries > 0 {
-            task.retries -= 1;
-            self.start_over(id);
-        } else {
-            // The worker let go of it already.
-            self.start_over(id);
-            self.fail(id, error);
+        let Some(task) = self.computation(id).filter(|task| task.worker == Some(worker)) else { return };
+        let (task, retries) = (task.this, task.retries);
+        // The worker let go of it already.
+        self.start_over(task);
+        match retries.checked_sub(1) {
+            None => self.fail(task, error),
+            Some(left) => {
+                if let Some(task) = self.task_mut(task) {
+                    task.retries = left;
+                }
+            }
         }
     }
 
-    fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: WorkerId) {
-        if holder != WorkerId(u32::MAX) {
-            self.not_there(id, holder);
+    fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: Option<WorkerId>) {
+        // Of a computation that is over: what the asker needed it for was taken back from it.
+        let Some(task) = self.computation(id).map(|task| task.this) else { return };
+        if let Some(holder) = holder {
+            self.not_there(task, holder);
         }
-        let Some(mut dependency) = self.dependency(id) else { return };
+        let Some(mut dependency) = self.dependency(task) else { return };
         dependency.who_has.retain(|worker| *worker != asker);
         if !dependency.who_has.is_empty() {
             let held = vec![dependency];
             self.introduce(asker, &held);
             self.out.push(Instruction::ToWorker(asker, ToWorker::WhoHas(held)));
-        } else if self.remove_holder(id, asker) {
+        } else if self.remove_holder(task, asker) {
             // Only the asker itself was thought to have it.
-            self.lose(id);
+            self.lose(task);
         }
     }
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
-        let Some(task) = self.task_mut(id).filter(|t| t.worker == Some(worker) && !t.long_running) else {
-            return;
-        };
+        let running = self.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
+        let Some(task) = running.map(|task| task.this) else { return };
+        let Some(task) = self.task_mut(task) else { return };
         task.long_running = true;
         let estimate = task.estimate;
         self.with_load(worker, |worker| {

@@ -74,11 +74,29 @@ impl TaskState {
     }
 }
 
+/// A task's place in the arena, and which of the tenants that follow each other there is meant.
+///
+/// The scheduler's own name of a task. Workers know it by a [`TaskId`], and by another one each time
+/// it is computed anew: so no word of theirs, however late, is ever about the wrong computation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct TaskRef {
+    index: u32,
+    tenant: u32,
+}
+
+impl std::fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "task {}.{}", self.index, self.tenant)
+    }
+}
+
 /// The function number of data that was scattered: nothing computes it.
 pub(super) const SCATTERED: u32 = u32::MAX;
 
 /// One task.
 pub(super) struct Task {
+    pub(super) this: TaskRef,
+    /// What workers call its present computation and the result of that.
     pub(super) id: TaskId,
     pub(super) key: Key,
     pub(super) state: TaskState,
@@ -101,9 +119,9 @@ pub(super) struct Task {
     /// What it added to its worker's occupancy, in nanoseconds.
     pub(super) estimate: u64,
     pub(super) arguments: Arguments,
-    pub(super) dependencies: SmallVec<[TaskId; 2]>,
+    pub(super) dependencies: SmallVec<[TaskRef; 2]>,
     /// Forgotten ones may linger: see `live_dependents`.
-    pub(super) dependents: SmallVec<[TaskId; 2]>,
+    pub(super) dependents: SmallVec<[TaskRef; 2]>,
     pub(super) who_has: SmallVec<[WorkerId; 2]>,
     pub(super) who_wants: SmallVec<[ClientId; 2]>,
     pub(super) error: Option<TaskError>,
@@ -127,10 +145,10 @@ impl Task {
 pub(super) struct Worker {
     pub(super) info: WorkerInfo,
     pub(super) metrics: Metrics,
-    pub(super) processing: KeySet<TaskId>,
+    pub(super) processing: KeySet<TaskRef>,
     /// Of these, the ones that count for slots.
     pub(super) busy: u32,
-    pub(super) has: KeySet<TaskId>,
+    pub(super) has: KeySet<TaskRef>,
     pub(super) nbytes: u64,
     /// Nanoseconds of work expected to be waiting.
     pub(super) occupancy: u64,
@@ -176,7 +194,7 @@ pub struct State {
     pub(super) places: Vec<Option<Box<Task>>>,
     generations: Vec<u32>,
     free: Vec<u32>,
-    pub(super) by_key: KeyMap<Key, TaskId>,
+    pub(super) by_key: KeyMap<Key, TaskRef>,
     pub(super) functions: Vec<FunctionInfo>,
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
@@ -184,15 +202,15 @@ pub struct State {
     /// Workers by load, the least loaded first.
     pub(super) by_load: BTreeSet<(u64, WorkerId)>,
     pub(super) clients: BTreeMap<ClientId, Client>,
-    pub(super) queued: BinaryHeap<Reverse<(Priority, TaskId)>>,
-    pub(super) no_worker: KeySet<TaskId>,
+    pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
+    pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
     next_worker: u32,
     next_client: u32,
     story: VecDeque<Step>,
     pub(super) stimulus: u64,
     pub(super) now: u64,
-    pub(super) recommendations: VecDeque<(TaskId, TaskState)>,
+    pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
     pub(super) out: Vec<Instruction>,
@@ -237,25 +255,52 @@ impl State {
         ClientId(self.next_client - 1)
     }
 
-    pub(super) fn task(&self, id: TaskId) -> Option<&Task> {
+    pub(super) fn task(&self, id: TaskRef) -> Option<&Task> {
+        self.places.get(id.index as usize)?.as_deref().filter(|task| task.this == id)
+    }
+
+    pub(super) fn task_mut(&mut self, id: TaskRef) -> Option<&mut Task> {
+        self.places.get_mut(id.index as usize)?.as_deref_mut().filter(|task| task.this == id)
+    }
+
+    /// The task that a worker means, unless that computation of it is over.
+    pub(super) fn computation(&self, id: TaskId) -> Option<&Task> {
         self.places.get(id.index())?.as_deref().filter(|task| task.id == id)
     }
 
-    pub(super) fn task_mut(&mut self, id: TaskId) -> Option<&mut Task> {
-        self.places.get_mut(id.index())?.as_deref_mut().filter(|task| task.id == id)
+    /// What workers say of a task's present computation from now on is about the past.
+    fn end_computation(&mut self, id: TaskRef) {
+        let generation = &mut self.generations[id.index as usize];
+        *generation += 1;
+        let next = TaskId::new(id.index, *generation);
+        if let Some(task) = self.task_mut(id) {
+            task.id = next;
+        }
+    }
+
+    pub(super) fn set_state(&mut self, id: TaskRef, finish: TaskState) {
+        let Some(task) = self.task_mut(id) else { return };
+        let start = std::mem::replace(&mut task.state, finish);
+        self.log(id, start, finish);
+        let known_to_workers = |state| matches!(state, TaskState::Processing | TaskState::Memory);
+        if known_to_workers(start) && !known_to_workers(finish) {
+            self.end_computation(id);
+        }
     }
 
     /// Makes a task in state released.
-    pub(super) fn create(&mut self, key: Key, function: u32) -> TaskId {
+    pub(super) fn create(&mut self, key: Key, function: u32) -> TaskRef {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
             self.generations.push(0);
             self.places.len() as u32 - 1
         });
-        let id = TaskId::new(index, self.generations[index as usize]);
+        let generation = self.generations[index as usize];
+        let id = TaskRef { index, tenant: generation };
         self.by_key.insert(key, id);
         self.places[index as usize] = Some(Box::new(Task {
-            id,
+            this: id,
+            id: TaskId::new(index, generation),
             key,
             state: TaskState::Released,
             long_running: false,
@@ -281,12 +326,12 @@ impl State {
     }
 
     /// Frees a task's place for another.
-    pub(super) fn remove(&mut self, id: TaskId) -> Option<Box<Task>> {
+    pub(super) fn remove(&mut self, id: TaskRef) -> Option<Box<Task>> {
         self.task(id)?;
-        let task = self.places[id.index()].take()?;
+        let task = self.places[id.index as usize].take()?;
         self.by_key.remove(&task.key);
-        self.generations[id.index()] += 1;
-        self.free.push(id.index() as u32);
+        self.generations[id.index as usize] += 1;
+        self.free.push(id.index);
         Some(task)
     }
 
@@ -294,7 +339,7 @@ impl State {
         &self.options[task.options as usize]
     }
 
-    pub(super) fn log(&mut self, id: TaskId, start: TaskState, finish: TaskState) {
+    pub(super) fn log(&mut self, id: TaskRef, start: TaskState, finish: TaskState) {
         let Some(task) = self.task(id) else { return };
         let (key, worker) = (task.key, task.worker);
         if self.story.len() == STORY {
@@ -328,7 +373,7 @@ impl State {
 
     /// The addresses of the workers that hold each of these results; of all where `keys` is empty.
     pub fn who_has(&self, keys: &[Key]) -> Vec<(Key, Vec<Arc<str>>)> {
-        let addresses = |id: &TaskId| {
+        let addresses = |id: &TaskRef| {
             let holders = self.task(*id).map(|task| task.who_has.as_slice()).unwrap_or_default();
             holders.iter().filter_map(|w| Some(self.workers.get(w)?.info.address.clone())).collect()
         };
@@ -373,10 +418,10 @@ impl State {
     /// If it does not.
     pub fn validate(&self) {
         assert!(self.recommendations.is_empty(), "all recommendations are followed");
-        let mut waiters = KeyMap::<TaskId, u32>::default();
-        let mut live = KeyMap::<TaskId, u32>::default();
+        let mut waiters = KeyMap::<TaskRef, u32>::default();
+        let mut live = KeyMap::<TaskRef, u32>::default();
         for task in self.places.iter().flatten() {
-            let (id, state) = (task.id, task.state);
+            let (id, state) = (task.this, task.state);
             assert_eq!(self.by_key.get(&task.key), Some(&id), "{id:?} is found by its key");
             assert_eq!(state == TaskState::Processing, task.worker.is_some(), "{id:?} {state:?}: worker");
             assert_eq!(state == TaskState::Memory, !task.who_has.is_empty(), "{id:?} {state:?}: holders");
@@ -416,11 +461,16 @@ impl State {
             assert!(task.live_dependents > 0 || task.needed(), "{id:?} {state:?}: nobody refers to it");
         }
         for task in self.places.iter().flatten() {
-            assert_eq!(task.waiters, waiters.get(&task.id).copied().unwrap_or(0), "{:?}: waiters", task.id);
-            assert_eq!(task.live_dependents, live.get(&task.id).copied().unwrap_or(0), "{:?}", task.id);
+            assert_eq!(
+                task.waiters,
+                waiters.get(&task.this).copied().unwrap_or(0),
+                "{:?}: waiters",
+                task.this
+            );
+            assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
         }
         for (id, worker) in &self.workers {
-            let tasks = |ids: &KeySet<TaskId>| -> Vec<&Task> {
+            let tasks = |ids: &KeySet<TaskRef>| -> Vec<&Task> {
                 ids.iter().map(|id| self.task(*id).expect("a worker's tasks are known")).collect()
             };
             let processing = tasks(&worker.processing);

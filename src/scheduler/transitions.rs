@@ -9,15 +9,15 @@ use std::cmp::Reverse;
 use super::{
     Instruction, TaskState,
     placement::Placement,
-    state::{SCATTERED, State},
+    state::{SCATTERED, State, TaskRef},
 };
 use crate::{
-    protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
+    protocol::{ClientId, ComputeTask, Dependency, ToClient, ToWorker, WorkerId},
     task::{FailureKind, TaskError, Value},
 };
 
 impl State {
-    pub(super) fn recommend(&mut self, id: TaskId, finish: TaskState) {
+    pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
         self.recommendations.push_back((id, finish));
     }
 
@@ -28,7 +28,7 @@ impl State {
         }
     }
 
-    fn transition(&mut self, id: TaskId, finish: TaskState) {
+    fn transition(&mut self, id: TaskRef, finish: TaskState) {
         use TaskState::{Erred, Forgotten, Memory, NoWorker, Processing, Queued, Released, Waiting};
         let Some(task) = self.task(id) else { return };
         let (start, needed, live) = (task.state, task.needed(), task.live_dependents > 0);
@@ -51,7 +51,7 @@ impl State {
     }
 
     /// Recommends what follows where nobody needs a task any more.
-    pub(super) fn reconsider(&mut self, id: TaskId) {
+    pub(super) fn reconsider(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
         if !task.needed() {
             let finish = match task.state {
@@ -62,13 +62,7 @@ impl State {
         }
     }
 
-    fn set_state(&mut self, id: TaskId, finish: TaskState) {
-        let Some(task) = self.task_mut(id) else { return };
-        let start = std::mem::replace(&mut task.state, finish);
-        self.log(id, start, finish);
-    }
-
-    fn released_waiting(&mut self, id: TaskId) {
+    fn released_waiting(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
         if task.function == SCATTERED {
             let error = TaskError::new(
@@ -102,7 +96,7 @@ impl State {
         }
     }
 
-    fn find_place(&mut self, id: TaskId) {
+    fn find_place(&mut self, id: TaskRef) {
         match self.place(id) {
             Placement::Worker(worker) => self.assign(id, worker),
             Placement::Queue => {
@@ -133,12 +127,12 @@ impl State {
         }
     }
 
-    fn assign(&mut self, id: TaskId, worker: WorkerId) {
+    fn assign(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_duration(task);
         let options = self.options_of(task);
         let compute = ComputeTask {
-            id,
+            id: task.id,
             key: task.key,
             entry: self.functions[task.function as usize].entry,
             arguments: task.arguments.clone(),
@@ -164,11 +158,11 @@ impl State {
     }
 
     /// A dependency as a worker is told of it.
-    pub(super) fn dependency(&self, id: TaskId) -> Option<Dependency> {
+    pub(super) fn dependency(&self, id: TaskRef) -> Option<Dependency> {
         let task = self.task(id)?;
         // Of very many holders some are enough.
         let who_has = task.who_has.iter().take(16).copied().collect();
-        Some(Dependency { id, nbytes: task.nbytes, who_has })
+        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has })
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.
@@ -196,7 +190,7 @@ impl State {
     }
 
     /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
-    fn leave_active(&mut self, id: TaskId) {
+    fn leave_active(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
         task.waiting_on = 0;
         let counted = (!task.long_running).then_some(task.estimate);
@@ -222,21 +216,23 @@ impl State {
     }
 
     /// As [`Self::leave_active`], for a task that its worker does not know to have ended.
-    fn take_back(&mut self, id: TaskId) {
-        if let Some(worker) = self.task(id).and_then(|task| task.worker) {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+    fn take_back(&mut self, id: TaskRef) {
+        if let Some(task) = self.task(id)
+            && let Some(worker) = task.worker
+        {
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![task.id])));
         }
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
     }
 
-    fn active_released(&mut self, id: TaskId) {
+    fn active_released(&mut self, id: TaskRef) {
         self.take_back(id);
         self.reconsider(id);
     }
 
     /// A task is to be computed again from the start, if it is needed.
-    pub(super) fn start_over(&mut self, id: TaskId) {
+    pub(super) fn start_over(&mut self, id: TaskRef) {
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
         self.recommend(id, TaskState::Waiting);
@@ -244,7 +240,7 @@ impl State {
     }
 
     /// The result is in `worker`'s memory.
-    pub(super) fn finish(&mut self, id: TaskId, worker: WorkerId, nbytes: u64) {
+    pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         self.leave_active(id);
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
@@ -271,19 +267,22 @@ impl State {
         self.reconsider(id);
     }
 
-    pub(super) fn add_holder(&mut self, id: TaskId, worker: WorkerId) {
+    pub(super) fn add_holder(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(holder) = self.workers.get_mut(&worker) else { return };
         if !holder.has.insert(id) {
             return;
         }
-        if let Some(task) = self.places.get_mut(id.index()).and_then(Option::as_deref_mut) {
+        let nbytes = self.task_mut(id).map(|task| {
             task.who_has.push(worker);
-            holder.nbytes += task.nbytes;
+            task.nbytes
+        });
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            holder.nbytes += nbytes.unwrap_or(0);
         }
     }
 
     /// `worker` does not have a result (any more); says whether nobody has.
-    pub(super) fn remove_holder(&mut self, id: TaskId, worker: WorkerId) -> bool {
+    pub(super) fn remove_holder(&mut self, id: TaskRef, worker: WorkerId) -> bool {
         let Some(task) = self.task_mut(id) else { return false };
         let before = task.who_has.len();
         task.who_has.retain(|holder| *holder != worker);
@@ -296,18 +295,19 @@ impl State {
         gone
     }
 
-    fn memory_released(&mut self, id: TaskId) {
+    fn memory_released(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
+        let computation = task.id;
         for worker in task.who_has.clone() {
             self.remove_holder(id, worker);
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
         }
         self.set_state(id, TaskState::Released);
         self.reconsider(id);
     }
 
     /// Nobody holds a result any more: who needs it waits until it is computed again.
-    pub(super) fn lose(&mut self, id: TaskId) {
+    pub(super) fn lose(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
         let (dependents, clients, key) = (task.dependents.clone(), task.who_wants.clone(), task.key);
         self.set_state(id, TaskState::Released);
@@ -329,7 +329,7 @@ impl State {
     }
 
     /// A task has no result and never will: neither have those that need it.
-    pub(super) fn fail(&mut self, id: TaskId, error: TaskError) {
+    pub(super) fn fail(&mut self, id: TaskRef, error: TaskError) {
         if self.task(id).is_some_and(|task| task.worker.is_some()) {
             self.take_back(id);
         }
@@ -349,7 +349,7 @@ impl State {
         self.reconsider(id);
     }
 
-    fn forget(&mut self, id: TaskId) {
+    fn forget(&mut self, id: TaskRef) {
         self.set_state(id, TaskState::Forgotten);
         let Some(task) = self.remove(id) else { return };
         for dependency in task.dependencies {
@@ -364,16 +364,16 @@ impl State {
     }
 
     /// Tells a client where a result is, and the result itself where it passes through.
-    pub(super) fn report_memory(&mut self, client: ClientId, id: TaskId, value: Option<Value>) {
+    pub(super) fn report_memory(&mut self, client: ClientId, id: TaskRef, value: Option<Value>) {
         let Some(task) = self.task(id) else { return };
-        let (key, nbytes) = (task.key, task.nbytes);
+        let (key, computation, nbytes) = (task.key, task.id, task.nbytes);
         let Some(&worker) = task.who_has.first() else { return };
         let Some(address) = self.workers.get(&worker).map(|w| w.info.address.clone()) else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
             self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));
         }
-        let report = ToClient::InMemory { key, id, nbytes, worker, value };
+        let report = ToClient::InMemory { key, id: computation, nbytes, worker, value };
         self.out.push(Instruction::ToClient(client, report));
     }
 }

@@ -1,7 +1,7 @@
 //! A worker: a pure state machine, and around it the executor, the links to peers, and the server.
 //!
-//! [`State`] decides, without a clock, a socket or a thread: stimuli in, instructions out. The
-//! server (`server`) brings it what arrives and does what it says; the executor runs tasks on
+//! [`State`] decides, without a clock, a socket or a thread: stimuli in, instructions out. `reactor`
+//! lists all that can happen to it. The server (`server`) brings it what arrives and does what it says; the executor runs tasks on
 //! compute threads that never touch a socket. Start reading at [`State::handle`].
 //!
 //! ```text
@@ -13,14 +13,18 @@
 //!    |                      ^--------'  (its holder failed)              error: reported, released
 //! ```
 //!
-//! What is freed while it executes or is in flight is *cancelled* until that ends; what is asked
-//! for again meanwhile is *resumed* (in flight) or goes on executing.
+//! What is freed while it executes or is in flight is *cancelled* until that ends; a fetch that is
+//! wanted again meanwhile goes on. A task that is to be computed again comes under another id, so
+//! nothing here is ever resumed that was given up.
 
 mod executor;
-mod machine;
+mod fetching;
+mod reactor;
+mod running;
 pub(crate) mod server;
+mod state;
 mod stimulus;
 
 pub use executor::{secede, worker_name};
-pub use machine::{Config, State, TaskState};
+pub use state::{Config, State, TaskState};
 pub use stimulus::{Execution, Instruction, Stimulus};

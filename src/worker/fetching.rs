@@ -1,0 +1,102 @@
+//! Dependencies from peers: who is asked for what, and when.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::{Instruction, TaskState, state::State};
+use crate::protocol::{Dependency, FromWorker, TaskId, WorkerId};
+
+/// Peers asked at once.
+const GATHERS_AT_ONCE: usize = 50;
+/// Bytes asked of a peer in one request, one result at least.
+const GATHER_BYTES: u64 = 64 << 20;
+
+impl State {
+    /// Sees to it that a dependency that is not here is fetched.
+    pub(super) fn want(&mut self, dependency: &Dependency) {
+        let id = dependency.id;
+        let task = self.tasks.entry(id).or_default();
+        task.nbytes = dependency.nbytes;
+        task.who_has = dependency.who_has.clone();
+        match task.state {
+            TaskState::Released => self.fetch(id, None),
+            // It was known to be nowhere.
+            TaskState::Fetch if task.queued_at.is_none() => self.fetch(id, None),
+            TaskState::Cancelled if task.previous == TaskState::Flight => {
+                task.previous = TaskState::Released;
+                self.step(id, TaskState::Flight);
+            }
+            _ => {}
+        }
+    }
+
+    /// Queues a fetch from one of the holders. Where nobody is known to be one, the scheduler is
+    /// asked, and told of the holder that `failed`.
+    pub(super) fn fetch(&mut self, id: TaskId, failed: Option<WorkerId>) {
+        self.step(id, TaskState::Fetch);
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        // Different results are asked of different holders.
+        match task.who_has.get(id.index() % task.who_has.len().max(1)).copied() {
+            Some(peer) => {
+                task.queued_at = Some(peer);
+                self.to_fetch.entry(peer).or_default().push_back(id);
+            }
+            None => self.send(FromWorker::Missing { id, holder: failed }),
+        }
+    }
+
+    /// Nobody here wants it any more.
+    pub(super) fn give_up_fetch(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        match task.state {
+            TaskState::Fetch => {
+                if let Some(peer) = task.queued_at.take()
+                    && let Some(queue) = self.to_fetch.get_mut(&peer)
+                {
+                    queue.retain(|queued| *queued != id);
+                }
+                self.step(id, TaskState::Released);
+            }
+            TaskState::Flight => {
+                task.previous = TaskState::Flight;
+                self.step(id, TaskState::Cancelled);
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks peers that are not being asked already.
+    pub(super) fn gather(&mut self) {
+        self.to_fetch.retain(|_, queue| !queue.is_empty());
+        let peers: SmallVec<[WorkerId; 8]> =
+            self.to_fetch.keys().filter(|peer| !self.asked.contains(peer)).copied().collect();
+        let room = GATHERS_AT_ONCE.saturating_sub(self.asked.len());
+        for peer in peers.into_iter().take(room) {
+            let ids = self.next_request(peer);
+            for id in &ids {
+                if let Some(task) = self.tasks.get_mut(id) {
+                    task.queued_at = None;
+                }
+                self.step(*id, TaskState::Flight);
+            }
+            self.asked.push(peer);
+            self.out.push(Instruction::Gather { peer, ids });
+        }
+    }
+
+    /// Takes off a peer's queue as much as one request may ask for.
+    fn next_request(&mut self, peer: WorkerId) -> Vec<TaskId> {
+        let (mut ids, mut nbytes) = (Vec::new(), 0);
+        let Some(queue) = self.to_fetch.get_mut(&peer) else { return ids };
+        let size = |id: &TaskId| self.tasks.get(id).map_or(0, |task| task.nbytes);
+        let fits = |queue: &VecDeque<TaskId>, nbytes, none| {
+            queue.front().map(size).filter(|next| none || nbytes + next <= GATHER_BYTES)
+        };
+        while let Some(next) = fits(queue, nbytes, ids.is_empty()) {
+            nbytes += next;
+            ids.extend(queue.pop_front());
+        }
+        ids
+    }
+}

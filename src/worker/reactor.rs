@@ -1,0 +1,236 @@
+//! All that can happen to a worker: one function each.
+
+use super::{Instruction, Stimulus, TaskState, state::State};
+use crate::{
+    protocol::{ComputeTask, Dependency, FromWorker, TaskId, WorkerId},
+    task::{TaskError, Value},
+};
+
+impl State {
+    /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.
+    pub fn handle(&mut self, stimulus: Stimulus, now: u64) -> Vec<Instruction> {
+        self.handle_many([stimulus], now)
+    }
+
+    /// As [`State::handle`], for all that happened in one turn.
+    pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
+        self.now = now;
+        for stimulus in stimuli {
+            self.react(stimulus);
+        }
+        self.gather();
+        self.execute();
+        #[cfg(debug_assertions)]
+        if self.tasks.len() < 1000 {
+            self.validate();
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn react(&mut self, stimulus: Stimulus) {
+        match stimulus {
+            Stimulus::Compute(spec) => self.on_compute(spec),
+            Stimulus::Free(ids) => ids.into_iter().for_each(|id| self.on_free(id)),
+            Stimulus::Acquire(wanted) => self.on_acquire(wanted),
+            Stimulus::WhoHas(held) => self.on_who_has(held),
+            Stimulus::PeerGone(peer) => self.on_peer_gone(peer),
+            Stimulus::Put(data) => self.on_put(data),
+            Stimulus::Gathered { peer, data } => self.on_gathered(peer, data),
+            Stimulus::GatherFailed { peer, ids } => {
+                self.on_gathered(peer, ids.into_iter().map(|id| (id, None)).collect());
+            }
+            Stimulus::Executed { id, result, nbytes, duration } => {
+                self.on_executed(id, result, nbytes, duration);
+            }
+            Stimulus::Seceded(id) => self.on_seceded(id),
+        }
+    }
+
+    fn on_compute(&mut self, spec: ComputeTask) {
+        // No id is ever assigned twice.
+        if self.tasks.contains_key(&spec.id) {
+            return;
+        }
+        let (id, mut missing) = (spec.id, 0);
+        for dependency in &spec.dependencies {
+            let here = self.tasks.entry(dependency.id).or_default();
+            if !here.dependents.contains(&id) {
+                here.dependents.push(id);
+            }
+            if here.state != TaskState::Memory {
+                missing += 1;
+                self.want(dependency);
+            }
+        }
+        let task = self.tasks.entry(id).or_default();
+        task.missing = missing;
+        task.spec = Some(Box::new(spec));
+        if missing > 0 {
+            self.step(id, TaskState::Waiting);
+        } else {
+            self.make_ready(id);
+        }
+    }
+
+    fn on_free(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.acquired = false;
+        let wanted_here = !task.dependents.is_empty();
+        match task.state {
+            TaskState::Memory => {
+                task.value = None;
+                self.managed -= task.nbytes;
+                self.step(id, TaskState::Released);
+                self.miss(id);
+            }
+            TaskState::Waiting | TaskState::Ready | TaskState::Constrained => {
+                self.drop_spec(id);
+                self.step(id, TaskState::Released);
+            }
+            TaskState::Executing | TaskState::LongRunning => {
+                task.previous = task.state;
+                self.step(id, TaskState::Cancelled);
+            }
+            TaskState::Fetch | TaskState::Flight if !wanted_here => self.give_up_fetch(id),
+            _ => {}
+        }
+        self.forget_if_idle(id);
+    }
+
+    /// A result is here no more. Tasks that wait to run with it need it anew.
+    fn miss(&mut self, id: TaskId) {
+        let dependents = self.tasks.get(&id).map(|task| task.dependents.clone()).unwrap_or_default();
+        let mut needed = false;
+        for dependent in dependents {
+            let Some(task) = self.tasks.get_mut(&dependent) else { continue };
+            if matches!(task.state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained) {
+                task.missing += 1;
+                needed = true;
+                self.step(dependent, TaskState::Waiting);
+            }
+        }
+        if needed {
+            self.fetch(id, None);
+        }
+    }
+
+    /// Forgets what a task was to run, and lets go of its dependencies.
+    pub(super) fn drop_spec(&mut self, id: TaskId) {
+        let Some(spec) = self.tasks.get_mut(&id).and_then(|task| task.spec.take()) else { return };
+        for dependency in spec.dependencies {
+            let Some(task) = self.tasks.get_mut(&dependency.id) else { continue };
+            task.dependents.retain(|d| *d != id);
+            if task.dependents.is_empty() && !task.acquired {
+                self.give_up_fetch(dependency.id);
+            }
+            self.forget_if_idle(dependency.id);
+        }
+    }
+
+    pub(super) fn forget_if_idle(&mut self, id: TaskId) {
+        if self.tasks.get(&id).is_some_and(|t| t.state == TaskState::Released && t.dependents.is_empty()) {
+            self.tasks.remove(&id);
+        }
+    }
+
+    fn on_acquire(&mut self, wanted: Vec<Dependency>) {
+        for dependency in wanted {
+            if self.value(dependency.id).is_none() {
+                self.tasks.entry(dependency.id).or_default().acquired = true;
+                self.want(&dependency);
+            }
+        }
+    }
+
+    fn on_who_has(&mut self, held: Vec<Dependency>) {
+        for dependency in held {
+            let Some(task) = self.tasks.get_mut(&dependency.id) else { continue };
+            let idle = task.state == TaskState::Fetch && task.queued_at.is_none();
+            task.who_has = dependency.who_has;
+            if idle && !task.who_has.is_empty() {
+                self.fetch(dependency.id, None);
+            }
+        }
+    }
+
+    fn on_peer_gone(&mut self, peer: WorkerId) {
+        self.to_fetch.remove(&peer);
+        let mut queued = Vec::new();
+        for (id, task) in &mut self.tasks {
+            task.who_has.retain(|holder| *holder != peer);
+            if task.queued_at == Some(peer) {
+                task.queued_at = None;
+                queued.push(*id);
+            }
+        }
+        for id in queued {
+            self.fetch(id, Some(peer));
+        }
+    }
+
+    fn on_put(&mut self, data: Vec<(TaskId, Value)>) {
+        for (id, value) in data {
+            let nbytes = value.nbytes();
+            if self.tasks.get(&id).is_none_or(|t| t.value.is_none()) {
+                self.hold(id, value, nbytes);
+            }
+        }
+    }
+
+    fn on_gathered(&mut self, peer: WorkerId, data: Vec<(TaskId, Option<Result<Value, TaskError>>)>) {
+        self.asked.retain(|w| *w != peer);
+        let mut added = Vec::new();
+        for (id, answer) in data {
+            let Some(task) = self.tasks.get_mut(&id) else { continue };
+            match (task.state, answer) {
+                (TaskState::Flight, Some(Ok(value))) => {
+                    let nbytes = value.nbytes();
+                    self.fetched += nbytes;
+                    self.hold(id, value, nbytes);
+                    added.push(id);
+                }
+                (TaskState::Flight, Some(Err(error))) => {
+                    let dependents = task.dependents.clone();
+                    self.step(id, TaskState::Released);
+                    for dependent in dependents {
+                        self.fail(dependent, error.clone());
+                    }
+                    self.forget_if_idle(id);
+                }
+                (TaskState::Flight, None) => {
+                    task.who_has.retain(|holder| *holder != peer);
+                    self.fetch(id, Some(peer));
+                }
+                (TaskState::Cancelled, _) if task.previous == TaskState::Flight => {
+                    task.previous = TaskState::Released;
+                    self.step(id, TaskState::Released);
+                    self.forget_if_idle(id);
+                }
+                _ => {}
+            }
+        }
+        if !added.is_empty() {
+            self.send(FromWorker::Added(added));
+        }
+    }
+
+    /// Keeps a value and wakes the tasks that waited for it.
+    pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64) {
+        let task = self.tasks.entry(id).or_default();
+        task.value = Some(value);
+        task.nbytes = nbytes;
+        task.who_has.clear();
+        let dependents = task.dependents.clone();
+        self.managed += nbytes;
+        self.step(id, TaskState::Memory);
+        for dependent in dependents {
+            let Some(task) = self.tasks.get_mut(&dependent) else { continue };
+            if task.state == TaskState::Waiting {
+                task.missing -= 1;
+                if task.missing == 0 {
+                    self.make_ready(dependent);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Tasks to the compute threads and back.
+
+use std::cmp::Reverse;
+
+use super::{Execution, Instruction, TaskState, state::State};
+use crate::{
+    protocol::{Finished, FromWorker, TaskId},
+    task::{TaskError, Value},
+};
+
+/// Results up to this many bytes go along with the report when a client wants them.
+const INLINE_BYTES: u64 = 4096;
+/// Short tasks are handed to the compute threads ahead of time, this many nanoseconds of them a
+/// thread, so that no thread waits for the next one to cross over.
+const AHEAD_NS: u64 = 250_000;
+/// And never more than this many a thread.
+const AHEAD_TASKS: u32 = 256;
+
+impl State {
+    pub(super) fn make_ready(&mut self, id: TaskId) {
+        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
+        let place = Reverse((spec.priority, id));
+        if spec.resources.is_empty() {
+            self.ready.push(place);
+            self.step(id, TaskState::Ready);
+        } else {
+            self.constrained.push(place);
+            self.step(id, TaskState::Constrained);
+        }
+    }
+
+    /// Hands tasks to the compute threads while they have room.
+    pub(super) fn execute(&mut self) {
+        self.execute_constrained();
+        while let Some(&Reverse((priority, id))) = self.ready.peek() {
+            let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Ready);
+            let Some(spec) = current.and_then(|t| t.spec.as_ref()).filter(|s| s.priority == priority) else {
+                self.ready.pop();
+                continue;
+            };
+            let estimate = self.durations.get(&spec.entry).copied();
+            if !self.has_room(estimate) {
+                break;
+            }
+            self.ready.pop();
+            self.start(id, estimate.unwrap_or(AHEAD_NS));
+        }
+    }
+
+    fn execute_constrained(&mut self) {
+        let mut waiting = Vec::new();
+        while let Some(place) = self.constrained.pop() {
+            let Reverse((_, id)) = place;
+            let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Constrained);
+            let Some(spec) = current.and_then(|t| t.spec.as_ref()) else { continue };
+            if self.executing >= self.config.nthreads {
+                waiting.push(place);
+                break;
+            }
+            let enough = spec.resources.iter().all(|(name, amount)| {
+                self.available.iter().any(|(n, free)| n == name && *free + 1e-9 >= *amount)
+            });
+            if !enough {
+                waiting.push(place);
+                continue;
+            }
+            for (name, amount) in spec.resources.clone() {
+                if let Some((_, free)) = self.available.iter_mut().find(|(n, _)| *n == name) {
+                    *free -= amount;
+                }
+            }
+            self.start(id, AHEAD_NS);
+        }
+        self.constrained.extend(waiting);
+    }
+
+    /// Whether the compute threads take another task: one each, and short ones ahead of time.
+    fn has_room(&self, estimate: Option<u64>) -> bool {
+        let threads = self.config.nthreads;
+        if self.config.memory_limit > 0 && self.managed > self.config.memory_limit / 5 * 4 {
+            return self.executing == 0;
+        }
+        self.executing < threads
+            || estimate.is_some_and(|estimate| {
+                self.executing < threads * AHEAD_TASKS
+                    && self.backlog + estimate <= AHEAD_NS * u64::from(threads)
+            })
+    }
+
+    fn start(&mut self, id: TaskId, estimate: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.estimate = estimate;
+        self.executing += 1;
+        self.backlog += estimate;
+        self.step(id, TaskState::Executing);
+        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
+        let dependencies = spec.dependencies.iter().filter_map(|d| self.value(d.id).cloned()).collect();
+        let execution = Execution {
+            id,
+            key: spec.key,
+            entry: spec.entry,
+            arguments: spec.arguments.clone(),
+            dependencies,
+        };
+        self.out.push(Instruction::Execute(execution));
+    }
+
+    pub(super) fn on_executed(
+        &mut self,
+        id: TaskId,
+        result: Result<Value, TaskError>,
+        nbytes: u64,
+        duration: u64,
+    ) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let cancelled = task.state == TaskState::Cancelled;
+        let running = if cancelled { task.previous } else { task.state };
+        if !matches!(running, TaskState::Executing | TaskState::LongRunning) {
+            return;
+        }
+        task.previous = TaskState::Released;
+        self.leave_threads(id, running == TaskState::Executing);
+        if let Some(entry) = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).map(|spec| spec.entry) {
+            let mean = self.durations.entry(entry).or_insert(duration);
+            *mean = (*mean * 7 + duration) / 8;
+        }
+        let wanted = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).is_some_and(|spec| spec.wanted);
+        if cancelled {
+            self.drop_spec(id);
+            self.step(id, TaskState::Released);
+            self.forget_if_idle(id);
+            return;
+        }
+        match result {
+            Ok(value) => {
+                self.drop_spec(id);
+                self.hold(id, value.clone(), nbytes);
+                let value = Some(value).filter(|_| wanted && nbytes <= INLINE_BYTES);
+                self.send(FromWorker::Finished(Finished { id, nbytes, duration, value }));
+            }
+            Err(error) => self.fail(id, error),
+        }
+    }
+
+    /// Reports that a task failed and lets go of it.
+    pub(super) fn fail(&mut self, id: TaskId, error: TaskError) {
+        self.drop_spec(id);
+        self.step(id, TaskState::Error);
+        self.send(FromWorker::Erred { id, error });
+        self.step(id, TaskState::Released);
+        self.forget_if_idle(id);
+    }
+
+    pub(super) fn on_seceded(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        match task.state {
+            TaskState::Executing => {
+                self.step(id, TaskState::LongRunning);
+                self.leave_count(id);
+                self.send(FromWorker::LongRunning(id));
+            }
+            TaskState::Cancelled if task.previous == TaskState::Executing => {
+                task.previous = TaskState::LongRunning;
+                self.leave_count(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// A task is off its compute thread: its resources are free again.
+    fn leave_threads(&mut self, id: TaskId, counted: bool) {
+        if counted {
+            self.leave_count(id);
+        }
+        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
+        for (name, amount) in &spec.resources {
+            if let Some((_, free)) = self.available.iter_mut().find(|(n, _)| n == name) {
+                *free += amount;
+            }
+        }
+    }
+
+    fn leave_count(&mut self, id: TaskId) {
+        self.executing -= 1;
+        if let Some(task) = self.tasks.get_mut(&id) {
+            self.backlog -= std::mem::take(&mut task.estimate);
+        }
+    }
+}
