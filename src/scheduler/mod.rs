@@ -14,13 +14,18 @@
 //!     +------------------ needed no more; or lost, and waiting again -------------------+
 //! ```
 
+mod arena;
+mod index;
+mod invariants;
 mod placement;
 mod reactor;
 pub(crate) mod server;
-
 mod state;
 mod stimulus;
+mod submit;
+mod task;
 mod transitions;
 
-pub use state::{Config, State, TaskState};
+pub use state::{Config, State};
 pub use stimulus::{Instruction, Stimulus};
+pub use task::TaskState;

@@ -2,7 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::state::{State, Task, TaskRef, Worker};
+use super::{
+    state::{State, Worker},
+    task::{Task, TaskRef},
+};
 use crate::protocol::WorkerId;
 
 /// Nanoseconds that a task is taken for until one of its function has run.

@@ -2,13 +2,15 @@
 
 use super::{
     Instruction, Stimulus, TaskState,
-    state::{Client, FunctionInfo, SCATTERED, State, TaskRef, Worker},
+    state::{Client, State, Worker},
+    submit::TOGETHER,
+    task::{SCATTERED, TaskRef},
 };
 use crate::{
-    graph::{Graph, Key, KeyMap},
+    graph::Key,
     protocol::{
-        Answer, ClientId, Finished, FromClient, FromWorker, Metrics, Priority, Query, Scattered, TaskId,
-        ToClient, ToWorker, WorkerId, WorkerInfo,
+        Answer, ClientId, Finished, FromClient, FromWorker, Metrics, Query, Scattered, TaskId, ToClient,
+        ToWorker, WorkerId, WorkerInfo,
     },
     task::{FailureKind, TaskError},
 };
@@ -78,8 +80,7 @@ impl State {
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
         let Some(worker) = self.workers.get(&id) else { return };
         let name = worker.info.name.clone();
-        let processing: Vec<TaskRef> = worker.processing.iter().copied().collect();
-        let held: Vec<TaskRef> = worker.has.iter().copied().collect();
+        let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
             task.suspicious += u8::from(!expected);
@@ -118,20 +119,15 @@ impl State {
         }
     }
 
-    fn function_name(&self, id: TaskRef) -> String {
+    pub(super) fn function_name(&self, id: TaskRef) -> String {
         let function = self.task(id).and_then(|task| self.functions.get(task.function as usize));
         function.map(|f| f.name.to_string()).unwrap_or_default()
     }
 
     fn on_remove_client(&mut self, client: ClientId) {
         self.clients.remove(&client);
-        let wanted: Vec<TaskRef> = self
-            .places
-            .iter()
-            .flatten()
-            .filter(|task| task.who_wants.contains(&client))
-            .map(|task| task.this)
-            .collect();
+        let wanted: Vec<TaskRef> =
+            self.tasks.iter().filter(|task| task.who_wants.contains(&client)).map(|task| task.this).collect();
         for id in wanted {
             self.want_no_more(client, id);
         }
@@ -148,8 +144,10 @@ impl State {
         match message {
             FromClient::Submit { graph, wants } => self.on_submit(client, graph, wants),
             FromClient::Release(keys) => {
-                for key in keys {
-                    if let Some(&id) = self.by_key.get(&key) {
+                for keys in keys.chunks(TOGETHER) {
+                    self.tasks.read_ahead(keys);
+                    let found: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
+                    for id in found {
                         self.want_no_more(client, id);
                     }
                 }
@@ -168,178 +166,9 @@ impl State {
         }
     }
 
-    fn on_submit(&mut self, client: ClientId, graph: Graph, wants: Vec<Key>) {
-        self.submissions += 1;
-        let functions: Vec<u32> = graph
-            .functions
-            .iter()
-            .map(|function| {
-                *self.function_numbers.entry(function.entry).or_insert_with(|| {
-                    let (entry, name) = (function.entry, function.name.clone());
-                    self.functions.push(FunctionInfo { entry, name, duration: None });
-                    self.functions.len() as u32 - 1
-                })
-            })
-            .collect();
-        let options: Vec<u32> = graph.options.iter().map(|o| self.options_number(o)).collect();
-        // First all tasks, then what they depend on: a graph may come in any order.
-        let mut fresh = Vec::with_capacity(graph.tasks.len());
-        let mut broken = Vec::new();
-        for (order, task) in graph.tasks.into_iter().enumerate() {
-            if let Some(&known) = self.by_key.get(&task.key) {
-                // An equal call is known: its result serves both, unless it failed and is tried again.
-                if self.task(known).is_some_and(|t| t.state == TaskState::Erred) {
-                    self.forgive(known);
-                }
-                continue;
-            }
-            let Some(&function) = functions.get(task.function as usize) else {
-                broken.push((task.key, "it names a function that the graph does not have".to_owned()));
-                self.create(task.key, SCATTERED);
-                continue;
-            };
-            let id = self.create(task.key, function);
-            let number = options.get(task.options as usize).copied().unwrap_or(0);
-            let (priority, retries) =
-                (self.options[number as usize].priority, self.options[number as usize].retries);
-            let submission = self.submissions;
-            if let Some(made) = self.task_mut(id) {
-                made.arguments = task.arguments;
-                made.options = number;
-                made.retries = retries;
-                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
-            }
-            fresh.push((order, id, task.dependencies));
-        }
-        let mut backwards = false;
-        for (place, id, dependencies) in &fresh {
-            for key in dependencies {
-                match self.by_key.get(key).copied() {
-                    Some(dependency) => {
-                        // Of this submission, and not before it: then there may be a cycle.
-                        backwards |= self.task(dependency).is_some_and(|other| {
-                            other.priority.submission == self.submissions
-                                && other.priority.order as usize >= *place
-                        });
-                        self.link(*id, dependency);
-                    }
-                    None => {
-                        let key_of = self.task(*id).map(|t| t.key).unwrap_or(*key);
-                        broken.push((key_of, format!(
-                            "it depends on {key}, which the scheduler does not know; was its future dropped or cancelled?"
-                        )));
-                    }
-                }
-            }
-        }
-        if backwards {
-            broken.extend(self.cycles(&fresh.iter().map(|(_, id, _)| *id).collect::<Vec<_>>()));
-        }
-        for key in wants {
-            let Some(&id) = self.by_key.get(&key) else { continue };
-            let Some(task) = self.task_mut(id) else { continue };
-            if !task.who_wants.contains(&client) {
-                task.who_wants.push(client);
-            }
-            match task.state {
-                TaskState::Released => self.recommend(id, TaskState::Waiting),
-                TaskState::Memory => self.report_memory(client, id, None),
-                TaskState::Erred => {
-                    if let Some(error) = task.error.clone() {
-                        self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error }));
-                    }
-                }
-                _ => {}
-            }
-        }
-        for (key, why) in broken {
-            let Some(&id) = self.by_key.get(&key) else { continue };
-            let function = self.function_name(id);
-            let error = TaskError::refused(why);
-            self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
-        }
-        // What nobody wants and nothing wanted needs is not kept.
-        for (_, id, _) in fresh {
-            self.reconsider(id);
-        }
-    }
-
-    fn options_number(&mut self, options: &crate::graph::TaskOptions) -> u32 {
-        // Few different ones are in use at a time; the latest are the likeliest.
-        let recent = self.options.iter().enumerate().rev().take(16).find(|(_, known)| *known == options);
-        match recent {
-            Some((number, _)) => number as u32,
-            None => {
-                self.options.push(options.clone());
-                self.options.len() as u32 - 1
-            }
-        }
-    }
-
-    fn link(&mut self, id: TaskRef, dependency: TaskRef) {
-        let Some(task) = self.task_mut(id) else { return };
-        if task.dependencies.contains(&dependency) {
-            return;
-        }
-        task.dependencies.push(dependency);
-        let Some(other) = self.task_mut(dependency) else { return };
-        other.live_dependents += 1;
-        other.dependents.push(id);
-        // Forgotten dependents are cleared away once they are the majority.
-        if other.dependents.len() > 16 && other.dependents.len() as u32 > 2 * other.live_dependents {
-            let mut dependents = std::mem::take(&mut other.dependents);
-            dependents.retain(|d| self.task(*d).is_some());
-            if let Some(other) = self.task_mut(dependency) {
-                other.dependents = dependents;
-            }
-        }
-    }
-
-    /// The tasks of a graph that can never run because they need themselves (Kahn's algorithm).
-    fn cycles(&self, ids: &[TaskRef]) -> Vec<(Key, String)> {
-        let mut missing: KeyMap<TaskRef, usize> = ids.iter().map(|id| (*id, 0)).collect();
-        for id in ids {
-            let dependencies = self.task(*id).map(|t| t.dependencies.clone()).unwrap_or_default();
-            let inside = dependencies.iter().filter(|d| missing.contains_key(*d)).count();
-            missing.insert(*id, inside);
-        }
-        let mut free: Vec<TaskRef> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
-        while let Some(id) = free.pop() {
-            missing.remove(&id);
-            for dependent in self.task(id).map(|t| t.dependents.clone()).unwrap_or_default() {
-                if let Some(count) = missing.get_mut(&dependent) {
-                    *count -= 1;
-                    if *count == 0 {
-                        free.push(dependent);
-                    }
-                }
-            }
-        }
-        let names: Vec<String> = ids
-            .iter()
-            .filter(|id| missing.contains_key(*id))
-            .filter_map(|id| Some(self.task(*id)?.key.to_string()))
-            .take(8)
-            .collect();
-        let why = format!("it is part of, or depends on, a cycle among {}", names.join(", "));
-        missing.keys().filter_map(|id| Some((self.task(*id)?.key, why.clone()))).collect()
-    }
-
-    /// A failed task is tried again, as if it never ran.
-    fn forgive(&mut self, id: TaskRef) {
-        if let Some(task) = self.task_mut(id) {
-            task.error = None;
-            task.suspicious = 0;
-            task.state = TaskState::Released;
-            self.log(id, TaskState::Erred, TaskState::Released);
-            self.recommend(id, TaskState::Waiting);
-        }
-    }
-
     /// Gives tasks up, and with them those that only they could have made possible.
     fn on_cancel(&mut self, client: ClientId, keys: Vec<Key>, force: bool) {
-        let mut given_up: Vec<TaskRef> =
-            keys.iter().filter_map(|key| self.by_key.get(key).copied()).collect();
+        let mut given_up: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
         while let Some(id) = given_up.pop() {
             let Some(task) = self.task_mut(id) else { continue };
             let key = task.key;
@@ -362,10 +191,10 @@ impl State {
     }
 
     fn reserve(&mut self, client: ClientId, key: Key) -> Option<TaskId> {
-        if let Some(&known) = self.by_key.get(&key) {
+        if let Some(known) = self.tasks.find(key) {
             return Some(self.task(known)?.id);
         }
-        let id = self.create(key, SCATTERED);
+        let id = self.tasks.create(key, SCATTERED);
         if let Some(task) = self.task_mut(id) {
             task.who_wants.push(client);
             task.state = TaskState::Waiting;
@@ -376,7 +205,7 @@ impl State {
 
     fn on_scattered(&mut self, data: Vec<Scattered>) {
         for Scattered { key, id, nbytes, workers } in data {
-            let expected = self.computation(id).filter(|task| {
+            let expected = self.tasks.computation(id).filter(|task| {
                 task.key == key && task.function == SCATTERED && task.state == TaskState::Waiting
             });
             let expected = expected.map(|task| task.this);
@@ -402,7 +231,7 @@ impl State {
 
     fn on_client_missing(&mut self, client: ClientId, id: TaskId, worker: WorkerId) {
         // Of a computation that is over the client has heard, or will.
-        let Some(task) = self.computation(id).map(|task| task.this) else { return };
+        let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
         self.not_there(task, worker);
         if self.task(task).is_some_and(|task| task.state == TaskState::Memory) {
             self.report_memory(client, task, None);
@@ -444,7 +273,7 @@ impl State {
 
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
-        let Some(task) = self.computation(id).filter(|task| task.worker == Some(worker)) else {
+        let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
             return self.refuse(worker, id);
         };
         let (task, function) = (task.this, task.function as usize);
@@ -457,7 +286,7 @@ impl State {
 
     /// A worker has a copy of a result.
     fn on_added(&mut self, worker: WorkerId, id: TaskId) {
-        match self.computation(id) {
+        match self.tasks.computation(id) {
             Some(task) if task.state == TaskState::Memory => self.add_holder(task.this, worker),
             _ => self.refuse(worker, id),
         }
@@ -469,7 +298,9 @@ impl State {
     }
 
     fn on_erred(&mut self, worker: WorkerId, id: TaskId, error: TaskError) {
-        let Some(task) = self.computation(id).filter(|task| task.worker == Some(worker)) else { return };
+        let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
+            return;
+        };
         let (task, retries) = (task.this, task.retries);
         // The worker let go of it already.
         self.start_over(task);
@@ -485,7 +316,7 @@ impl State {
 
     fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: Option<WorkerId>) {
         // Of a computation that is over: what the asker needed it for was taken back from it.
-        let Some(task) = self.computation(id).map(|task| task.this) else { return };
+        let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
         if let Some(holder) = holder {
             self.not_there(task, holder);
         }
@@ -502,7 +333,7 @@ impl State {
     }
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
-        let running = self.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
+        let running = self.tasks.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
         let Some(task) = running.map(|task| task.this) else { return };
         let Some(task) = self.task_mut(task) else { return };
         task.long_running = true;

@@ -9,10 +9,11 @@ use std::cmp::Reverse;
 use super::{
     Instruction, TaskState,
     placement::Placement,
-    state::{SCATTERED, State, TaskRef},
+    state::State,
+    task::{SCATTERED, TaskRef},
 };
 use crate::{
-    protocol::{ClientId, ComputeTask, Dependency, ToClient, ToWorker, WorkerId},
+    protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
     task::{FailureKind, TaskError, Value},
 };
 
@@ -48,6 +49,17 @@ impl State {
             // What was recommended holds no more.
             _ => {}
         }
+    }
+
+    pub(super) fn set_state(&mut self, id: TaskRef, finish: TaskState) {
+        let Some(task) = self.task_mut(id) else { return };
+        let start = std::mem::replace(&mut task.state, finish);
+        let known_to_workers = |state| matches!(state, TaskState::Processing | TaskState::Memory);
+        if known_to_workers(start) && !known_to_workers(finish) {
+            // What workers say of this computation from now on is about the past.
+            task.id = TaskId::new(task.id.index() as u32, task.id.generation() + 1);
+        }
+        self.log(id, start, finish);
     }
 
     /// Recommends what follows where nobody needs a task any more.
@@ -148,11 +160,15 @@ impl State {
             task.estimate = estimate;
             task.long_running = false;
         }
+        let mut untidy = false;
         self.with_load(worker, |worker| {
-            worker.processing.insert(id);
+            untidy = worker.processing.add(id);
             worker.busy += 1;
             worker.occupancy += estimate;
         });
+        if untidy && let Some(processing) = self.workers.get_mut(&worker).map(|w| &mut w.processing) {
+            processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
+        }
         self.set_state(id, TaskState::Processing);
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
     }
@@ -197,7 +213,7 @@ impl State {
         let (worker, dependencies) = (task.worker.take(), task.dependencies.clone());
         if let Some(worker) = worker {
             self.with_load(worker, |worker| {
-                worker.processing.remove(&id);
+                worker.processing.remove_one();
                 if let Some(estimate) = counted {
                     worker.busy -= 1;
                     worker.occupancy -= estimate;
@@ -269,30 +285,26 @@ impl State {
 
     pub(super) fn add_holder(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(holder) = self.workers.get_mut(&worker) else { return };
-        if !holder.has.insert(id) {
+        let Some(task) = self.tasks.get_mut(id).filter(|task| !task.who_has.contains(&worker)) else {
             return;
-        }
-        let nbytes = self.task_mut(id).map(|task| {
-            task.who_has.push(worker);
-            task.nbytes
-        });
-        if let Some(holder) = self.workers.get_mut(&worker) {
-            holder.nbytes += nbytes.unwrap_or(0);
+        };
+        task.who_has.push(worker);
+        holder.nbytes += task.nbytes;
+        if holder.has.add(id) {
+            holder.has.tidy(|task| self.tasks.get(task).is_some_and(|task| task.who_has.contains(&worker)));
         }
     }
 
-    /// `worker` does not have a result (any more); says whether nobody has.
+    /// `worker` does not have a result (any more); says whether that left nobody.
     pub(super) fn remove_holder(&mut self, id: TaskRef, worker: WorkerId) -> bool {
-        let Some(task) = self.task_mut(id) else { return false };
-        let before = task.who_has.len();
-        task.who_has.retain(|holder| *holder != worker);
-        let (nbytes, gone) = (task.nbytes, before > 0 && task.who_has.is_empty());
-        if let Some(holder) = self.workers.get_mut(&worker)
-            && holder.has.remove(&id)
-        {
-            holder.nbytes -= nbytes;
+        let Some(task) = self.tasks.get_mut(id) else { return false };
+        let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
+        task.who_has.remove(place);
+        if let Some(holder) = self.workers.get_mut(&worker) {
+            holder.has.remove_one();
+            holder.nbytes -= task.nbytes;
         }
-        gone
+        task.who_has.is_empty()
     }
 
     fn memory_released(&mut self, id: TaskRef) {
@@ -351,8 +363,7 @@ impl State {
 
     fn forget(&mut self, id: TaskRef) {
         self.set_state(id, TaskState::Forgotten);
-        let Some(task) = self.remove(id) else { return };
-        for dependency in task.dependencies {
+        for dependency in self.tasks.remove(id) {
             if let Some(other) = self.task_mut(dependency) {
                 other.live_dependents -= 1;
                 if other.live_dependents == 0 {

@@ -1,0 +1,145 @@
+//! Where tasks live: dense places in pages that never move, and an index of their keys.
+
+use smallvec::SmallVec;
+
+use super::{
+    index::Index,
+    task::{Task, TaskRef},
+};
+use crate::{graph::Key, protocol::TaskId};
+
+/// Places in a page.
+const PAGE: usize = 1024;
+
+/// All tasks of a scheduler.
+#[derive(Default)]
+pub(super) struct Arena {
+    pages: Vec<Vec<Option<Task>>>,
+    /// Vacant places, and the generations that their next tenants are.
+    vacant: Vec<(u32, u32)>,
+    index: Index,
+}
+
+impl Arena {
+    /// Makes a task in state released.
+    pub(super) fn create(&mut self, key: Key, function: u32) -> TaskRef {
+        let this = match self.vacant.pop() {
+            Some((place, tenant)) => TaskRef { index: place, tenant },
+            None => {
+                if self.pages.last().is_none_or(|page| page.len() == PAGE) {
+                    self.pages.push(Vec::with_capacity(PAGE));
+                }
+                let full = (self.pages.len() - 1) * PAGE;
+                TaskRef { index: (full + self.pages.last().map_or(0, Vec::len)) as u32, tenant: 0 }
+            }
+        };
+        let place = this.index as usize;
+        let page = &mut self.pages[place / PAGE];
+        match page.get_mut(place % PAGE) {
+            Some(free) => *free = Some(Task::new(this, key, function)),
+            None => page.push(Some(Task::new(this, key, function))),
+        }
+        self.index.insert(hash(key), this.index);
+        this
+    }
+
+    /// Takes a task out, whose place is then free for another; gives the dependencies it had.
+    pub(super) fn remove(&mut self, this: TaskRef) -> SmallVec<[TaskRef; 2]> {
+        let Some(task) = self.get_mut(this) else { return SmallVec::new() };
+        let (key, id, dependencies) = (task.key, task.id, std::mem::take(&mut task.dependencies));
+        self.index.remove(hash(key), this.index);
+        self.vacant.push((this.index, id.generation() + 1));
+        if let Some(place) = self.place_mut(this.index as usize) {
+            *place = None;
+        }
+        dependencies
+    }
+
+    /// Has the memory that finding these keys will touch brought near, all at the same time.
+    pub(super) fn read_ahead(&self, keys: &[Key]) {
+        self.index.read_ahead(keys.iter().map(|key| hash(*key)));
+    }
+
+    pub(super) fn find(&self, key: Key) -> Option<TaskRef> {
+        let is_it = |place: u32| self.at(place as usize).is_some_and(|task| task.key == key);
+        let place = self.index.find(hash(key), is_it)?;
+        Some(self.at(place as usize)?.this)
+    }
+
+    pub(super) fn get(&self, this: TaskRef) -> Option<&Task> {
+        self.at(this.index as usize).filter(|task| task.this == this)
+    }
+
+    pub(super) fn get_mut(&mut self, this: TaskRef) -> Option<&mut Task> {
+        self.place_mut(this.index as usize)?.as_mut().filter(|task| task.this == this)
+    }
+
+    /// The task that a worker means, unless that computation of it is over.
+    pub(super) fn computation(&self, id: TaskId) -> Option<&Task> {
+        self.at(id.index()).filter(|task| task.id == id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.pages.iter().flatten().flatten()
+    }
+
+    fn at(&self, place: usize) -> Option<&Task> {
+        self.pages.get(place / PAGE)?.get(place % PAGE)?.as_ref()
+    }
+
+    fn place_mut(&mut self, place: usize) -> Option<&mut Option<Task>> {
+        self.pages.get_mut(place / PAGE)?.get_mut(place % PAGE)
+    }
+}
+
+/// A key is uniformly distributed: a part of it is hash enough.
+fn hash(key: Key) -> u32 {
+    key.0 as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: usize) -> Key {
+        Key(xxhash_rust::xxh3::xxh3_128(&n.to_le_bytes()))
+    }
+
+    #[test]
+    fn tasks_are_found_by_key_whatever_comes_and_goes() {
+        let mut arena = Arena::default();
+        let mut known = std::collections::BTreeMap::new();
+        for n in 0..20_000 {
+            known.insert(n, arena.create(key(n), 0));
+            // Two come for one that goes.
+            if n % 2 == 0 {
+                let victim = (n * 7919) % (n + 1);
+                if let Some(gone) = known.remove(&victim) {
+                    arena.remove(gone);
+                    assert!(arena.get(gone).is_none() && arena.find(key(victim)).is_none());
+                }
+            }
+        }
+        assert_eq!(arena.len(), known.len());
+        assert_eq!(arena.iter().count(), known.len());
+        for (n, this) in known {
+            assert_eq!(arena.find(key(n)), Some(this));
+            assert_eq!(arena.get(this).map(|task| task.key), Some(key(n)));
+        }
+    }
+
+    #[test]
+    fn a_place_is_never_the_same_again() {
+        let mut arena = Arena::default();
+        let first = arena.create(key(1), 0);
+        let id = arena.get(first).unwrap().id;
+        arena.remove(first);
+        let second = arena.create(key(2), 0);
+        assert_eq!((first.index, arena.get(second).unwrap().id.index()), (second.index, id.index()));
+        assert!(arena.get(first).is_none() && arena.computation(id).is_none());
+    }
+}

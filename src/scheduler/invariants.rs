@@ -1,0 +1,87 @@
+//! What must always hold of a scheduler.
+
+use super::{
+    TaskState,
+    state::State,
+    task::{SCATTERED, Task, TaskList, TaskRef},
+};
+use crate::{graph::KeyMap, protocol::WorkerId};
+
+impl State {
+    /// Checks what must always hold.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn validate(&self) {
+        assert!(self.recommendations.is_empty(), "all recommendations are followed");
+        let lists = |of: fn(&State, WorkerId) -> Vec<TaskRef>| -> KeyMap<WorkerId, Vec<TaskRef>> {
+            self.workers.keys().map(|id| (*id, of(self, *id))).collect()
+        };
+        let (held, processed) = (lists(Self::held_by), lists(Self::processed_by));
+        let mut waiters = KeyMap::<TaskRef, u32>::default();
+        let mut live = KeyMap::<TaskRef, u32>::default();
+        for task in self.tasks.iter() {
+            let (id, state) = (task.this, task.state);
+            assert_eq!(self.tasks.find(task.key), Some(id), "{id:?} is found by its key");
+            assert_eq!(state == TaskState::Processing, task.worker.is_some(), "{id:?} {state:?}: worker");
+            assert_eq!(state == TaskState::Memory, !task.who_has.is_empty(), "{id:?} {state:?}: holders");
+            assert_eq!(state == TaskState::Erred, task.error.is_some(), "{id:?} {state:?}: error");
+            assert_eq!(state == TaskState::NoWorker, self.no_worker.contains(&id), "{id:?} {state:?}");
+            assert_ne!(state, TaskState::Forgotten, "{id:?} is forgotten and still here");
+            for dependency in &task.dependencies {
+                let other = self.task(*dependency).expect("dependencies are not forgotten first");
+                assert!(other.dependents.contains(&id), "{dependency:?} knows its dependent {id:?}");
+                *live.entry(*dependency).or_default() += 1;
+                if task.active() {
+                    *waiters.entry(*dependency).or_default() += 1;
+                }
+            }
+            if task.active() && task.function != SCATTERED {
+                let missing = task
+                    .dependencies
+                    .iter()
+                    .filter(|d| self.task(**d).is_some_and(|t| t.state != TaskState::Memory));
+                let missing = missing.count() as u32;
+                if state == TaskState::Waiting {
+                    assert_eq!(missing, task.waiting_on, "{id:?}: dependencies that are not in memory");
+                    assert!(missing > 0, "{id:?} waits for something");
+                } else {
+                    assert_eq!(missing, 0, "{id:?} {state:?}: dependencies that are not in memory");
+                }
+            }
+            for worker in &task.who_has {
+                assert!(held[worker].contains(&id), "{worker:?} has {id:?}");
+            }
+            if let Some(worker) = task.worker {
+                assert!(processed[&worker].contains(&id), "{worker:?} processes {id:?}");
+            }
+            if state == TaskState::Released {
+                assert!(!task.needed(), "{id:?} is released and needed");
+            }
+            assert!(task.live_dependents > 0 || task.needed(), "{id:?} {state:?}: nobody refers to it");
+        }
+        for task in self.tasks.iter() {
+            assert_eq!(
+                task.waiters,
+                waiters.get(&task.this).copied().unwrap_or(0),
+                "{:?}: waiters",
+                task.this
+            );
+            assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
+        }
+        for (id, worker) in &self.workers {
+            let tasks = |list: &TaskList, members: &[TaskRef]| -> Vec<&Task> {
+                assert_eq!(list.len(), members.len(), "{id:?}: members are counted");
+                members.iter().map(|id| self.task(*id).expect("members are known")).collect()
+            };
+            let processing = tasks(&worker.processing, &processed[id]);
+            let busy = processing.iter().filter(|t| !t.long_running);
+            assert_eq!(busy.clone().count() as u32, worker.busy, "{id:?}: busy");
+            assert_eq!(busy.map(|t| t.estimate).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
+            let held = tasks(&worker.has, &held[id]);
+            assert_eq!(held.iter().map(|t| t.nbytes).sum::<u64>(), worker.nbytes, "{id:?}: bytes");
+            assert!(self.by_load.contains(&(worker.load(), *id)), "{id:?} is ordered by its load");
+        }
+        assert_eq!(self.by_load.len(), self.workers.len(), "each worker is ordered once");
+    }
+}

@@ -1,0 +1,227 @@
+//! A graph comes in.
+
+use super::{
+    Instruction, TaskState,
+    state::{FunctionInfo, State},
+    task::{SCATTERED, TaskRef},
+};
+use crate::{
+    graph::{Graph, Key, KeyMap, TaskOptions},
+    protocol::{ClientId, Priority, ToClient},
+    task::TaskError,
+};
+
+/// Tasks looked up at a time: enough that the memory they lie in is waited for once, not once each.
+pub(super) const TOGETHER: usize = 256;
+
+/// A task just made: its place in the graph, and the keys it depends on.
+struct Fresh {
+    order: usize,
+    this: TaskRef,
+    dependencies: smallvec::SmallVec<[Key; 2]>,
+}
+
+impl State {
+    pub(super) fn on_submit(&mut self, client: ClientId, graph: Graph, wants: Vec<Key>) {
+        self.submissions += 1;
+        let keys: Vec<Key> = graph.tasks.iter().map(|task| task.key).collect();
+        let mut broken = Vec::new();
+        // First all tasks, then what they depend on: a graph may come in any order.
+        let (tasks, fresh) = self.create_all(graph, &keys, &mut broken);
+        let backwards = self.link_all(&fresh, &mut broken);
+        if backwards {
+            broken.extend(self.cycles(&fresh.iter().map(|fresh| fresh.this).collect::<Vec<_>>()));
+        }
+        for (order, key) in wants.into_iter().enumerate() {
+            // Mostly all that is submitted is wanted, in the same order.
+            let submitted = tasks.get(order).filter(|_| keys[order] == key).copied();
+            let Some(id) = submitted.or_else(|| self.tasks.find(key)) else { continue };
+            self.want(client, id);
+        }
+        for (key, why) in broken {
+            let Some(id) = self.tasks.find(key) else { continue };
+            let function = self.function_name(id);
+            let error = TaskError::refused(why);
+            self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
+        }
+        // What nobody wants and nothing wanted needs is not kept.
+        for Fresh { this, .. } in fresh {
+            self.reconsider(this);
+        }
+    }
+
+    /// Makes the tasks of a graph, except those that are known already; gives all, and the new ones.
+    fn create_all(
+        &mut self,
+        graph: Graph,
+        keys: &[Key],
+        broken: &mut Vec<(Key, String)>,
+    ) -> (Vec<TaskRef>, Vec<Fresh>) {
+        let functions: Vec<u32> = graph
+            .functions
+            .into_iter()
+            .map(|function| {
+                *self.function_numbers.entry(function.entry).or_insert_with(|| {
+                    let (entry, name) = (function.entry, function.name);
+                    self.functions.push(FunctionInfo { entry, name, duration: None });
+                    self.functions.len() as u32 - 1
+                })
+            })
+            .collect();
+        let options: Vec<u32> = graph.options.iter().map(|o| self.options_number(o)).collect();
+        let (mut tasks, mut fresh) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+        for (order, task) in graph.tasks.into_iter().enumerate() {
+            if order % TOGETHER == 0 {
+                self.tasks.read_ahead(&keys[order..keys.len().min(order + TOGETHER)]);
+            }
+            if let Some(known) = self.tasks.find(task.key) {
+                // An equal call is known: its result serves both, unless it failed and is tried again.
+                if self.task(known).is_some_and(|t| t.state == TaskState::Erred) {
+                    self.forgive(known);
+                }
+                tasks.push(known);
+                continue;
+            }
+            let Some(&function) = functions.get(task.function as usize) else {
+                broken.push((task.key, "it names a function that the graph does not have".to_owned()));
+                tasks.push(self.tasks.create(task.key, SCATTERED));
+                continue;
+            };
+            let this = self.tasks.create(task.key, function);
+            let number = options.get(task.options as usize).copied().unwrap_or(0);
+            let TaskOptions { priority, retries, .. } = self.options[number as usize];
+            let submission = self.submissions;
+            if let Some(made) = self.task_mut(this) {
+                made.arguments = task.arguments;
+                made.options = number;
+                made.retries = retries;
+                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
+            }
+            tasks.push(this);
+            fresh.push(Fresh { order, this, dependencies: task.dependencies });
+        }
+        (tasks, fresh)
+    }
+
+    /// Connects new tasks with what they depend on. Says whether one depends on another that does not
+    /// come before it in the graph: then there may be a cycle.
+    fn link_all(&mut self, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> bool {
+        let mut backwards = false;
+        let mut found = Vec::new();
+        for fresh in fresh.chunks(TOGETHER) {
+            found.clear();
+            let wanted = fresh.iter().flat_map(|fresh| &fresh.dependencies);
+            found.extend(wanted.map(|key| self.tasks.find(*key)));
+            let mut found = found.iter();
+            for Fresh { order, this, dependencies } in fresh {
+                for (key, dependency) in dependencies.iter().zip(&mut found) {
+                    let Some(dependency) = *dependency else {
+                        let broken_one = self.task(*this).map_or(*key, |task| task.key);
+                        let why = format!(
+                            "it depends on {key}, which the scheduler does not know; \
+                             was its future dropped or cancelled?"
+                        );
+                        broken.push((broken_one, why));
+                        continue;
+                    };
+                    backwards |= self.task(dependency).is_some_and(|other| {
+                        let Priority { submission, order: other, .. } = other.priority;
+                        submission == self.submissions && other as usize >= *order
+                    });
+                    self.link(*this, dependency);
+                }
+            }
+        }
+        backwards
+    }
+
+    fn want(&mut self, client: ClientId, id: TaskRef) {
+        let Some(task) = self.task_mut(id) else { return };
+        if !task.who_wants.contains(&client) {
+            task.who_wants.push(client);
+        }
+        let key = task.key;
+        match task.state {
+            TaskState::Released => self.recommend(id, TaskState::Waiting),
+            TaskState::Memory => self.report_memory(client, id, None),
+            TaskState::Erred => {
+                if let Some(error) = task.error.clone() {
+                    self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn options_number(&mut self, options: &crate::graph::TaskOptions) -> u32 {
+        // Few different ones are in use at a time; the latest are the likeliest.
+        let recent = self.options.iter().enumerate().rev().take(16).find(|(_, known)| *known == options);
+        match recent {
+            Some((number, _)) => number as u32,
+            None => {
+                self.options.push(options.clone());
+                self.options.len() as u32 - 1
+            }
+        }
+    }
+
+    fn link(&mut self, id: TaskRef, dependency: TaskRef) {
+        let Some(task) = self.task_mut(id) else { return };
+        if task.dependencies.contains(&dependency) {
+            return;
+        }
+        task.dependencies.push(dependency);
+        let Some(other) = self.task_mut(dependency) else { return };
+        other.live_dependents += 1;
+        other.dependents.push(id);
+        // Forgotten dependents are cleared away once they are the majority.
+        if other.dependents.len() > 16 && other.dependents.len() as u32 > 2 * other.live_dependents {
+            let mut dependents = std::mem::take(&mut other.dependents);
+            dependents.retain(|d| self.task(*d).is_some());
+            if let Some(other) = self.task_mut(dependency) {
+                other.dependents = dependents;
+            }
+        }
+    }
+
+    /// The tasks of a graph that can never run because they need themselves (Kahn's algorithm).
+    fn cycles(&self, ids: &[TaskRef]) -> Vec<(Key, String)> {
+        let mut missing: KeyMap<TaskRef, usize> = ids.iter().map(|id| (*id, 0)).collect();
+        for id in ids {
+            let dependencies = self.task(*id).map(|t| t.dependencies.clone()).unwrap_or_default();
+            let inside = dependencies.iter().filter(|d| missing.contains_key(*d)).count();
+            missing.insert(*id, inside);
+        }
+        let mut free: Vec<TaskRef> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
+        while let Some(id) = free.pop() {
+            missing.remove(&id);
+            for dependent in self.task(id).map(|t| t.dependents.clone()).unwrap_or_default() {
+                if let Some(count) = missing.get_mut(&dependent) {
+                    *count -= 1;
+                    if *count == 0 {
+                        free.push(dependent);
+                    }
+                }
+            }
+        }
+        let names: Vec<String> = ids
+            .iter()
+            .filter(|id| missing.contains_key(*id))
+            .filter_map(|id| Some(self.task(*id)?.key.to_string()))
+            .take(8)
+            .collect();
+        let why = format!("it is part of, or depends on, a cycle among {}", names.join(", "));
+        missing.keys().filter_map(|id| Some((self.task(*id)?.key, why.clone()))).collect()
+    }
+
+    /// A failed task is tried again, as if it never ran.
+    fn forgive(&mut self, id: TaskRef) {
+        if let Some(task) = self.task_mut(id) {
+            task.error = None;
+            task.suspicious = 0;
+            task.state = TaskState::Released;
+            self.log(id, TaskState::Erred, TaskState::Released);
+            self.recommend(id, TaskState::Waiting);
+        }
+    }
+}

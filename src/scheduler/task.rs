@@ -1,0 +1,181 @@
+//! One task, as the scheduler knows it.
+
+use smallvec::SmallVec;
+
+use crate::{
+    graph::{Arguments, Key},
+    protocol::{ClientId, Priority, TaskId, WorkerId},
+    task::TaskError,
+};
+
+/// Where a task stands. See the picture in [`super`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TaskState {
+    /// Known, neither computed nor to be computed.
+    Released,
+    /// To be computed; not all it needs is in memory.
+    Waiting,
+    /// Could run, but no worker there may run it.
+    NoWorker,
+    /// Could run, as soon as a worker has too little to do.
+    Queued,
+    /// Assigned to a worker.
+    Processing,
+    /// Its result is in a worker's memory.
+    Memory,
+    /// It failed for good.
+    Erred,
+    /// About to be removed.
+    Forgotten,
+}
+
+impl TaskState {
+    /// The state's name as users see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Waiting => "waiting",
+            Self::NoWorker => "no-worker",
+            Self::Queued => "queued",
+            Self::Processing => "processing",
+            Self::Memory => "memory",
+            Self::Erred => "erred",
+            Self::Forgotten => "forgotten",
+        }
+    }
+}
+
+/// A task's place in the arena, and which of the tenants that follow each other there is meant.
+///
+/// The scheduler's own name of a task. Workers know it by a [`TaskId`], and by another one each time
+/// it is computed anew: so no word of theirs, however late, is ever about the wrong computation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct TaskRef {
+    pub(super) index: u32,
+    pub(super) tenant: u32,
+}
+
+impl std::fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "task {}.{}", self.index, self.tenant)
+    }
+}
+
+/// The function number of data that was scattered: nothing computes it.
+pub(super) const SCATTERED: u32 = u32::MAX;
+
+/// One task.
+pub(super) struct Task {
+    pub(super) this: TaskRef,
+    /// What workers call its present computation and the result of that.
+    pub(super) id: TaskId,
+    pub(super) key: Key,
+    pub(super) state: TaskState,
+    /// A worker said that it will take its time: it counts neither for occupancy nor for slots.
+    pub(super) long_running: bool,
+    pub(super) suspicious: u8,
+    pub(super) retries: u32,
+    pub(super) function: u32,
+    /// 0 for the default ones.
+    pub(super) options: u32,
+    /// Dependencies that are not in memory, while waiting.
+    pub(super) waiting_on: u32,
+    /// Dependents that are to be computed and need its result.
+    pub(super) waiters: u32,
+    /// Dependents that are not forgotten.
+    pub(super) live_dependents: u32,
+    pub(super) worker: Option<WorkerId>,
+    pub(super) priority: Priority,
+    pub(super) nbytes: u64,
+    /// What it added to its worker's occupancy, in nanoseconds.
+    pub(super) estimate: u64,
+    pub(super) arguments: Arguments,
+    pub(super) dependencies: SmallVec<[TaskRef; 2]>,
+    /// Forgotten ones may linger: see `live_dependents`.
+    pub(super) dependents: SmallVec<[TaskRef; 2]>,
+    pub(super) who_has: SmallVec<[WorkerId; 2]>,
+    pub(super) who_wants: SmallVec<[ClientId; 2]>,
+    pub(super) error: Option<TaskError>,
+}
+
+impl Task {
+    /// A task in state released.
+    pub(super) fn new(this: TaskRef, key: Key, function: u32) -> Self {
+        Self {
+            this,
+            id: TaskId::new(this.index, this.tenant),
+            key,
+            state: TaskState::Released,
+            long_running: false,
+            suspicious: 0,
+            retries: 0,
+            function,
+            options: 0,
+            waiting_on: 0,
+            waiters: 0,
+            live_dependents: 0,
+            worker: None,
+            priority: Priority::default(),
+            nbytes: 0,
+            estimate: 0,
+            arguments: Arguments::default(),
+            dependencies: SmallVec::new(),
+            dependents: SmallVec::new(),
+            who_has: SmallVec::new(),
+            who_wants: SmallVec::new(),
+            error: None,
+        }
+    }
+
+    /// Whether somebody needs the result.
+    pub(super) fn needed(&self) -> bool {
+        self.waiters > 0 || !self.who_wants.is_empty()
+    }
+
+    /// Whether it is to be computed or being computed.
+    pub(super) fn active(&self) -> bool {
+        matches!(
+            self.state,
+            TaskState::Waiting | TaskState::NoWorker | TaskState::Queued | TaskState::Processing
+        )
+    }
+}
+
+/// Tasks, listed in the order in which they came; those that are no members any more linger until
+/// they are the majority, so that adding and removing cost next to nothing.
+#[derive(Default)]
+pub(super) struct TaskList {
+    listed: Vec<TaskRef>,
+    members: usize,
+}
+
+impl TaskList {
+    pub(super) fn len(&self) -> usize {
+        self.members
+    }
+
+    /// Lists a task. Says whether it is time to [`Self::tidy`].
+    pub(super) fn add(&mut self, task: TaskRef) -> bool {
+        self.listed.push(task);
+        self.members += 1;
+        self.listed.len() > 64 && self.listed.len() > 2 * self.members
+    }
+
+    /// One of those listed is no member any more.
+    pub(super) fn remove_one(&mut self) {
+        self.members -= 1;
+    }
+
+    /// The members: `belongs` tells them from those that linger.
+    pub(super) fn members(&self, belongs: impl Fn(TaskRef) -> bool) -> Vec<TaskRef> {
+        let mut members: Vec<TaskRef> = self.listed.iter().copied().filter(|task| belongs(*task)).collect();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
+    pub(super) fn tidy(&mut self, belongs: impl Fn(TaskRef) -> bool) {
+        self.listed = self.members(belongs);
+    }
+}
