@@ -24,6 +24,8 @@ mod state;
 mod stimulus;
 mod submit;
 mod task;
+#[cfg(test)]
+mod tests;
 mod transitions;
 
 pub use state::{Config, State};

@@ -24,6 +24,8 @@ mod running;
 pub(crate) mod server;
 mod state;
 mod stimulus;
+#[cfg(test)]
+mod tests;
 
 pub use executor::{secede, worker_name};
 pub use state::{Config, State, TaskState};

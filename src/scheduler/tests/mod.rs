@@ -1,0 +1,210 @@
+//! Stories of single tasks: a few stimuli, and the instructions and states that must follow.
+
+mod cancelling;
+mod losing;
+mod placing;
+mod running;
+
+use super::{Config, Instruction, State, Stimulus, TaskState};
+use crate::{
+    graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
+    protocol::{
+        ClientId, ComputeTask, Finished, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId,
+        WorkerInfo,
+    },
+    task::{EntryRef, FailureKind, TaskError, Value},
+};
+
+/// A scheduler with one client, and what it last wanted done.
+struct Bed {
+    state: State,
+    client: ClientId,
+    now: u64,
+    told: Vec<Instruction>,
+}
+
+/// A task to submit.
+struct Call {
+    key: u128,
+    dependencies: Vec<u128>,
+    options: TaskOptions,
+}
+
+fn call(key: u128, dependencies: &[u128]) -> Call {
+    Call { key, dependencies: dependencies.to_vec(), options: TaskOptions::default() }
+}
+
+impl Call {
+    fn with(mut self, change: impl FnOnce(&mut TaskOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+}
+
+fn failure() -> TaskError {
+    TaskError::new(FailureKind::Failed, "it did not work")
+}
+
+impl Bed {
+    fn new(workers: usize) -> Self {
+        let mut state = State::new(Config::default());
+        let client = state.add_client();
+        let mut bed = Self { state, client, now: 0, told: vec![] };
+        for _ in 0..workers {
+            bed.join(1);
+        }
+        bed
+    }
+
+    fn join(&mut self, nthreads: u32) -> WorkerId {
+        self.join_with(nthreads, vec![])
+    }
+
+    fn join_with(&mut self, nthreads: u32, resources: Vec<(String, f64)>) -> WorkerId {
+        self.now += 1;
+        let n = self.state.info().workers.len();
+        let info = WorkerInfo {
+            name: format!("w{n}").into(),
+            address: format!("inproc://w{n}").into(),
+            nthreads,
+            memory_limit: 0,
+            resources,
+            pid: 0,
+            host: "here".into(),
+        };
+        let (id, told) = self.state.add_worker(info, self.now);
+        self.told = told;
+        id
+    }
+
+    fn handle(&mut self, stimulus: Stimulus) -> &mut Self {
+        self.now += 1;
+        self.told = self.state.handle(stimulus, self.now);
+        self
+    }
+
+    fn says(&mut self, message: FromClient) -> &mut Self {
+        self.handle(Stimulus::Client(self.client, message))
+    }
+
+    /// Submits tasks and wants all of `wants`.
+    fn submit(&mut self, calls: Vec<Call>, wants: &[u128]) -> &mut Self {
+        let graph = graph(calls);
+        self.says(FromClient::Submit { graph, wants: wants.iter().copied().map(Key).collect() })
+    }
+
+    fn release(&mut self, keys: &[u128]) -> &mut Self {
+        self.says(FromClient::Release(keys.iter().copied().map(Key).collect()))
+    }
+
+    fn cancel(&mut self, keys: &[u128]) -> &mut Self {
+        self.says(FromClient::Cancel { keys: keys.iter().copied().map(Key).collect(), force: false })
+    }
+
+    fn worker_says(&mut self, worker: WorkerId, message: FromWorker) -> &mut Self {
+        self.handle(Stimulus::Worker(worker, message))
+    }
+
+    /// The worker that a task is assigned to finishes it.
+    fn finish(&mut self, key: u128) -> &mut Self {
+        let (worker, id) = self.assignment(key);
+        self.finish_on(worker, id)
+    }
+
+    fn finish_on(&mut self, worker: WorkerId, id: TaskId) -> &mut Self {
+        let finished = Finished { id, nbytes: 100, duration: 1_000_000_000, value: None };
+        self.worker_says(worker, FromWorker::Finished(finished))
+    }
+
+    fn lose(&mut self, worker: WorkerId) -> &mut Self {
+        self.handle(Stimulus::RemoveWorker { worker, expected: false })
+    }
+
+    /// Where a task is being processed, and under which id.
+    #[track_caller]
+    fn assignment(&self, key: u128) -> (WorkerId, TaskId) {
+        let task = self.task(key);
+        (task.worker.expect("it is being processed"), task.id)
+    }
+
+    #[track_caller]
+    fn id(&self, key: u128) -> TaskId {
+        self.task(key).id
+    }
+
+    #[track_caller]
+    fn task(&self, key: u128) -> &super::task::Task {
+        self.state.tasks.find(Key(key)).and_then(|task| self.state.task(task)).expect("it is known")
+    }
+
+    #[track_caller]
+    fn is(&self, key: u128, state: TaskState) -> &Self {
+        assert_eq!(self.state.task_state(Key(key)), Some(state), "task {key}");
+        self
+    }
+
+    #[track_caller]
+    fn is_forgotten(&self, key: u128) -> &Self {
+        assert_eq!(self.state.task_state(Key(key)), None, "task {key}");
+        self
+    }
+
+    /// The assignments of the last turn: worker and key.
+    fn computes(&self) -> Vec<(WorkerId, u128)> {
+        self.computed().into_iter().map(|(worker, task)| (worker, task.key.0)).collect()
+    }
+
+    fn computed(&self) -> Vec<(WorkerId, &ComputeTask)> {
+        let mut computed = Vec::new();
+        for told in &self.told {
+            if let Instruction::ToWorker(worker, ToWorker::Compute(task)) = told {
+                computed.push((*worker, task));
+            }
+        }
+        computed
+    }
+
+    /// What workers were told to free in the last turn.
+    fn frees(&self) -> Vec<(WorkerId, TaskId)> {
+        let mut frees = Vec::new();
+        for told in &self.told {
+            if let Instruction::ToWorker(worker, ToWorker::Free(ids)) = told {
+                frees.extend(ids.iter().map(|id| (*worker, *id)));
+            }
+        }
+        frees
+    }
+
+    /// What the client was told in the last turn, in short.
+    fn client_hears(&self) -> Vec<String> {
+        let short = |told: &Instruction| match told {
+            Instruction::ToClient(_, ToClient::InMemory { key, worker, .. }) => {
+                Some(format!("{} in memory of {}", key.0, worker.0))
+            }
+            Instruction::ToClient(_, ToClient::Erred { key, error }) => {
+                Some(format!("{} erred: {error}", key.0))
+            }
+            Instruction::ToClient(_, ToClient::Lost(key)) => Some(format!("{} lost", key.0)),
+            Instruction::ToClient(_, ToClient::Cancelled(key)) => Some(format!("{} cancelled", key.0)),
+            _ => None,
+        };
+        self.told.iter().filter_map(short).collect()
+    }
+}
+
+fn graph(calls: Vec<Call>) -> Graph {
+    let entry = EntryRef { module: 0, offset: 8, name: 1 };
+    let options = calls.iter().map(|call| call.options.clone()).collect();
+    let task = |(index, call): (usize, Call)| GraphTask {
+        key: Key(call.key),
+        function: 0,
+        options: index as u32,
+        dependencies: call.dependencies.into_iter().map(Key).collect(),
+        arguments: Arguments::default(),
+    };
+    Graph {
+        functions: vec![Function { entry, name: "f".into() }],
+        options,
+        tasks: calls.into_iter().enumerate().map(task).collect(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Which worker a task goes to, and when.
+
+use super::*;
+
+#[test]
+fn a_task_goes_where_the_bytes_are() {
+    let mut bed = Bed::new(4);
+    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
+    bed.submit(vec![call(1, &[]).with(on("w2"))], &[1]);
+    let (worker, id) = bed.assignment(1);
+    let finished = Finished { id, nbytes: 1 << 30, duration: 1_000_000, value: None };
+    bed.worker_says(worker, FromWorker::Finished(finished));
+    bed.submit(vec![call(2, &[1])], &[2]);
+    assert_eq!(bed.computes(), [(WorkerId(2), 2)]);
+}
+
+#[test]
+fn work_is_spread_over_idle_workers() {
+    let mut bed = Bed::new(4);
+    bed.submit((1..=4).map(|key| call(key, &[])).collect(), &[1, 2, 3, 4]);
+    let mut workers: Vec<u32> = bed.computes().iter().map(|(worker, _)| worker.0).collect();
+    workers.sort_unstable();
+    assert_eq!(workers, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_busy_holder_loses_to_an_idle_worker_where_moving_is_cheap() {
+    let mut bed = Bed::new(2);
+    bed.submit(vec![call(1, &[])], &[1]).finish(1);
+    let holder = bed.task(1).who_has[0];
+    // Tasks of a second each: the holder has several waiting, the other has none.
+    let on = bed.state.workers[&holder].info.name.to_string();
+    bed.submit(
+        (10..14).map(|key| call(key, &[]).with(|o| o.workers = vec![on.clone()])).collect(),
+        &[10, 11, 12, 13],
+    );
+    bed.submit(vec![call(2, &[1])], &[2]);
+    assert_ne!(bed.assignment(2).0, holder);
+}
+
+#[test]
+fn tasks_without_dependencies_queue_and_are_handed_out_in_order() {
+    let mut bed = Bed::new(1);
+    bed.submit((1..=9).map(|key| call(key, &[])).collect(), &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(bed.computes().iter().map(|(_, key)| *key).collect::<Vec<_>>(), [1, 2]);
+    bed.finish(1);
+    assert_eq!(bed.computes(), [(WorkerId(0), 3)]);
+}
+
+#[test]
+fn a_higher_priority_goes_first() {
+    let mut bed = Bed::new(1);
+    bed.submit((1..=4).map(|key| call(key, &[])).collect(), &[1, 2, 3, 4]);
+    bed.submit(vec![call(9, &[]).with(|o| o.priority = 5)], &[9]).is(9, TaskState::Queued);
+    bed.finish(1);
+    assert_eq!(bed.computes(), [(WorkerId(0), 9)]);
+}
+
+#[test]
+fn restrictions_are_kept_unless_others_are_allowed() {
+    let mut bed = Bed::new(2);
+    let only = |o: &mut TaskOptions| o.workers = vec!["w7".into()];
+    bed.submit(vec![call(1, &[]).with(only)], &[1]).is(1, TaskState::NoWorker);
+    let rather = |o: &mut TaskOptions| {
+        only(o);
+        o.allow_other_workers = true;
+    };
+    bed.submit(vec![call(2, &[]).with(rather)], &[2]).is(2, TaskState::Processing);
+}
+
+#[test]
+fn resources_restrict_and_a_worker_that_supplies_them_is_taken_when_it_comes() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(1, &[]).with(|o| o.resources = vec![("gpu".into(), 0.5)])], &[1]);
+    bed.is(1, TaskState::NoWorker);
+    let gpu = bed.join_with(1, vec![("gpu".into(), 1.0)]);
+    assert_eq!(bed.computes(), [(gpu, 1)]);
+    assert_eq!(bed.computed()[0].1.resources, [("gpu".to_owned(), 0.5)]);
+}
+
+#[test]
+fn a_long_running_task_makes_room() {
+    let mut bed = Bed::new(1);
+    bed.submit((1..=3).map(|key| call(key, &[])).collect(), &[1, 2, 3]).is(3, TaskState::Queued);
+    let (worker, id) = bed.assignment(1);
+    bed.worker_says(worker, FromWorker::LongRunning(id)).is(3, TaskState::Processing);
+}
