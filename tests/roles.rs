@@ -30,6 +30,9 @@ fn main() -> ExitCode {
             a_vanished_scheduler_ends_workers_and_clients,
         ),
         Trial::test("ctrl_c_leaves_nothing_behind", ctrl_c_leaves_nothing_behind),
+        Trial::test("a_panic_leaves_nothing_behind", a_panic_leaves_nothing_behind),
+        Trial::test("a_killed_program_takes_its_workers_along", a_killed_program_takes_its_workers_along),
+        Trial::test("the_default_scheduler_file_is_found", the_default_scheduler_file_is_found),
         Trial::test("wrong_command_lines_are_explained", wrong_command_lines_are_explained),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -39,13 +42,18 @@ fn sum(numbers: Vec<i64>) -> i64 {
     numbers.iter().sum()
 }
 
-/// `sum N` prints a sum of squares and how many workers there were; `wait` waits for ever.
+/// `sum N` prints a sum of squares and how many workers there were; `wait` waits for ever; `panic` does.
 async fn program(client: Client) -> rankine::Result<()> {
     let words = rankine::args();
     if words.first().is_some_and(|word| word == "wait") {
         println!("waiting");
         let long = client.submit(|| thread::sleep(Duration::from_secs(600)), ());
         return long.await;
+    }
+    if words.first().is_some_and(|word| word == "panic") {
+        client.submit(|| (), ()).await?;
+        thread::sleep(Duration::from_millis(300));
+        panic!("the program's own mistake");
     }
     let workers = words.get(1).and_then(|n| n.parse().ok()).unwrap_or(1);
     client.wait_for_workers(workers).await?;
@@ -183,6 +191,65 @@ fn ctrl_c_leaves_nothing_behind() -> Outcome {
     for worker in workers {
         assert!(!fs::exists(format!("/proc/{worker}"))?, "{worker} is still there");
     }
+    Ok(())
+}
+
+/// Waits until these processes are gone.
+fn until_gone(pids: Vec<String>) {
+    for pid in pids {
+        until("a worker's end", || !Path::new("/proc").join(&pid).exists());
+    }
+}
+
+fn a_panic_leaves_nothing_behind() -> Outcome {
+    let temporary = tempfile::tempdir()?;
+    let mut command = command(&["panic", "--processes", "2"]);
+    let child = command.env("TMPDIR", temporary.path()).env("HOME", temporary.path()).spawn()?;
+    let pid = child.id();
+    until("both workers run", || children(pid).len() == 2);
+    let workers = children(pid);
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(101));
+    assert!(text(&output).contains("the program's own mistake"), "{}", text(&output));
+    for worker in workers {
+        assert!(!fs::exists(format!("/proc/{worker}"))?, "{worker} is still there");
+    }
+    let left: Vec<_> = fs::read_dir(temporary.path())?.collect();
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+fn a_killed_program_takes_its_workers_along() -> Outcome {
+    let child = start(&["wait", "--processes", "2"]);
+    let pid = child.id();
+    until("both workers run", || children(pid).len() == 2);
+    thread::sleep(Duration::from_millis(300));
+    let workers = children(pid);
+    signal(&child, "-KILL");
+    end(child);
+    until_gone(workers);
+    Ok(())
+}
+
+fn the_default_scheduler_file_is_found() -> Outcome {
+    let home = tempfile::tempdir()?;
+    let at_home = |words: &[&str]| command(words).env("RANKINE_HOME", home.path()).spawn();
+    let scheduler = at_home(&["scheduler", "--listen", "tcp://127.0.0.1:0"])?;
+    let found = || fs::read_dir(home.path()).ok()?.next()?.ok().map(|entry| entry.path());
+    until("the scheduler file is there", || {
+        found().is_some_and(|path| path.extension().is_some_and(|e| e == "json"))
+    });
+    let file = found().ok_or("it is gone")?;
+    let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    let address = told["address"].as_str().ok_or("no address")?;
+    assert_eq!(told["build_id"].as_str(), Some(rankine::task::build_id()));
+    let worker = at_home(&["worker", address, "--threads", "1"])?;
+    let output = end(at_home(&["client", address, "sum"])?);
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 1\n"));
+    signal(&scheduler, "-INT");
+    end(scheduler);
+    end(worker);
+    assert!(!file.exists());
     Ok(())
 }
 
