@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array, ArrayD, ArrayViewD, Axis, Zip};
 use rand::{Rng, SeedableRng};
@@ -245,7 +245,7 @@ fn tree(
 /// Submits the whole graph and waits for it.
 async fn compute<T: Float>(
     client: &Client,
-    path: &PathBuf,
+    path: &Path,
     times: usize,
     tiles: &[Vec<Block>],
     results: &Results,
@@ -253,19 +253,19 @@ async fn compute<T: Float>(
     let (mut sums, mut written) = (Vec::new(), Vec::new());
     for blocks in tiles {
         let total = tree(client, blocks, &mut |block| {
-            let future = client.submit(sum::<T>, (path.clone(), block.clone()));
+            let future = client.submit(sum::<T>, (path.to_owned(), block.clone()));
             sums.push(future.clone());
             future
         });
         let mean = client.submit(divide, (total, times));
         let total = tree(client, blocks, &mut |block| {
-            let future = client.submit(sum_of_squares::<T>, (path.clone(), block.clone(), &mean));
+            let future = client.submit(sum_of_squares::<T>, (path.to_owned(), block.clone(), &mean));
             sums.push(future.clone());
             future
         });
         let std = client.submit(root, (client.submit(divide, (total, times)),));
         for block in blocks {
-            let arguments = (path.clone(), block.clone(), &mean, &std, results.anomaly.path());
+            let arguments = (path.to_owned(), block.clone(), &mean, &std, results.anomaly.path());
             written.push(client.submit(anomaly::<T>, arguments));
         }
         for (result, numbers) in [(&results.mean, &mean), (&results.std, &std)] {
@@ -274,14 +274,26 @@ async fn compute<T: Float>(
             }
         }
     }
-    let bar = progress("anomaly", sums.len() + written.len());
+    let length = sums.len() + written.len();
     // The sums are here for the bar alone, and given up one by one; who needs them keeps them.
     let sums = client.as_completed(sums).map(|_| None);
     let written = client.as_completed(written).map(Some);
-    let mut done = stream::select(sums, written);
+    watch("anomaly", length, stream::select(sums, written)).await
+}
+
+/// Waits for tasks, showing how many are done; of some the outcome matters.
+async fn watch(
+    what: &'static str,
+    length: usize,
+    mut done: impl Stream<Item = Option<TaskFuture<()>>> + Unpin,
+) -> Result<()> {
+    // Drawn only where there is a terminal.
+    let style = ProgressStyle::with_template("{prefix:10} {bar:40} {pos}/{len} tasks, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(length as u64).with_style(style).with_prefix(what);
     while let Some(done) = done.next().await {
-        if let Some(written) = done {
-            written.await?;
+        if let Some(done) = done {
+            done.await?;
         }
         bar.inc(1);
     }
@@ -315,7 +327,7 @@ async fn main(client: Client) -> Result<()> {
     }
 }
 
-async fn run<T: Float>(client: &Client, choice: &Choice, path: &PathBuf, input: &NpyFile) -> Result<()> {
+async fn run<T: Float>(client: &Client, choice: &Choice, path: &Path, input: &NpyFile) -> Result<()> {
     let (shape, shown) = (input.shape(), path.display());
     if shape.is_empty() || shape.contains(&0) {
         return Err(Error::Usage(format!("{shown} has no times to average over: its shape is {shape:?}")));
@@ -343,14 +355,7 @@ async fn make_file<T: Float>(client: &Client, path: &Path, choice: &Choice) -> R
     let tiles = cut(shape, &block_shape::<T>(shape, order, choice.chunk));
     let blocks = tiles.into_iter().flatten().map(|block| (path.to_owned(), block));
     let written = client.starmap(make_up::<T>, blocks);
-    let bar = progress("making up", written.len());
-    let mut done = client.as_completed(written);
-    while let Some(written) = done.next().await {
-        written.await?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(())
+    watch("making up", written.len(), client.as_completed(written).map(Some)).await
 }
 
 /// The files being written; they get their names when they are whole.
@@ -521,11 +526,4 @@ fn failed(attempt: &str) -> impl FnOnce(io::Error) -> Error {
 
 fn explained(error: NpyError) -> Error {
     Error::Usage(error.to_string())
-}
-
-fn progress(what: &'static str, length: usize) -> ProgressBar {
-    // Drawn only where there is a terminal.
-    let style = ProgressStyle::with_template("{prefix:10} {bar:40} {pos}/{len} tasks, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length as u64).with_style(style).with_prefix(what)
 }

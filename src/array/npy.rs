@@ -378,7 +378,7 @@ mod tests {
         assert!(write_npy(&path, &[0, 0], numbers(&[3, 4]).mapv(|x| x as f32).view()).is_err());
         write_npy(&path, &[3, 0], numbers(&[0, 4]).view()).unwrap();
         let file = NpyFile::open(&path).unwrap();
-        assert!(file.block::<f64>(&[0..3]).is_err());
+        assert!(file.block::<f64>(&[0..3, 0..4, 0..1]).is_err());
         assert!(file.block::<f64>(&[0..3, 2..5]).is_err());
         assert!(file.block::<f64>(&[3..3, 0..4]).unwrap().is_empty());
     }
