@@ -337,7 +337,7 @@ async fn run<T: Float>(client: &Client, choice: &Choice, path: &Path, input: &Np
     let bytes = shape.iter().product::<usize>() as f64 * size_of::<T>() as f64;
     println!("{shown}: {} of shape {shape:?}, {:.1} MB", T::NAME, bytes / 1e6);
     let threads: u32 = client.nthreads().await?.values().sum();
-    println!("{} blocks on {threads} threads", tiles.iter().map(Vec::len).sum::<usize>());
+    println!("blocks: {}, threads: {threads}", tiles.iter().map(Vec::len).sum::<usize>());
     let start = Instant::now();
     compute::<T>(client, path, shape[0], &tiles, &results).await?;
     let time = start.elapsed().as_secs_f64();
