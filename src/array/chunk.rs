@@ -250,6 +250,10 @@ impl<T: Element> Chunk<T> {
     }
 
     fn try_view(&self) -> Result<ArrayViewD<'_, T>, ndarray::ShapeError> {
+        if self.shape.contains(&0) {
+            // The strides reach beyond the bytes, which nobody will follow.
+            return ArrayView::from_shape(IxDyn(&self.shape), &[]);
+        }
         ArrayView::from_shape(IxDyn(&self.shape).strides(IxDyn(&self.strides)), self.numbers())
     }
 
@@ -281,6 +285,14 @@ impl<T: Element> Chunk<T> {
             slice.bytes = self.bytes.slice(range.start * self.strides[axis] * size_of::<T>()..);
         }
         slice
+    }
+
+    /// The same with its axes in reverse: what was in Fortran order is in C order then.
+    #[must_use]
+    pub fn reversed_axes(mut self) -> Self {
+        self.shape.reverse();
+        self.strides.reverse();
+        self
     }
 
     /// A copy of its elements as an array.
@@ -353,6 +365,9 @@ mod tests {
         let (head, frames) = to_frames(&slice).unwrap();
         let back: Chunk<i32> = from_frames(head, frames).unwrap();
         assert_eq!(back.as_slice(), Some(&[2, 3, 5, 6][..]));
+        let (head, frames) = to_frames(&chunk.slice(0, 1..1)).unwrap();
+        let back: Chunk<i32> = from_frames(head, frames).unwrap();
+        assert_eq!(back.view().shape(), [0, 3]);
     }
 
     #[test]
@@ -381,6 +396,7 @@ mod tests {
     fn fortran_order_and_no_dimensions_work() {
         let array = ndarray::Array::from_shape_vec((2, 3).f(), vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]).unwrap();
         assert_eq!(Chunk::from_array(array.clone()).view_as::<Ix2>().unwrap(), array);
+        assert_eq!(Chunk::from_array(array.clone()).reversed_axes().view(), array.t().into_dyn());
         assert_eq!(Chunk::from_array(ndarray::arr0(5u8)).view().sum(), 5);
     }
 }

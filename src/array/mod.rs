@@ -7,4 +7,4 @@ mod chunk;
 mod npy;
 
 pub use chunk::{Chunk, Element, ShapeError};
-pub use npy::{NpyError, NpyFile, create_npy, write_npy};
+pub use npy::{NpyError, NpyFile, Order, create_npy, write_npy};
