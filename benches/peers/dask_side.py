@@ -4,6 +4,7 @@ Fewer tasks where the full number would take minutes: its rates only fall with t
 """
 
 import json
+import logging
 import operator
 import time
 
@@ -69,6 +70,7 @@ if __name__ == "__main__":
             threads_per_worker=1,
             protocol="tcp",
             dashboard_address=None,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
