@@ -1,6 +1,6 @@
 """The workloads of `cluster.rs` on dask.distributed; says in JSON lines how long each took.
 
-Fewer tasks where the full number would take minutes: its rates only fall with the number.
+Fewer tasks where the full number would take minutes: its rates do not grow with the number.
 """
 
 import json
