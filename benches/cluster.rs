@@ -1,8 +1,9 @@
-//! What a task costs from end to end, and the scheduler's machine alone. Prints a table;
+//! What a task costs from end to end, and the scheduler's machine alone.
 //! `cargo bench --bench cluster` runs it, and `benches/README.md` keeps its figures.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    env,
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
@@ -49,47 +50,81 @@ fn add(x: i64, y: i64) -> i64 {
 
 fn main() -> Result<()> {
     rankine::init();
-    for processes in [false, true] {
-        let place = if processes { "2 worker processes, tcp" } else { "2 workers in process" };
-        let cluster = LocalCluster::builder().workers(2).threads(1).processes(processes).start()?;
-        let local = Client::from(cluster.client()?);
-        round_trips(&format!("{place}, client in process"), &local)?;
-        if processes {
-            let remote = Client::from(AsyncClient::connect(cluster.scheduler_file())?);
-            round_trips(&format!("{place}, client over tcp"), &remote)?;
-            throughput(&format!("{place}, client over tcp"), &remote)?;
+    // Cargo says `--bench` to every bench.
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => {
+            end_to_end()?;
+            scheduler_alone(1_000_000);
         }
-        throughput(&format!("{place}, client in process"), &local)?;
+        ["scheduler", tasks] => scheduler_alone(tasks.parse().expect("a number of tasks")),
+        ["peers"] => beside_peers()?,
+        _ => panic!("say nothing, `scheduler TASKS` or `peers`, not {arguments:?}"),
     }
-    scheduler_alone();
     Ok(())
 }
 
-fn round_trips(place: &str, client: &Client) -> Result<()> {
+fn start(processes: bool) -> Result<LocalCluster> {
+    LocalCluster::builder().workers(2).threads(1).processes(processes).start()
+}
+
+fn end_to_end() -> Result<()> {
+    for processes in [false, true] {
+        let place = if processes { "2 worker processes, tcp" } else { "2 workers in process" };
+        let cluster = start(processes)?;
+        let mut clients = vec![("client in process", Client::from(cluster.client()?))];
+        if processes {
+            let remote = AsyncClient::connect(cluster.scheduler_file())?;
+            clients.push(("client over tcp", Client::from(remote)));
+        }
+        for (which, client) in clients {
+            let place = format!("{place}, {which}");
+            let times = round_trips(&client)?;
+            let at = |share: usize| times[times.len() * share / 100] * 1e6;
+            println!("round trip, {place}: p50 {:.1} µs, p90 {:.1} µs, p99 {:.1} µs", at(50), at(90), at(99));
+            for (what, tasks, seconds) in throughput(&client)? {
+                let rate = tasks as f64 / seconds;
+                println!("{what}, {place}: {rate:.0} tasks/s ({tasks} in {seconds:.3} s)");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `peers/run` sets beside other task systems: two worker processes, all over TCP; JSON lines.
+fn beside_peers() -> Result<()> {
+    let cluster = start(true)?;
+    let client = Client::from(AsyncClient::connect(cluster.scheduler_file())?);
+    let times = round_trips(&client)?;
+    println!("{}", serde_json::json!({"what": "round trip", "seconds": times}));
+    for (what, tasks, seconds) in throughput(&client)? {
+        println!("{}", serde_json::json!({"what": what, "tasks": tasks, "seconds": seconds}));
+    }
+    Ok(())
+}
+
+/// The seconds of each, sorted.
+fn round_trips(client: &Client) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     for i in 0..12_000 {
         let start = Instant::now();
         assert_eq!(client.submit(inc, (i,)).result()?, i + 1);
         if i >= 2_000 {
-            times.push(start.elapsed().as_nanos());
+            times.push(start.elapsed().as_secs_f64());
         }
     }
-    times.sort_unstable();
-    let at = |share: usize| times[times.len() * share / 100] as f64 / 1e3;
-    println!("round trip, {place}: p50 {:.1} µs, p90 {:.1} µs, p99 {:.1} µs", at(50), at(90), at(99));
-    Ok(())
+    times.sort_unstable_by(f64::total_cmp);
+    Ok(times)
 }
 
-fn throughput(place: &str, client: &Client) -> Result<()> {
-    let rate = |what: &str, tasks: usize, start: Instant| {
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{what}, {place}: {:.0} tasks/s ({tasks} in {seconds:.3} s)", tasks as f64 / seconds);
-    };
+/// What was run, how many tasks it was, and how many seconds it took.
+fn throughput(client: &Client) -> Result<Vec<(&'static str, usize, f64)>> {
+    let mut figures = Vec::new();
     for _ in 0..3 {
         let start = Instant::now();
         let results = client.gather(client.map(|x: i64| x * 3, 0..100_000))?;
         assert_eq!(results[99_999], 299_997);
-        rate("map", 100_000, start);
+        figures.push(("map", 100_000, start.elapsed().as_secs_f64()));
     }
     let start = Instant::now();
     let mut future = client.submit(inc, (0,));
@@ -97,7 +132,7 @@ fn throughput(place: &str, client: &Client) -> Result<()> {
         future = client.submit(inc, (future,));
     }
     assert_eq!(future.result()?, 1000);
-    rate("chain", 1000, start);
+    figures.push(("chain", 1000, start.elapsed().as_secs_f64()));
     let start = Instant::now();
     let mut level = client.map(|x: i64| x, 0..1 << 15);
     while level.len() > 1 {
@@ -105,14 +140,14 @@ fn throughput(place: &str, client: &Client) -> Result<()> {
         level = client.starmap(add, pairs);
     }
     assert_eq!(level[0].result()?, (1 << 14) * ((1 << 15) - 1));
-    rate("tree", (1 << 16) - 1, start);
-    Ok(())
+    figures.push(("tree", (1 << 16) - 1, start.elapsed().as_secs_f64()));
+    Ok(figures)
 }
 
-/// A million tasks, each of which needs one or two earlier ones, on 16 workers that answer at once.
-fn scheduler_alone() {
-    const TASKS: usize = 1_000_000;
+/// Tasks each of which needs one or two earlier ones, on 16 workers that answer at once.
+fn scheduler_alone(tasks: usize) {
     const BATCH: usize = 10_000;
+    assert!(tasks.is_multiple_of(BATCH), "tasks come in batches of {BATCH}");
     let key = |i: usize| Key((i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let before = ALLOCATED.load(Ordering::Relaxed);
     let mut state = State::new(Config::default());
@@ -132,8 +167,8 @@ fn scheduler_alone() {
     let entry = EntryRef { module: 0, offset: 8, name: 1 };
     let head = rankine::serialize::Frame(bytes::Bytes::from_static(b"12345678"));
     let mut seconds = 0.0;
-    for batch in 0..TASKS / BATCH {
-        let tasks = (batch * BATCH..(batch + 1) * BATCH).map(|i| GraphTask {
+    for batch in 0..tasks / BATCH {
+        let batch = (batch * BATCH..(batch + 1) * BATCH).map(|i| GraphTask {
             key: key(i),
             function: 0,
             options: u32::MAX,
@@ -143,7 +178,7 @@ fn scheduler_alone() {
         let graph = Graph {
             functions: vec![Function { entry, name: "f".into() }],
             options: vec![],
-            tasks: tasks.collect(),
+            tasks: batch.collect(),
         };
         let wants = graph.tasks.iter().map(|task| task.key).collect();
         let start = Instant::now();
@@ -166,10 +201,10 @@ fn scheduler_alone() {
         seconds += start.elapsed().as_secs_f64();
     }
     let bytes = ALLOCATED.load(Ordering::Relaxed) - before;
-    println!("scheduler alone: {:.0} tasks/s, {} bytes a task", TASKS as f64 / seconds, bytes / TASKS);
+    println!("scheduler alone: {:.0} tasks/s, {} bytes a task", tasks as f64 / seconds, bytes / tasks);
     let start = Instant::now();
-    let release = FromClient::Release((0..TASKS).map(key).collect());
+    let release = FromClient::Release((0..tasks).map(key).collect());
     state.handle(Stimulus::Client(client, release), 0);
-    println!("and to forget them: {:.0} tasks/s", TASKS as f64 / start.elapsed().as_secs_f64());
+    println!("and to forget them: {:.0} tasks/s", tasks as f64 / start.elapsed().as_secs_f64());
     assert_eq!(state.task_count(), 0);
 }
