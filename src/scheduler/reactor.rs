@@ -7,13 +7,17 @@ use super::{
     task::{SCATTERED, TaskRef},
 };
 use crate::{
-    graph::Key,
+    graph::{Key, KeySet},
     protocol::{
         Answer, ClientId, Finished, FromClient, FromWorker, Metrics, Query, Scattered, TaskId, ToClient,
         ToWorker, WorkerId, WorkerInfo,
     },
     task::{FailureKind, TaskError},
 };
+
+/// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
+/// that sums of them never overflow.
+const CREDIBLE: u64 = 1 << 50;
 
 impl State {
     /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.
@@ -169,6 +173,7 @@ impl State {
     /// Gives tasks up, and with them those that only they could have made possible.
     fn on_cancel(&mut self, client: ClientId, keys: Vec<Key>, force: bool) {
         let mut given_up: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
+        let mut seen: KeySet<TaskRef> = given_up.iter().copied().collect();
         while let Some(id) = given_up.pop() {
             let Some(task) = self.task_mut(id) else { continue };
             let key = task.key;
@@ -185,7 +190,8 @@ impl State {
             for client in told {
                 self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
             }
-            given_up.extend(dependents.iter().filter(|d| self.task(**d).is_some_and(|t| t.active())));
+            let active = dependents.into_iter().filter(|d| self.task(*d).is_some_and(|t| t.active()));
+            given_up.extend(active.filter(|dependent| seen.insert(*dependent)));
             self.reconsider(id);
         }
     }
@@ -218,7 +224,7 @@ impl State {
             };
             match alive.pop() {
                 Some(first) => {
-                    self.finish(task, first, nbytes);
+                    self.finish(task, first, nbytes.min(CREDIBLE));
                     for worker in alive {
                         self.add_holder(task, worker);
                     }
@@ -273,6 +279,7 @@ impl State {
 
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
+        let (nbytes, duration) = (nbytes.min(CREDIBLE), duration.min(CREDIBLE));
         let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
             return self.refuse(worker, id);
         };

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     graph::{Graph, Key, KeyMap, TaskOptions},
     protocol::{ClientId, Priority, ToClient},
-    task::TaskError,
+    task::{FailureKind, TaskError},
 };
 
 /// Tasks looked up at a time: enough that the memory they lie in is waited for once, not once each.
@@ -40,6 +40,7 @@ impl State {
         }
         for (key, why) in broken {
             let Some(id) = self.tasks.find(key) else { continue };
+            self.unlink(id);
             let function = self.function_name(id);
             let error = TaskError::refused(why);
             self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
@@ -76,7 +77,9 @@ impl State {
             }
             if let Some(known) = self.tasks.find(task.key) {
                 // An equal call is known: its result serves both, unless it failed and is tried again.
-                if self.task(known).is_some_and(|t| t.state == TaskState::Erred) {
+                // What was refused would be again.
+                let error = self.task(known).and_then(|task| task.error.as_ref());
+                if error.is_some_and(|error| error.kind != FailureKind::Refused) {
                     self.forgive(known);
                 }
                 tasks.push(known);
@@ -180,6 +183,18 @@ impl State {
             dependents.retain(|d| self.task(*d).is_some());
             if let Some(other) = self.task_mut(dependency) {
                 other.dependents = dependents;
+            }
+        }
+    }
+
+    /// What will never run needs nothing: members of a cycle would keep each other for ever.
+    fn unlink(&mut self, id: TaskRef) {
+        let dependencies = self.task_mut(id).map(|task| std::mem::take(&mut task.dependencies));
+        for dependency in dependencies.into_iter().flatten() {
+            if let Some(other) = self.task_mut(dependency) {
+                other.live_dependents -= 1;
+                other.dependents.retain(|dependent| *dependent != id);
+                self.reconsider(dependency);
             }
         }
     }

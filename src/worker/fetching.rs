@@ -46,16 +46,20 @@ impl State {
         }
     }
 
+    /// Takes a fetch off the queue that it waits in.
+    pub(super) fn unqueue(&mut self, id: TaskId) {
+        let peer = self.tasks.get_mut(&id).and_then(|task| task.queued_at.take());
+        if let Some(queue) = peer.and_then(|peer| self.to_fetch.get_mut(&peer)) {
+            queue.retain(|queued| *queued != id);
+        }
+    }
+
     /// Nobody here wants it any more.
     pub(super) fn give_up_fetch(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         match task.state {
             TaskState::Fetch => {
-                if let Some(peer) = task.queued_at.take()
-                    && let Some(queue) = self.to_fetch.get_mut(&peer)
-                {
-                    queue.retain(|queued| *queued != id);
-                }
+                self.unqueue(id);
                 self.step(id, TaskState::Released);
             }
             TaskState::Flight => {
@@ -91,10 +95,10 @@ impl State {
         let Some(queue) = self.to_fetch.get_mut(&peer) else { return ids };
         let size = |id: &TaskId| self.tasks.get(id).map_or(0, |task| task.nbytes);
         let fits = |queue: &VecDeque<TaskId>, nbytes, none| {
-            queue.front().map(size).filter(|next| none || nbytes + next <= GATHER_BYTES)
+            queue.front().map(size).filter(|next| none || next.saturating_add(nbytes) <= GATHER_BYTES)
         };
         while let Some(next) = fits(queue, nbytes, ids.is_empty()) {
-            nbytes += next;
+            nbytes = next.saturating_add(nbytes);
             ids.extend(queue.pop_front());
         }
         ids

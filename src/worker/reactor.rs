@@ -52,11 +52,16 @@ impl State {
             return;
         }
         let (id, mut missing) = (spec.id, 0);
+        if spec.dependencies.iter().any(|dependency| dependency.id == id) {
+            let error = TaskError::refused("it was assigned as its own dependency");
+            return self.send(FromWorker::Erred { id, error });
+        }
         for dependency in &spec.dependencies {
             let here = self.tasks.entry(dependency.id).or_default();
-            if !here.dependents.contains(&id) {
-                here.dependents.push(id);
+            if here.dependents.contains(&id) {
+                continue;
             }
+            here.dependents.push(id);
             if here.state != TaskState::Memory {
                 missing += 1;
                 self.want(dependency);
@@ -171,7 +176,8 @@ impl State {
     fn on_put(&mut self, data: Vec<(TaskId, Value)>) {
         for (id, value) in data {
             let nbytes = value.nbytes();
-            if self.tasks.get(&id).is_none_or(|t| t.value.is_none()) {
+            // What is here or to be computed here needs no one's data.
+            if self.tasks.get(&id).is_none_or(|t| t.value.is_none() && t.spec.is_none()) {
                 self.hold(id, value, nbytes);
             }
         }
@@ -216,9 +222,11 @@ impl State {
 
     /// Keeps a value and wakes the tasks that waited for it.
     pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64) {
+        self.unqueue(id);
         let task = self.tasks.entry(id).or_default();
         task.value = Some(value);
         task.nbytes = nbytes;
+        task.previous = TaskState::Released;
         task.who_has.clear();
         let dependents = task.dependents.clone();
         self.managed += nbytes;

@@ -83,7 +83,7 @@ impl State {
         self.executing < threads
             || estimate.is_some_and(|estimate| {
                 self.executing < threads * AHEAD_TASKS
-                    && self.backlog + estimate <= AHEAD_NS * u64::from(threads)
+                    && self.backlog.saturating_add(estimate) <= AHEAD_NS * u64::from(threads)
             })
     }
 
@@ -122,7 +122,7 @@ impl State {
         self.leave_threads(id, running == TaskState::Executing);
         if let Some(entry) = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).map(|spec| spec.entry) {
             let mean = self.durations.entry(entry).or_insert(duration);
-            *mean = (*mean * 7 + duration) / 8;
+            *mean = mean.saturating_mul(7).saturating_add(duration) / 8;
         }
         let wanted = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).is_some_and(|spec| spec.wanted);
         if cancelled {

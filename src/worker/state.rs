@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
 };
 
 use smallvec::SmallVec;
@@ -192,7 +192,8 @@ impl State {
             }
             if matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained) {
                 let spec = task.spec.as_ref().expect("what is to be run has something to run");
-                let missing = spec.dependencies.iter().filter(|d| self.value(d.id).is_none()).count();
+                let dependencies: BTreeSet<TaskId> = spec.dependencies.iter().map(|d| d.id).collect();
+                let missing = dependencies.iter().filter(|id| self.value(**id).is_none()).count();
                 assert_eq!(missing as u32, task.missing, "{id:?}: dependencies that are not here");
                 assert_eq!(state == TaskState::Waiting, missing > 0, "{id:?} {state:?}: {missing} missing");
             }
