@@ -65,9 +65,12 @@ fn main() {
         nothing_is_copied_within_a_process,
         what_cannot_be_serialized_does_not_leave,
         a_killed_worker_is_made_up_for,
+        all_workers_may_die,
         a_task_that_kills_workers_errs,
+        a_worker_may_be_added,
         scattered_data_that_dies_says_so,
         processes_end_with_the_cluster,
+        a_cluster_that_ends_at_once_tells_its_clients,
         resources_keep_tasks_apart,
     );
     libtest_mimic::run(&arguments, trials).exit();
@@ -447,23 +450,46 @@ fn a_killed_worker_is_made_up_for() -> Outcome {
     client.wait(&done, ReturnWhen::AllCompleted, None)?;
     let running = client.map(slow_inc, 0..20);
     thread::sleep(Duration::from_millis(60));
-    kill(cluster.pids()[0]);
+    let before = cluster.pids();
+    kill(before[0]);
     // What only the dead one held is computed again, what it ran runs elsewhere.
     assert_eq!(client.gather(&done)?, (0..20).map(|x| vec![x; 2000]).collect::<Vec<_>>());
     assert_eq!(client.gather(&running)?, (1..21).collect::<Vec<_>>());
-    assert_eq!(client.scheduler_info()?.workers.len(), 1);
+    until("another takes its place", || Ok(client.scheduler_info()?.workers.len() == 2))?;
+    let after = cluster.pids();
+    assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
+    Ok(())
+}
+
+fn all_workers_may_die() -> Outcome {
+    let cluster = LocalCluster::builder().workers(2).threads(1).processes(true).start()?;
+    let client = Client::from(cluster.client()?);
+    let done = client.map(|x: i64| vec![x; 2000], 0..20);
+    client.wait(&done, ReturnWhen::AllCompleted, None)?;
+    cluster.pids().into_iter().for_each(kill);
+    assert_eq!(client.gather(&done)?, (0..20).map(|x| vec![x; 2000]).collect::<Vec<_>>());
     Ok(())
 }
 
 fn a_task_that_kills_workers_errs() -> Outcome {
-    let mut cluster = LocalCluster::builder().workers(4).threads(1).processes(true).start()?;
+    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).start()?;
     let client = Client::from(cluster.client()?);
     let deadly = client.submit(|| -> i64 { std::process::abort() }, ());
     let Err(Error::Task(error)) = deadly.result() else { return Err("it should err".into()) };
     assert_eq!(error.kind, FailureKind::KilledWorkers);
     assert!(error.message.contains("4 workers died"), "{error}");
-    cluster.add_worker(&LocalCluster::builder().processes(true).threads(1))?;
-    assert_eq!(client.submit(inc, (1,)).result()?, 2, "a new worker goes on");
+    assert_eq!(client.submit(inc, (1,)).result()?, 2, "the next worker goes on");
+    Ok(())
+}
+
+fn a_worker_may_be_added() -> Outcome {
+    for processes in [false, true] {
+        let builder = LocalCluster::builder().workers(1).threads(1).processes(processes);
+        let mut cluster = builder.start()?;
+        let client = Client::from(cluster.client()?);
+        cluster.add_worker(&builder)?;
+        until("it is there", || Ok(client.scheduler_info()?.workers.len() == 2))?;
+    }
     Ok(())
 }
 
@@ -491,6 +517,18 @@ fn processes_end_with_the_cluster() -> Outcome {
         assert!(!fs::exists(format!("/proc/{pid}"))?, "{pid} is still there");
     }
     assert!(matches!(client.submit(inc, (1,)).result(), Err(Error::Closed { .. })));
+    Ok(())
+}
+
+fn a_cluster_that_ends_at_once_tells_its_clients() -> Outcome {
+    for i in 0..50 {
+        let cluster = LocalCluster::builder().threads(1).start()?;
+        let client = Client::from(cluster.client()?);
+        let future = client.submit(inc, (i,));
+        drop(cluster);
+        assert!(matches!(future.result(), Ok(_) | Err(Error::Closed { .. })), "{future:?}");
+        assert!(matches!(client.submit(inc, (i,)).result(), Ok(_) | Err(Error::Closed { .. })));
+    }
     Ok(())
 }
 

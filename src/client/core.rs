@@ -46,6 +46,8 @@ struct Fetch {
 
 /// Serves `shared` over a connection to the scheduler until the client closes or the cluster goes.
 pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: Connection) {
+    // However this ends, even dropped where it waits: nobody is left waiting for it.
+    let _ending = Ending(shared.clone());
     let (scheduler, mut from) = split::<FromClient, ToClient>(connection);
     let core = Rc::new(Core {
         shared: shared.clone(),
@@ -91,10 +93,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: C
     }
 }
 
-/// Tells everybody who waits on `shared` that the cluster is gone.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        end(&self.0, "the cluster was shut down".into());
+    }
+}
+
+/// Tells everybody who waits on `shared` that the cluster is gone, unless they were told already.
 pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
     let waiting = {
         let mut commands = Shared::lock(&shared.commands);
+        if commands.closed.is_some() {
+            return;
+        }
         commands.closed = Some(reason.clone());
         std::mem::take(&mut commands.waiting)
     };

@@ -2,9 +2,6 @@
 
 use std::{
     env,
-    io::Write,
-    os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -13,7 +10,7 @@ use std::{
 use rankine_transport::Secret;
 use tokio::sync::Notify;
 
-use super::{IoThread, SchedulerFile, connect, endpoint, roles::SPAWNED};
+use super::{IoThread, SchedulerFile, connect, endpoint, nanny::Nanny, roles::SPAWNED};
 use crate::{
     Error, Result,
     client::{Client, block_on},
@@ -37,10 +34,10 @@ use crate::{
 /// # }
 /// ```
 pub struct LocalCluster {
-    // Dropped in this order by hand: the scheduler's end, then the thread, then the processes.
+    // Dropped in this order: the scheduler's end, then the thread, then the processes.
     end: Arc<Notify>,
     io: Option<IoThread>,
-    children: Vec<Child>,
+    nanny: Nanny,
     endpoint: Endpoint,
     inproc: String,
     file: SchedulerFile,
@@ -78,9 +75,9 @@ impl LocalCluster {
         &self.file
     }
 
-    /// The processes of its workers.
+    /// The processes of its workers. One that dies is replaced by another.
     pub fn pids(&self) -> Vec<u32> {
-        self.children.iter().map(Child::id).collect()
+        self.nanny.pids()
     }
 
     /// One worker more, with as many threads, in the same manner as the others.
@@ -89,8 +86,7 @@ impl LocalCluster {
     /// If it cannot be started.
     pub fn add_worker(&mut self, builder: &Builder) -> Result<()> {
         if builder.processes {
-            self.children.push(spawn(&self.file, builder.threads_each(1), builder)?);
-            return Ok(());
+            return self.nanny.add(builder.threads_each(1));
         }
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
         start_worker(io, self.endpoint.clone(), self.inproc.clone(), None, builder.threads_each(1), builder)
@@ -143,6 +139,13 @@ impl Builder {
     /// # Errors
     /// If a thread or process cannot be started, or a worker does not come.
     pub fn start(&self) -> Result<LocalCluster> {
+        if self.processes && env::var_os(SPAWNED).is_some() {
+            return Err(Error::Usage(
+                "this process is to be a worker of a cluster and starts one instead; the program's main \
+                 must be a #[rankine::main] or begin with rankine::init()"
+                    .into(),
+            ));
+        }
         let secret = Secret::random();
         let endpoint = endpoint(secret.clone());
         let io = IoThread::start()?;
@@ -165,18 +168,19 @@ impl Builder {
             }
         })?;
         let address = addresses.last().cloned().unwrap_or_default();
+        let file = SchedulerFile::new(address, &secret);
         let mut cluster = LocalCluster {
             end,
             io: Some(io),
-            children: Vec::new(),
+            nanny: Nanny::new(file.clone(), self.clone()),
             endpoint,
             inproc: addresses.into_iter().next().unwrap_or_default(),
-            file: SchedulerFile::new(address, &secret),
+            file,
         };
         let threads = self.threads_each(self.worker_count());
         for index in 0..self.worker_count() {
             if self.processes {
-                cluster.children.push(spawn(&cluster.file, threads, self)?);
+                cluster.nanny.add(threads)?;
             } else if let Some(io) = &cluster.io {
                 let name = format!("worker-{index}");
                 start_worker(
@@ -190,12 +194,15 @@ impl Builder {
             }
         }
         cluster.wait_for_workers(self.worker_count())?;
+        if self.processes {
+            cluster.nanny.watch()?;
+        }
         Ok(cluster)
     }
 }
 
 impl LocalCluster {
-    fn wait_for_workers(&mut self, count: usize) -> Result<()> {
+    fn wait_for_workers(&self, count: usize) -> Result<()> {
         let client = self.client()?;
         let start = Instant::now();
         loop {
@@ -203,13 +210,11 @@ impl LocalCluster {
                 block_on(client.close());
                 return Ok(());
             }
-            for child in &mut self.children {
-                if let Ok(Some(status)) = child.try_wait() {
-                    return Err(Error::Usage(format!(
-                        "a worker process ended at once ({status}); the program's main must be a \
-                         #[rankine::main] or begin with rankine::init()"
-                    )));
-                }
+            if let Some(status) = self.nanny.death() {
+                return Err(Error::Usage(format!(
+                    "a worker process ended at once ({status}); the program's main must be a \
+                     #[rankine::main] or begin with rankine::init()"
+                )));
             }
             if start.elapsed() > Duration::from_secs(30) {
                 return Err(Error::Usage(format!("{count} workers did not come within 30 s")));
@@ -244,45 +249,11 @@ fn start_worker(
     })
 }
 
-/// Starts this program again as a worker. The secret goes through its standard input, which stays
-/// open: its end tells the worker that this process is gone, however it went.
-fn spawn(file: &SchedulerFile, threads: u32, builder: &Builder) -> Result<Child> {
-    let program = env::current_exe().map_err(Error::io("find this program's file"))?;
-    let mut command = Command::new(&program);
-    command.arg("worker").arg(&file.address).args(["--threads", &threads.to_string()]);
-    if builder.memory_limit > 0 {
-        command.args(["--memory-limit", &builder.memory_limit.to_string()]);
-    }
-    for (name, amount) in &builder.resources {
-        command.args(["--resource", &format!("{name}={amount}")]);
-    }
-    // A group of its own: Ctrl-C is for the program, which ends its workers in order.
-    command.env(SPAWNED, "1").stdin(Stdio::piped()).process_group(0);
-    let attempt = || Error::io(format!("start a worker process of {}", program.display()));
-    let mut child = command.spawn().map_err(attempt())?;
-    let text = serde_json::to_string(file).map_err(|e| Error::Usage(e.to_string()))?;
-    if let Some(stdin) = &mut child.stdin {
-        writeln!(stdin, "{text}").map_err(attempt())?;
-    }
-    Ok(child)
-}
-
 impl Drop for LocalCluster {
     fn drop(&mut self) {
+        self.nanny.look_away();
         self.end.notify_one();
         drop(self.io.take());
-        let start = Instant::now();
-        for child in &mut self.children {
-            // Whoever did not hear the scheduler's farewell hears this.
-            drop(child.stdin.take());
-            while matches!(child.try_wait(), Ok(None)) {
-                if start.elapsed() > Duration::from_secs(3) {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
+        // The processes end with their nanny.
     }
 }

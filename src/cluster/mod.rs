@@ -7,6 +7,7 @@ mod bytes;
 mod file;
 mod io_thread;
 mod local;
+mod nanny;
 mod roles;
 
 use std::sync::Arc;

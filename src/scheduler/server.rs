@@ -25,6 +25,8 @@ use crate::{
 /// How often the scheduler looks for silent workers.
 const TICK: Duration = Duration::from_secs(1);
 
+const FAREWELL: &str = "the cluster was shut down";
+
 struct Server {
     state: RefCell<State>,
     workers: RefCell<BTreeMap<WorkerId, WorkerLink>>,
@@ -35,6 +37,8 @@ struct Server {
     start: Instant,
     /// Told once the cluster is to end.
     end: Arc<Notify>,
+    /// Whether it ends: who comes now is told so.
+    ending: Cell<bool>,
 }
 
 struct WorkerLink {
@@ -72,6 +76,7 @@ pub(crate) async fn serve(
         address,
         start: Instant::now(),
         end: end.clone(),
+        ending: Cell::new(false),
     });
     // Dropping the set when this function ends ends all of them.
     let mut tasks = JoinSet::new();
@@ -80,7 +85,7 @@ pub(crate) async fn serve(
     }
     tasks.spawn_local(server.clone().ticks());
     end.notified().await;
-    server.farewell("the cluster was shut down").await;
+    server.farewell().await;
     Ok(())
 }
 
@@ -164,6 +169,11 @@ impl Server {
 
     async fn worker(self: Rc<Self>, connection: Connection, info: WorkerInfo) -> Result<()> {
         let (outbox, mut inbox) = split::<ToWorker, FromWorker>(connection);
+        if self.ending.get() {
+            outbox.put(ToWorker::Close { reason: FAREWELL.into() });
+            outbox.closed().await;
+            return Ok(());
+        }
         let (address, cut) = (info.address.clone(), Arc::new(Notify::new()));
         tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
         let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
@@ -203,6 +213,11 @@ impl Server {
 
     async fn client(self: Rc<Self>, connection: Connection) -> Result<()> {
         let (outbox, mut inbox) = split::<ToClient, FromClient>(connection);
+        if self.ending.get() {
+            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
+            outbox.closed().await;
+            return Ok(());
+        }
         let id = self.state.borrow_mut().add_client();
         self.clients.borrow_mut().insert(id, outbox.clone());
         let ended = loop {
@@ -313,14 +328,15 @@ impl Server {
     }
 
     /// Tells everybody that the cluster ends, and waits a little for the word to go out.
-    async fn farewell(&self, reason: &str) {
+    async fn farewell(&self) {
+        self.ending.set(true);
         let workers: Vec<_> = std::mem::take(&mut *self.workers.borrow_mut()).into_values().collect();
         let clients: Vec<_> = std::mem::take(&mut *self.clients.borrow_mut()).into_values().collect();
         for link in &workers {
-            link.outbox.put(ToWorker::Close { reason: reason.into() });
+            link.outbox.put(ToWorker::Close { reason: FAREWELL.into() });
         }
         for outbox in &clients {
-            outbox.put(ToClient::Closing { reason: reason.into() });
+            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
         }
         let words = async {
             for link in &workers {
