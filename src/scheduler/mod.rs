@@ -18,6 +18,7 @@ mod arena;
 mod index;
 mod invariants;
 mod placement;
+mod pool;
 mod reactor;
 pub(crate) mod server;
 mod state;

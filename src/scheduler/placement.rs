@@ -39,9 +39,9 @@ impl State {
                 return self.place_restricted(task);
             }
         }
-        let Some(&(_, least)) = self.by_load.first() else { return Placement::Nobody };
+        let Some(least) = self.workers.least_loaded() else { return Placement::Nobody };
         if task.dependencies.is_empty() {
-            return match self.workers.get(&least) {
+            return match self.workers.get(least) {
                 Some(worker) if u64::from(worker.busy) < self.slots(worker, task) => Placement::Worker(least),
                 _ => Placement::Queue,
             };
@@ -79,7 +79,7 @@ impl State {
             self.workers
                 .iter()
                 .filter(move |(_, worker)| supplied(worker) && (!only_named || named(worker)))
-                .map(|(id, _)| *id)
+                .map(|(id, _)| id)
         };
         let chosen = if options.workers.is_empty() {
             self.soonest(task, fit(false))
@@ -97,7 +97,7 @@ impl State {
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         candidates
             .filter_map(|id| {
-                let worker = self.workers.get(&id)?;
+                let worker = self.workers.get(id)?;
                 let mut start = worker.occupancy / u64::from(worker.info.nthreads.max(1));
                 let mut missing = 0;
                 for dependency in &task.dependencies {

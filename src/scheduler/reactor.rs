@@ -36,7 +36,6 @@ impl State {
     /// Takes a worker in.
     pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         self.begin(now);
-        let id = self.new_worker_id();
         let worker = Worker {
             info,
             metrics: Metrics::default(),
@@ -47,9 +46,9 @@ impl State {
             occupancy: 0,
             heard: now,
             told: Default::default(),
+            standing: 0,
         };
-        self.by_load.insert((worker.load(), id));
-        self.workers.insert(id, worker);
+        let id = self.workers.add(worker);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
         let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().collect();
         for task in hopeful {
@@ -82,7 +81,7 @@ impl State {
     }
 
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let Some(worker) = self.workers.get(id) else { return };
         let name = worker.info.name.clone();
         let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
@@ -111,14 +110,12 @@ impl State {
                 self.lose(task);
             }
         }
-        if let Some(worker) = self.workers.remove(&id) {
-            self.by_load.remove(&(worker.load(), id));
-        }
+        self.workers.remove(id);
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
-        for (other, worker) in &mut self.workers {
+        for (other, worker) in self.workers.iter_mut() {
             if worker.told.remove(&id) {
-                self.out.push(Instruction::ToWorker(*other, ToWorker::PeerGone(id)));
+                self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
         }
     }
@@ -215,7 +212,7 @@ impl State {
                 task.key == key && task.function == SCATTERED && task.state == TaskState::Waiting
             });
             let expected = expected.map(|task| task.this);
-            let mut alive = workers.into_iter().filter(|w| self.workers.contains_key(w)).collect::<Vec<_>>();
+            let mut alive = workers.into_iter().filter(|w| self.workers.contains(*w)).collect::<Vec<_>>();
             let Some(task) = expected else {
                 for worker in alive {
                     self.refuse(worker, id);
@@ -256,7 +253,7 @@ impl State {
 
     fn on_worker(&mut self, worker: WorkerId, message: FromWorker) {
         let now = self.now;
-        let Some(sender) = self.workers.get_mut(&worker) else { return };
+        let Some(sender) = self.workers.get_mut(worker) else { return };
         sender.heard = now;
         match message {
             FromWorker::Finished(finished) => self.on_finished(worker, finished),
@@ -345,7 +342,7 @@ impl State {
         let Some(task) = self.task_mut(task) else { return };
         task.long_running = true;
         let estimate = task.estimate;
-        self.with_load(worker, |worker| {
+        self.workers.change(worker, |worker| {
             worker.busy -= 1;
             worker.occupancy -= estimate;
         });
@@ -358,7 +355,7 @@ impl State {
             .workers
             .iter()
             .filter(|(_, w)| now.saturating_sub(w.heard) > ttl)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for worker in silent {
             self.on_remove_worker(worker, false);

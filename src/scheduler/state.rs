@@ -2,13 +2,14 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     sync::Arc,
 };
 
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    pool::Pool,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
@@ -49,6 +50,8 @@ pub(super) struct Worker {
     pub(super) heard: u64,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
+    /// Its place in the order by load.
+    pub(super) standing: usize,
 }
 
 impl Worker {
@@ -89,14 +92,11 @@ pub struct State {
     pub(super) functions: Vec<FunctionInfo>,
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
-    pub(super) workers: BTreeMap<WorkerId, Worker>,
-    /// Workers by load, the least loaded first.
-    pub(super) by_load: BTreeSet<(u64, WorkerId)>,
+    pub(super) workers: Pool,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
-    next_worker: u32,
     next_client: u32,
     story: VecDeque<Step>,
     pub(super) stimulus: u64,
@@ -116,13 +116,11 @@ impl State {
             functions: Vec::new(),
             function_numbers: KeyMap::default(),
             options: vec![TaskOptions::default()],
-            workers: BTreeMap::new(),
-            by_load: BTreeSet::new(),
+            workers: Pool::default(),
             clients: BTreeMap::new(),
             queued: BinaryHeap::new(),
             no_worker: KeySet::default(),
             submissions: 0,
-            next_worker: 0,
             next_client: 0,
             story: VecDeque::new(),
             stimulus: 0,
@@ -131,11 +129,6 @@ impl State {
             passing: None,
             out: Vec::new(),
         }
-    }
-
-    pub(super) fn new_worker_id(&mut self) -> WorkerId {
-        self.next_worker += 1;
-        WorkerId(self.next_worker - 1)
     }
 
     pub(super) fn new_client_id(&mut self) -> ClientId {
@@ -189,20 +182,20 @@ impl State {
 
     /// The tasks that a worker was assigned and did not finish.
     pub(super) fn processed_by(&self, id: WorkerId) -> Vec<TaskRef> {
-        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
+        let Some(worker) = self.workers.get(id) else { return Vec::new() };
         worker.processing.members(|task| self.task(task).is_some_and(|task| task.worker == Some(id)))
     }
 
     /// The tasks whose results a worker holds.
     pub(super) fn held_by(&self, id: WorkerId) -> Vec<TaskRef> {
-        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
+        let Some(worker) = self.workers.get(id) else { return Vec::new() };
         worker.has.members(|task| self.task(task).is_some_and(|task| task.who_has.contains(&id)))
     }
 
     /// The addresses of the workers that hold each of these results; of all where `keys` is empty.
     pub fn who_has(&self, keys: &[Key]) -> Vec<(Key, Vec<Arc<str>>)> {
         let addresses = |task: &Task| {
-            task.who_has.iter().filter_map(|w| Some(self.workers.get(w)?.info.address.clone())).collect()
+            task.who_has.iter().filter_map(|w| Some(self.workers.get(*w)?.info.address.clone())).collect()
         };
         if keys.is_empty() {
             return self.tasks.iter().map(|task| (task.key, addresses(task))).collect();
@@ -214,7 +207,7 @@ impl State {
     /// The results that each worker holds.
     pub fn has_what(&self) -> Vec<(Arc<str>, Vec<Key>)> {
         let keys = |id| self.held_by(id).into_iter().filter_map(|task| Some(self.task(task)?.key)).collect();
-        self.workers.iter().map(|(id, worker)| (worker.info.address.clone(), keys(*id))).collect()
+        self.workers.iter().map(|(id, worker)| (worker.info.address.clone(), keys(id))).collect()
     }
 
     /// The cluster as a whole; the address is for the server to fill in.
@@ -223,8 +216,8 @@ impl State {
         for task in self.tasks.iter() {
             *counts.entry(task.state.name()).or_default() += 1;
         }
-        let status = |(id, worker): (&WorkerId, &Worker)| WorkerStatus {
-            id: *id,
+        let status = |(id, worker): (WorkerId, &Worker)| WorkerStatus {
+            id,
             info: worker.info.clone(),
             processing: worker.processing.len() as u32,
             in_memory: worker.has.len() as u64,

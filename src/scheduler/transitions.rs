@@ -84,14 +84,14 @@ impl State {
             );
             return self.fail(id, error);
         }
-        let dependencies = task.dependencies.clone();
         let (mut missing, mut erred) = (0, false);
-        for dependency in &dependencies {
-            let Some(other) = self.task_mut(*dependency) else { continue };
+        for place in 0..task.dependencies.len() {
+            let Some(dependency) = self.dependency_at(id, place) else { continue };
+            let Some(other) = self.task_mut(dependency) else { continue };
             other.waiters += 1;
             match other.state {
                 TaskState::Memory => continue,
-                TaskState::Released => self.recommend(*dependency, TaskState::Waiting),
+                TaskState::Released => self.recommend(dependency, TaskState::Waiting),
                 TaskState::Erred => erred = true,
                 _ => {}
             }
@@ -161,12 +161,12 @@ impl State {
             task.long_running = false;
         }
         let mut untidy = false;
-        self.with_load(worker, |worker| {
+        self.workers.change(worker, |worker| {
             untidy = worker.processing.add(id);
             worker.busy += 1;
             worker.occupancy += estimate;
         });
-        if untidy && let Some(processing) = self.workers.get_mut(&worker).map(|w| &mut w.processing) {
+        if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
         }
         self.set_state(id, TaskState::Processing);
@@ -184,24 +184,12 @@ impl State {
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
-            let Some(address) = self.workers.get(peer).map(|p| p.info.address.clone()) else { continue };
-            let Some(receiver) = self.workers.get_mut(&worker) else { return };
+            let Some(address) = self.workers.get(*peer).map(|p| p.info.address.clone()) else { continue };
+            let Some(receiver) = self.workers.get_mut(worker) else { return };
             if receiver.told.insert(*peer) {
                 let message = ToWorker::Peer { worker: *peer, address };
                 self.out.push(Instruction::ToWorker(worker, message));
             }
-        }
-    }
-
-    /// Changes a worker and keeps its place in the order by load.
-    pub(super) fn with_load(&mut self, id: WorkerId, change: impl FnOnce(&mut super::state::Worker)) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let before = worker.load();
-        change(worker);
-        let after = worker.load();
-        if before != after {
-            self.by_load.remove(&(before, id));
-            self.by_load.insert((after, id));
         }
     }
 
@@ -210,9 +198,9 @@ impl State {
         let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
         task.waiting_on = 0;
         let counted = (!task.long_running).then_some(task.estimate);
-        let (worker, dependencies) = (task.worker.take(), task.dependencies.clone());
+        let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
         if let Some(worker) = worker {
-            self.with_load(worker, |worker| {
+            self.workers.change(worker, |worker| {
                 worker.processing.remove_one();
                 if let Some(estimate) = counted {
                     worker.busy -= 1;
@@ -221,14 +209,19 @@ impl State {
             });
         }
         self.no_worker.remove(&id);
-        for dependency in dependencies {
-            if let Some(other) = self.task_mut(dependency) {
-                other.waiters -= 1;
-                if other.waiters == 0 {
-                    self.reconsider(dependency);
-                }
+        for place in 0..dependencies {
+            let Some(dependency) = self.dependency_at(id, place) else { continue };
+            let Some(other) = self.task_mut(dependency) else { continue };
+            other.waiters -= 1;
+            if other.waiters == 0 {
+                self.reconsider(dependency);
             }
         }
+    }
+
+    /// A task's dependencies are walked by place, so that nothing is copied while others change.
+    fn dependency_at(&self, id: TaskRef, place: usize) -> Option<TaskRef> {
+        self.task(id)?.dependencies.get(place).copied()
     }
 
     /// As [`Self::leave_active`], for a task that its worker does not know to have ended.
@@ -276,15 +269,18 @@ impl State {
         let value = self.passing.take();
         if let Some(task) = self.task_mut(id) {
             task.dependents = dependents;
-            for client in task.who_wants.clone() {
-                self.report_memory(client, id, value.clone());
+            for place in 0..task.who_wants.len() {
+                let client = self.task(id).and_then(|task| task.who_wants.get(place)).copied();
+                if let Some(client) = client {
+                    self.report_memory(client, id, value.clone());
+                }
             }
         }
         self.reconsider(id);
     }
 
     pub(super) fn add_holder(&mut self, id: TaskRef, worker: WorkerId) {
-        let Some(holder) = self.workers.get_mut(&worker) else { return };
+        let Some(holder) = self.workers.get_mut(worker) else { return };
         let Some(task) = self.tasks.get_mut(id).filter(|task| !task.who_has.contains(&worker)) else {
             return;
         };
@@ -300,7 +296,7 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return false };
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
-        if let Some(holder) = self.workers.get_mut(&worker) {
+        if let Some(holder) = self.workers.get_mut(worker) {
             holder.has.remove_one();
             holder.nbytes -= task.nbytes;
         }
@@ -308,10 +304,13 @@ impl State {
     }
 
     fn memory_released(&mut self, id: TaskRef) {
-        let Some(task) = self.task(id) else { return };
-        let computation = task.id;
-        for worker in task.who_has.clone() {
-            self.remove_holder(id, worker);
+        let Some(task) = self.task_mut(id) else { return };
+        let (computation, nbytes) = (task.id, task.nbytes);
+        for worker in std::mem::take(&mut task.who_has) {
+            if let Some(holder) = self.workers.get_mut(worker) {
+                holder.has.remove_one();
+                holder.nbytes -= nbytes;
+            }
             self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
         }
         self.set_state(id, TaskState::Released);
@@ -379,7 +378,7 @@ impl State {
         let Some(task) = self.task(id) else { return };
         let (key, computation, nbytes) = (task.key, task.id, task.nbytes);
         let Some(&worker) = task.who_has.first() else { return };
-        let Some(address) = self.workers.get(&worker).map(|w| w.info.address.clone()) else { return };
+        let Some(address) = self.workers.get(worker).map(|w| w.info.address.clone()) else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
             self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));

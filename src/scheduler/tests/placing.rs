@@ -29,7 +29,7 @@ fn a_busy_holder_loses_to_an_idle_worker_where_moving_is_cheap() {
     bed.submit(vec![call(1, &[])], &[1]).finish(1);
     let holder = bed.task(1).who_has[0];
     // Tasks of a second each: the holder has several waiting, the other has none.
-    let on = bed.state.workers[&holder].info.name.to_string();
+    let on = bed.state.workers.get(holder).unwrap().info.name.to_string();
     bed.submit(
         (10..14).map(|key| call(key, &[]).with(|o| o.workers = vec![on.clone()])).collect(),
         &[10, 11, 12, 13],
