@@ -147,6 +147,8 @@ fn throughput(client: &Client) -> Result<Vec<(&'static str, usize, f64)>> {
 /// Tasks each of which needs one or two earlier ones, on 16 workers that answer at once.
 fn scheduler_alone(tasks: usize) {
     const BATCH: usize = 10_000;
+    /// Tasks that can run at the same time.
+    const WIDTH: usize = 64;
     assert!(tasks.is_multiple_of(BATCH), "tasks come in batches of {BATCH}");
     let key = |i: usize| Key((i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let before = ALLOCATED.load(Ordering::Relaxed);
@@ -172,7 +174,7 @@ fn scheduler_alone(tasks: usize) {
             key: key(i),
             function: 0,
             options: u32::MAX,
-            dependencies: [i / 2, i.saturating_sub(1)].into_iter().filter(|d| *d < i).map(key).collect(),
+            dependencies: [i / 2, i.saturating_sub(WIDTH)].into_iter().filter(|d| *d < i).map(key).collect(),
             arguments: Arguments { head: head.clone(), frames: vec![] },
         });
         let graph = Graph {
@@ -182,9 +184,10 @@ fn scheduler_alone(tasks: usize) {
         };
         let wants = graph.tasks.iter().map(|task| task.key).collect();
         let start = Instant::now();
-        let mut instructions = state.handle(Stimulus::Client(client, FromClient::Submit { graph, wants }), 0);
+        let submission = Stimulus::Client(client, FromClient::Submit { graph, wants });
+        let mut instructions = state.handle_many([submission], 0);
         while !instructions.is_empty() {
-            let assigned: Vec<(WorkerId, TaskId)> = instructions
+            let mut assigned: Vec<(WorkerId, TaskId)> = instructions
                 .iter()
                 .filter_map(|instruction| match instruction {
                     Instruction::ToWorker(worker, ToWorker::Compute(task)) => Some((*worker, task.id)),
@@ -192,10 +195,13 @@ fn scheduler_alone(tasks: usize) {
                 })
                 .collect();
             instructions.clear();
-            for (worker, id) in assigned {
-                let finished = Finished { id, nbytes: 8, duration: 1000, value: None };
-                let finished = Stimulus::Worker(worker, FromWorker::Finished(finished));
-                instructions.extend(state.handle(finished, 0));
+            // A worker's reports of one turn come together.
+            assigned.sort_unstable();
+            for reports in assigned.chunk_by(|one, other| one.0 == other.0) {
+                let finished = |id| Finished { id, nbytes: 8, duration: 1000, value: None };
+                let reports =
+                    reports.iter().map(|(w, id)| Stimulus::Worker(*w, FromWorker::Finished(finished(*id))));
+                instructions.extend(state.handle_many(reports, 0));
             }
         }
         seconds += start.elapsed().as_secs_f64();
@@ -204,7 +210,7 @@ fn scheduler_alone(tasks: usize) {
     println!("scheduler alone: {:.0} tasks/s, {} bytes a task", tasks as f64 / seconds, bytes / tasks);
     let start = Instant::now();
     let release = FromClient::Release((0..tasks).map(key).collect());
-    state.handle(Stimulus::Client(client, release), 0);
+    state.handle_many([Stimulus::Client(client, release)], 0);
     println!("and to forget them: {:.0} tasks/s", tasks as f64 / start.elapsed().as_secs_f64());
     assert_eq!(state.task_count(), 0);
 }

@@ -10,24 +10,29 @@ pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
     /// Load and worker: no entry is less than its parent, that of half its place.
     heap: Vec<(u64, WorkerId)>,
+    /// Where in the heap each worker stands.
+    standing: Vec<u32>,
 }
 
 impl Pool {
     /// Takes a worker in, under the next id.
-    pub(super) fn add(&mut self, mut worker: Worker) -> WorkerId {
+    pub(super) fn add(&mut self, worker: Worker) -> WorkerId {
         let id = WorkerId(self.workers.len() as u32);
-        worker.standing = self.heap.len();
+        self.standing.push(self.heap.len() as u32);
         self.heap.push((worker.load(), id));
         self.workers.push(Some(Box::new(worker)));
-        self.rise(self.heap.len() - 1);
+        self.settle(self.heap.len() - 1);
         id
     }
 
     pub(super) fn remove(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        self.heap.swap_remove(worker.standing);
-        if worker.standing < self.heap.len() {
-            self.settle(worker.standing);
+        if self.workers.get_mut(id.0 as usize).and_then(Option::take).is_none() {
+            return;
+        }
+        let standing = self.standing[id.0 as usize] as usize;
+        self.heap.swap_remove(standing);
+        if standing < self.heap.len() {
+            self.settle(standing);
         }
     }
 
@@ -44,7 +49,7 @@ impl Pool {
     pub(super) fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.get_mut(id) else { return };
         change(worker);
-        let (load, standing) = (worker.load(), worker.standing);
+        let (load, standing) = (worker.load(), self.standing[id.0 as usize] as usize);
         if self.heap[standing].0 != load {
             self.heap[standing].0 = load;
             self.settle(standing);
@@ -73,44 +78,33 @@ impl Pool {
         self.workers.iter_mut().enumerate().filter_map(named)
     }
 
-    /// Puts a worker whose load changed where it belongs.
+    /// Puts what stands at `standing` where it belongs, after its load changed.
     fn settle(&mut self, standing: usize) {
-        self.stand(standing);
-        let standing = self.rise(standing);
-        self.sink(standing);
-    }
-
-    fn rise(&mut self, mut standing: usize) -> usize {
-        while standing > 0 && self.heap[standing] < self.heap[(standing - 1) / 2] {
-            self.swap(standing, (standing - 1) / 2);
-            standing = (standing - 1) / 2;
+        let moved = self.heap[standing];
+        let mut hole = standing;
+        while hole > 0 && moved < self.heap[(hole - 1) / 2] {
+            self.stand(hole, self.heap[(hole - 1) / 2]);
+            hole = (hole - 1) / 2;
         }
-        standing
-    }
-
-    fn sink(&mut self, mut standing: usize) {
         loop {
-            let children = 2 * standing + 1..(2 * standing + 3).min(self.heap.len());
-            let Some(least) = children.min_by_key(|child| self.heap[*child]) else { return };
-            if self.heap[standing] <= self.heap[least] {
-                return;
+            let (left, right) = (2 * hole + 1, 2 * hole + 2);
+            if left >= self.heap.len() {
+                break;
             }
-            self.swap(standing, least);
-            standing = least;
+            let least =
+                if right < self.heap.len() && self.heap[right] < self.heap[left] { right } else { left };
+            if moved <= self.heap[least] {
+                break;
+            }
+            self.stand(hole, self.heap[least]);
+            hole = least;
         }
+        self.stand(hole, moved);
     }
 
-    fn swap(&mut self, one: usize, other: usize) {
-        self.heap.swap(one, other);
-        self.stand(one);
-        self.stand(other);
-    }
-
-    fn stand(&mut self, standing: usize) {
-        let id = self.heap[standing].1;
-        if let Some(worker) = self.get_mut(id) {
-            worker.standing = standing;
-        }
+    fn stand(&mut self, standing: usize, entry: (u64, WorkerId)) {
+        self.heap[standing] = entry;
+        self.standing[entry.1.0 as usize] = standing as u32;
     }
 
     /// Checks that the order is one.
@@ -121,7 +115,8 @@ impl Pool {
         assert_eq!(self.heap.len(), self.iter().count(), "each worker is ordered once");
         for (standing, (load, id)) in self.heap.iter().enumerate() {
             let worker = self.get(*id).expect("the ordered are there");
-            assert_eq!((worker.standing, worker.load()), (standing, *load), "{id:?} is ordered by its load");
+            let stands = self.standing[id.0 as usize] as usize;
+            assert_eq!((stands, worker.load()), (standing, *load), "{id:?} is ordered by its load");
             assert!(self.heap[standing.saturating_sub(1) / 2] <= (*load, *id), "{id:?} stands too high");
         }
     }

@@ -22,13 +22,22 @@ const CREDIBLE: u64 = 1 << 50;
 impl State {
     /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.
     pub fn handle(&mut self, stimulus: Stimulus, now: u64) -> Vec<Instruction> {
-        self.begin(now);
-        match stimulus {
-            Stimulus::RemoveWorker { worker, expected } => self.on_remove_worker(worker, expected),
-            Stimulus::RemoveClient(client) => self.on_remove_client(client),
-            Stimulus::Client(client, message) => self.on_client(client, message),
-            Stimulus::Worker(worker, message) => self.on_worker(worker, message),
-            Stimulus::Tick => self.on_tick(),
+        self.handle_many([stimulus], now)
+    }
+
+    /// As [`State::handle`], for all that happened in one turn.
+    #[inline(never)] // So that instructions can be counted in it.
+    pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
+        for stimulus in stimuli {
+            self.begin(now);
+            match stimulus {
+                Stimulus::RemoveWorker { worker, expected } => self.on_remove_worker(worker, expected),
+                Stimulus::RemoveClient(client) => self.on_remove_client(client),
+                Stimulus::Client(client, message) => self.on_client(client, message),
+                Stimulus::Worker(worker, message) => self.on_worker(worker, message),
+                Stimulus::Tick => self.on_tick(),
+            }
+            self.settle();
         }
         self.end()
     }
@@ -46,7 +55,6 @@ impl State {
             occupancy: 0,
             heard: now,
             told: Default::default(),
-            standing: 0,
         };
         let id = self.workers.add(worker);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));

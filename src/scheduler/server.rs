@@ -95,7 +95,11 @@ impl Server {
     }
 
     fn handle(&self, stimulus: Stimulus) {
-        let instructions = self.state.borrow_mut().handle(stimulus, self.now());
+        self.handle_many(vec![stimulus]);
+    }
+
+    fn handle_many(&self, stimuli: Vec<Stimulus>) {
+        let instructions = self.state.borrow_mut().handle_many(stimuli, self.now());
         self.obey(instructions);
     }
 
@@ -188,13 +192,15 @@ impl Server {
             };
             match received {
                 Ok(Some(messages)) => {
+                    let mut stimuli = Vec::with_capacity(messages.len());
                     for message in messages {
                         match message {
                             FromWorker::Ran { id: run, result } => self.ran(run, id, result),
                             FromWorker::Leaving => leaving = true,
-                            message => self.handle(Stimulus::Worker(id, message)),
+                            message => stimuli.push(Stimulus::Worker(id, message)),
                         }
                     }
+                    self.handle_many(stimuli);
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),

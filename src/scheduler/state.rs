@@ -50,8 +50,6 @@ pub(super) struct Worker {
     pub(super) heard: u64,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
-    /// Its place in the order by load.
-    pub(super) standing: usize,
 }
 
 impl Worker {
@@ -98,7 +96,9 @@ pub struct State {
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
     next_client: u32,
-    story: VecDeque<Step>,
+    /// The latest steps; once there are enough, the oldest are overwritten.
+    story: Vec<Step>,
+    oldest: usize,
     pub(super) stimulus: u64,
     pub(super) now: u64,
     pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
@@ -122,7 +122,8 @@ impl State {
             no_worker: KeySet::default(),
             submissions: 0,
             next_client: 0,
-            story: VecDeque::new(),
+            story: Vec::new(),
+            oldest: 0,
             stimulus: 0,
             now: 0,
             recommendations: VecDeque::new(),
@@ -148,14 +149,16 @@ impl State {
         &self.options[task.options as usize]
     }
 
-    pub(super) fn log(&mut self, id: TaskRef, start: TaskState, finish: TaskState) {
-        let Some(task) = self.task(id) else { return };
-        let (key, worker) = (task.key, task.worker);
-        if self.story.len() == STORY {
-            self.story.pop_front();
+    pub(super) fn log(&mut self, task: TaskRef, start: TaskState, finish: TaskState) {
+        let Some(task) = self.task(task) else { return };
+        let step =
+            Step { at: self.now, stimulus: self.stimulus, key: task.key, start, finish, worker: task.worker };
+        if self.story.len() < STORY {
+            self.story.push(step);
+        } else {
+            self.story[self.oldest] = step;
+            self.oldest = (self.oldest + 1) % STORY;
         }
-        let (at, stimulus) = (self.now, self.stimulus);
-        self.story.push_back(Step { at, stimulus, key, start, finish, worker });
     }
 
     /// How many tasks there are.
@@ -177,7 +180,8 @@ impl State {
             finish: step.finish.name().into(),
             worker: step.worker,
         };
-        self.story.iter().filter(|step| step.key == key).map(event).collect()
+        let (later, earlier) = self.story.split_at(self.oldest);
+        earlier.iter().chain(later).filter(|step| step.key == key).map(event).collect()
     }
 
     /// The tasks that a worker was assigned and did not finish.

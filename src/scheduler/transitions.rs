@@ -177,8 +177,8 @@ impl State {
     pub(super) fn dependency(&self, id: TaskRef) -> Option<Dependency> {
         let task = self.task(id)?;
         // Of very many holders some are enough.
-        let who_has = task.who_has.iter().take(16).copied().collect();
-        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has })
+        let who_has = &task.who_has[..task.who_has.len().min(16)];
+        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has: who_has.into() })
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.
