@@ -10,7 +10,7 @@ use super::{ArgDecoder, ArgEncoder, Data, IntoArg, ReadArg, TaskEntry, TaskError
     note = "a task is a function or a capture-free closure whose parameters are owned and whose result \
             is a value that serde can write and read, or a Result of one"
 )]
-pub trait TaskFn<P, M>: Copy + Send + Sync + 'static {
+pub trait TaskFn<P, M>: CapturesNothing {
     /// The type of its result when it succeeds.
     type Output: Data;
 
@@ -20,6 +20,17 @@ pub trait TaskFn<P, M>: Copy + Send + Sync + 'static {
     /// If it returned one.
     fn invoke(self, parameters: P) -> Result<Self::Output, TaskError>;
 }
+
+/// A function item or a closure without captures: all its values are the same. (Closures that capture
+/// only what can be copied, numbers say, are refused by their size.)
+#[diagnostic::on_unimplemented(
+    message = "a task function cannot capture variables: pass them as arguments",
+    label = "this captures what lies outside of it"
+)]
+pub trait CapturesNothing: Copy + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<F: Copy + Send + Sync + 'static> CapturesNothing for F {}
 
 /// What a function may return. See [`Plain`] and [`Fallible`].
 pub trait TaskOutput<M> {
@@ -113,7 +124,7 @@ fn call<F: TaskFn<P, M>, P, R: ReadArgs<P>, M>(decoder: &mut ArgDecoder) -> Resu
     const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
     // SAFETY: `F` has no bytes, so that reading one touches no memory and any aligned pointer will
     // do; that the type is inhabited is known because a value of it was handed to `submit` by
-    // whoever named this entry, and `F: Copy` says that another one may be had.
+    // whoever named this entry, and that `F` is `Copy` says that another one may be had.
     let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
     let parameters = R::read(decoder)?;
     function.invoke(parameters).map(Value::new)
@@ -123,7 +134,7 @@ macro_rules! arities {
     ($(($($P:ident $A:ident $R:ident $i:tt),*))*) => {$(
         impl<Func, Out, Mark, $($P,)*> TaskFn<($($P,)*), Mark> for Func
         where
-            Func: Fn($($P),*) -> Out + Copy + Send + Sync + 'static,
+            Func: Fn($($P),*) -> Out + CapturesNothing,
             Out: TaskOutput<Mark>,
         {
             type Output = Out::Value;
