@@ -1,11 +1,9 @@
 //! Memory that frames are received into.
 
 use std::{
-    alloc::{Layout, alloc, dealloc},
     io,
     mem::MaybeUninit,
     pin::Pin,
-    ptr::NonNull,
     slice,
     task::{Context, Poll, ready},
 };
@@ -13,20 +11,18 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::memory::Block;
+
 /// A buffer of fixed length which is filled once and then becomes [`Bytes`], without a copy.
 ///
 /// Aligned to 64 bytes, to a page from 64 KiB up and to a huge page from 4 MiB up, so that what it
 /// holds is viewed as numbers of any type.
 pub struct AlignedBuffer {
-    memory: NonNull<u8>,
-    layout: Layout,
+    /// At least `length` bytes.
+    block: Block,
+    length: usize,
     filled: usize,
 }
-
-// SAFETY: the buffer owns its memory alone, like a `Box<[u8]>`.
-unsafe impl Send for AlignedBuffer {}
-// SAFETY: shared access only reads what is filled.
-unsafe impl Sync for AlignedBuffer {}
 
 impl AlignedBuffer {
     /// An empty buffer of `length` bytes; memory is touched only as it is filled.
@@ -35,30 +31,13 @@ impl AlignedBuffer {
     /// If there is no such memory.
     pub fn new(length: u64) -> io::Result<Self> {
         let none = || io::Error::new(io::ErrorKind::OutOfMemory, format!("no memory for {length} bytes"));
-        let align = match length {
-            0..0x1_0000 => 64,
-            0x1_0000..0x40_0000 => 4096,
-            _ => 2 << 20,
-        };
-        let size = usize::try_from(length).map_err(|_| none())?;
-        let layout = Layout::from_size_align(size, align).map_err(|_| none())?;
-        let memory = if size == 0 {
-            NonNull::dangling()
-        } else {
-            // SAFETY: the layout's size is not zero.
-            NonNull::new(unsafe { alloc(layout) }).ok_or_else(none)?
-        };
-        #[cfg(not(miri))]
-        if align > 4096 {
-            // SAFETY: advice on memory that was just allocated, at a page's border; its failure is no harm.
-            unsafe { libc::madvise(memory.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Self { memory, layout, filled: 0 })
+        let length = usize::try_from(length).map_err(|_| none())?;
+        Ok(Self { block: Block::new(length).ok_or_else(none)?, length, filled: 0 })
     }
 
     /// How many bytes it takes in all.
     pub fn capacity(&self) -> usize {
-        self.layout.size()
+        self.length
     }
 
     /// Whether all of it is filled.
@@ -100,7 +79,7 @@ impl AlignedBuffer {
     fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: the memory from `filled` to the end is this buffer's, borrowed mutably with it.
         unsafe {
-            let start = self.memory.as_ptr().add(self.filled).cast();
+            let start = self.block.as_ptr().add(self.filled).cast();
             slice::from_raw_parts_mut(start, self.capacity() - self.filled)
         }
     }
@@ -109,16 +88,7 @@ impl AlignedBuffer {
 impl AsRef<[u8]> for AlignedBuffer {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the first `filled` bytes were written by `extend` or a reader.
-        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.filled) }
-    }
-}
-
-impl Drop for AlignedBuffer {
-    fn drop(&mut self) {
-        if self.capacity() > 0 {
-            // SAFETY: allocated in `new` with this layout, and freed nowhere else.
-            unsafe { dealloc(self.memory.as_ptr(), self.layout) };
-        }
+        unsafe { slice::from_raw_parts(self.block.as_ptr(), self.filled) }
     }
 }
 

@@ -43,6 +43,7 @@ mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod memory;
 mod message;
 mod registry;
 mod transport;
