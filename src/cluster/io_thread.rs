@@ -6,11 +6,11 @@ use futures::future::LocalBoxFuture;
 use tokio::{
     runtime,
     sync::mpsc::{UnboundedSender, unbounded_channel},
-    task::{JoinSet, LocalSet},
+    task::{self, JoinSet, LocalSet},
     time,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, link::spin, worker};
 
 /// What is still being served when the thread is to end is given this long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -28,12 +28,25 @@ pub(super) type Ready<T> = std::sync::mpsc::SyncSender<Result<T>>;
 
 impl IoThread {
     pub(super) fn start() -> Result<Self> {
+        Self::start_with(false)
+    }
+
+    /// A thread that spins a moment before it sleeps, while a compute thread of this process is idle: for
+    /// processes whose compute threads have the machine's cores to themselves.
+    pub(super) fn start_spinning() -> Result<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(spinning: bool) -> Result<Self> {
         let failed = || Error::io("start the I/O thread");
         // The runtime looks for events after each turn: turns are batches already.
         let runtime =
             runtime::Builder::new_current_thread().enable_all().event_interval(7).build().map_err(failed())?;
         let (services, mut started) = unbounded_channel::<Service>();
         let serve = async move {
+            if spinning {
+                task::spawn_local(spin(worker::a_thread_is_idle));
+            }
             let mut running = JoinSet::new();
             while let Some(service) = started.recv().await {
                 running.spawn_local(service());

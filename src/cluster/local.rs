@@ -148,7 +148,8 @@ impl Builder {
         }
         let secret = Secret::random();
         let endpoint = endpoint(secret.clone());
-        let io = IoThread::start()?;
+        // Processes of workers share the cores with this one.
+        let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
         let end = Arc::new(Notify::new());
         let (served, ended, tcp) = (endpoint.clone(), end.clone(), self.processes);
         let addresses: Vec<String> = io.serve(move |ready| async move {

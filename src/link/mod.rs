@@ -4,6 +4,7 @@
 //! big buffers out of band. Nothing here knows what the messages mean.
 
 mod peers;
+mod spin;
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
 pub(crate) use peers::{Endpoint, Peers};
+pub(crate) use spin::spin;
 
 use crate::{
     Error, Result,
@@ -118,6 +120,7 @@ impl<M> Outbox<M> {
         if self.queue.closing.get() || self.queue.broken.get() {
             return;
         }
+        spin::active();
         let mut waiting = self.queue.waiting.borrow_mut();
         waiting.push(message);
         if waiting.len() == 1 {

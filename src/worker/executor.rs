@@ -39,6 +39,15 @@ struct Shared {
     told: Notify,
 }
 
+/// Compute threads of this process, and those of them that run a task.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a compute thread of this process has nothing to run, and so leaves a core free.
+pub(crate) fn a_thread_is_idle() -> bool {
+    BUSY.load(Ordering::Relaxed) < THREADS.load(Ordering::Relaxed)
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
@@ -125,8 +134,13 @@ impl Drop for Executor {
 
 impl Shared {
     fn spawn(shared: &Arc<Self>) -> std::io::Result<()> {
-        let shared = shared.clone();
-        thread::Builder::new().name(format!("compute {}", shared.worker)).spawn(move || shared.work())?;
+        let (shared, worker) = (shared.clone(), shared.worker.clone());
+        let work = move || {
+            THREADS.fetch_add(1, Ordering::Relaxed);
+            shared.work();
+            THREADS.fetch_sub(1, Ordering::Relaxed);
+        };
+        thread::Builder::new().name(format!("compute {}", worker)).spawn(work)?;
         Ok(())
     }
 
@@ -134,9 +148,11 @@ impl Shared {
         while let Some(execution) = self.next() {
             let id = execution.id;
             CURRENT.set(Some(Current { id, shared: self.clone(), seceded: false }));
+            BUSY.fetch_add(1, Ordering::Relaxed);
             let start = Instant::now();
             let result = task::run(execution.entry, &execution.arguments, execution.dependencies);
             let duration = start.elapsed().as_nanos() as u64;
+            BUSY.fetch_sub(1, Ordering::Relaxed);
             let seceded = CURRENT.take().is_some_and(|c| c.seceded);
             let result = result.map_err(|error| {
                 if error.worker.is_empty() {

@@ -27,6 +27,7 @@ mod stimulus;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use executor::a_thread_is_idle;
 pub use executor::{secede, worker_name};
 pub use state::{Config, State, TaskState};
 pub use stimulus::{Execution, Instruction, Stimulus};
