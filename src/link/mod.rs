@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use rankine_transport::{Connection, Message, Receiver, Secret, Sender, Side, authenticate};
+use rankine_transport::{Connection, Listener, Message, Receiver, Secret, Sender, Side, authenticate};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 
@@ -69,6 +69,32 @@ pub(crate) async fn open(
         return Err(Error::Refused { peer, reason });
     }
     Ok((connection, hello))
+}
+
+/// Takes visitors in, each served by itself, for ever: what goes wrong with one is no other's business.
+pub(crate) async fn take_visitors<Served>(
+    mut listener: Box<dyn Listener>,
+    serve: impl Fn(Connection) -> Served,
+) where
+    Served: Future<Output = Result<()>> + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                let peer = connection.peer.clone();
+                let served = serve(connection);
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = served.await {
+                        tracing::info!(%peer, %error, "a visitor's link ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not take a connection");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
 }
 
 /// Splits an opened connection into where to put messages and where they come from.

@@ -63,6 +63,7 @@ type Reply = Result<ToPeer>;
 pub(crate) struct Peers {
     endpoint: Endpoint,
     links: RefCell<HashMap<Arc<str>, Rc<Link>>>,
+    most: usize,
     clock: Cell<u64>,
 }
 
@@ -77,7 +78,11 @@ struct Link {
 impl Peers {
     /// A pool without links.
     pub(crate) fn new(endpoint: Endpoint) -> Rc<Self> {
-        Rc::new(Self { endpoint, links: RefCell::default(), clock: Cell::new(0) })
+        Self::with_at_most(LINKS, endpoint)
+    }
+
+    fn with_at_most(most: usize, endpoint: Endpoint) -> Rc<Self> {
+        Rc::new(Self { endpoint, links: RefCell::default(), most, clock: Cell::new(0) })
     }
 
     /// Asks the worker at `address` for results, in one request.
@@ -176,7 +181,7 @@ impl Peers {
     /// Closes the least recently used idle link when there are too many.
     fn make_room(&self) {
         let mut links = self.links.borrow_mut();
-        if links.len() < LINKS {
+        if links.len() < self.most {
             return;
         }
         let idle = links.iter().filter(|(_, link)| link.pending.borrow().is_empty());
@@ -228,5 +233,81 @@ async fn answers(pool: std::rc::Weak<Peers>, link: Rc<Link>, address: Arc<str>, 
     *link.outbox.lock().await = None;
     for (_, asker) in link.pending.borrow_mut().drain() {
         let _ = asker.send(Err(Error::closed(format!("{address}: {reason}"))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rankine_transport_inproc::Inproc;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::link::take_visitors;
+
+    /// A peer that has nothing, and counts who comes.
+    async fn peer(endpoint: Endpoint) -> (Arc<str>, Rc<Cell<usize>>) {
+        let listener = endpoint.listen("inproc://*").await.unwrap();
+        let address = listener.address().as_str().into();
+        let came = Rc::new(Cell::new(0));
+        let count = came.clone();
+        let serve = move |connection| {
+            let endpoint = endpoint.clone();
+            count.set(count.get() + 1);
+            async move {
+                let (to, mut from) = split::<ToPeer, FromPeer>(endpoint.welcome(connection).await?.0);
+                while let Some(requests) = from.recv().await? {
+                    for request in requests {
+                        let FromPeer::Get { request, ids } = request else { continue };
+                        to.put(ToPeer::Data { request, data: vec![None; ids.len()] });
+                    }
+                }
+                to.close();
+                Ok(())
+            }
+        };
+        tokio::task::spawn_local(take_visitors(listener, serve));
+        (address, came)
+    }
+
+    #[test]
+    fn links_are_kept_and_the_least_recently_used_go_first() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let registry = Registry::new().with(Inproc);
+            let endpoint = Endpoint { registry: Arc::new(registry), secret: Arc::new(Secret::random()) };
+            let mut all = vec![];
+            for _ in 0..3 {
+                all.push(peer(endpoint.clone()).await);
+            }
+            let pool = Peers::with_at_most(2, endpoint);
+            let ask = async |n: usize| {
+                assert_eq!(pool.get(&all[n].0, vec![TaskId(1)]).await.unwrap().len(), 1);
+            };
+            let came = || all.iter().map(|(_, came)| came.get()).collect::<Vec<_>>();
+            for n in [0, 1, 0, 1, 0] {
+                ask(n).await;
+            }
+            assert_eq!(came(), [1, 1, 0], "a link is made once");
+            ask(2).await;
+            assert_eq!(pool.links.borrow().len(), 2);
+            ask(0).await;
+            assert_eq!(came(), [1, 1, 1], "1 was used least recently, so its link went");
+            ask(1).await;
+            assert_eq!(came(), [1, 2, 1]);
+        });
+    }
+
+    #[test]
+    fn a_peer_that_is_not_there_is_an_error_each_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let registry = Registry::new().with(Inproc);
+            let endpoint = Endpoint { registry: Arc::new(registry), secret: Arc::new(Secret::random()) };
+            let pool = Peers::new(endpoint);
+            for _ in 0..2 {
+                assert!(pool.get(&"inproc://nobody".into(), vec![TaskId(1)]).await.is_err());
+                assert!(pool.links.borrow().is_empty());
+            }
+        });
     }
 }

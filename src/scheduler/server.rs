@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::JoinSet, time};
 use super::{Config, Instruction, State, Stimulus};
 use crate::{
     Result,
-    link::{Endpoint, Outbox, split},
+    link::{Endpoint, Outbox, split, take_visitors},
     protocol::{
         Answer, ClientId, FromClient, FromWorker, Hello, Query, ToClient, ToWorker, WorkerId, WorkerInfo,
     },
@@ -81,7 +81,9 @@ pub(crate) async fn serve(
     // Dropping the set when this function ends ends all of them.
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        tasks.spawn_local(server.clone().visitors(endpoint.clone(), listener));
+        let (server, endpoint) = (server.clone(), endpoint.clone());
+        let serve = move |connection| server.clone().visitor(endpoint.clone(), connection);
+        tasks.spawn_local(take_visitors(listener, serve));
     }
     tasks.spawn_local(server.clone().ticks());
     end.notified().await;
@@ -137,26 +139,6 @@ impl Server {
             *value = value.take().and_then(|value| value.to_wire().ok());
         }
         message
-    }
-
-    async fn visitors(self: Rc<Self>, endpoint: Endpoint, mut listener: Box<dyn Listener>) {
-        loop {
-            match listener.accept().await {
-                Ok(connection) => {
-                    let (server, endpoint) = (self.clone(), endpoint.clone());
-                    tokio::task::spawn_local(async move {
-                        let peer = connection.peer.clone();
-                        if let Err(error) = server.visitor(endpoint, connection).await {
-                            tracing::info!(%peer, %error, "a link ended");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not take a connection");
-                    time::sleep(Duration::from_millis(10)).await;
-                }
-            }
-        }
     }
 
     async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rankine_transport::{Connection, Listener};
+use rankine_transport::Connection;
 use tokio::{sync::Notify, task::JoinSet, time};
 
 use super::{Config, Instruction, State, Stimulus, executor::Executor};
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Outbox, Peers, split},
+    link::{Endpoint, Inbox, Outbox, Peers, split, take_visitors},
     protocol::{FromPeer, FromWorker, Hello, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
@@ -90,7 +90,9 @@ pub(crate) async fn serve(
     });
     // Dropping the set when this function ends, however it does, ends all of them.
     let mut tasks = JoinSet::new();
-    tasks.spawn_local(server.clone().visitors(endpoint, listener));
+    let host = server.clone();
+    let serve = move |connection| host.clone().visitor(endpoint.clone(), connection);
+    tasks.spawn_local(take_visitors(listener, serve));
     tasks.spawn_local(server.clone().computed());
     tasks.spawn_local(server.clone().heartbeats());
     let ended = tokio::select! {
@@ -200,26 +202,6 @@ impl Server {
             }
         };
         self.handle(vec![stimulus]);
-    }
-
-    async fn visitors(self: Rc<Self>, endpoint: Endpoint, mut listener: Box<dyn Listener>) {
-        loop {
-            match listener.accept().await {
-                Ok(connection) => {
-                    let (server, endpoint) = (self.clone(), endpoint.clone());
-                    tokio::task::spawn_local(async move {
-                        let peer = connection.peer.clone();
-                        if let Err(error) = server.visitor(endpoint, connection).await {
-                            tracing::debug!(%peer, %error, "a visitor's link ended");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not take a connection");
-                    time::sleep(Duration::from_millis(10)).await;
-                }
-            }
-        }
     }
 
     async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
