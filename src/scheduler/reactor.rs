@@ -28,6 +28,9 @@ impl State {
     /// As [`State::handle`], for all that happened in one turn.
     #[inline(never)] // So that instructions can be counted in it.
     pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
+        let stimuli = stimuli.into_iter();
+        // Mostly a report has an assignment and a word to the client follow.
+        self.out.reserve(2 * stimuli.size_hint().0 + 2);
         for stimulus in stimuli {
             self.begin(now);
             match stimulus {
