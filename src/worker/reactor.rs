@@ -199,7 +199,10 @@ impl State {
                     let dependents = task.dependents.clone();
                     self.step(id, TaskState::Released);
                     for dependent in dependents {
-                        self.fail(dependent, error.clone());
+                        // One that runs has had it from before.
+                        if self.task_state(dependent) == Some(TaskState::Waiting) {
+                            self.fail(dependent, error.clone());
+                        }
                     }
                     self.forget_if_idle(id);
                 }

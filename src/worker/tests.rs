@@ -280,6 +280,16 @@ mod fetching {
     }
 
     #[test]
+    fn a_running_task_is_not_failed_by_what_it_has_in_hand() {
+        let mut bed = Bed::new();
+        bed.with_result(2).compute(task(9, vec![held(2, &[])])).is(9, TaskState::Executing);
+        bed.compute(task(10, vec![held(2, &[])])).free(2).is(10, TaskState::Waiting);
+        bed.handle(Stimulus::WhoHas(vec![held(2, &[ALICE])])).is(2, TaskState::Flight);
+        bed.handle(Stimulus::Gathered { peer: ALICE, data: vec![(id(2), Some(Err(failure())))] });
+        bed.is_forgotten(10).is(9, TaskState::Executing).executed(9).is(9, TaskState::Memory);
+    }
+
+    #[test]
     fn a_copy_is_fetched_on_demand_though_no_task_here_needs_it() {
         let mut bed = Bed::new();
         bed.handle(Stimulus::Acquire(vec![held(2, &[ALICE])])).does(&["ask 7 for 2"]);
