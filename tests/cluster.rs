@@ -54,6 +54,7 @@ fn main() {
         a_tree_is_reduced,
         a_client_that_closes_releases_what_it_held,
         the_story_is_told,
+        a_map_is_submitted_in_one_message,
         a_shutdown_ends_everything,
         a_seceded_task_makes_room,
     );
@@ -319,6 +320,12 @@ fn big_results_travel_between_workers(_: &LocalCluster, client: &Client) -> Outc
     let expected: f64 = big(0).iter().zip(big(1)).map(|(x, y)| x * y).sum();
     assert_eq!(dot.result()?, expected);
     assert_eq!(parts[1].result()?, big(1));
+    // One of them went from worker to worker, once; workers say so with their next heartbeat.
+    let fetched = || -> Result<u64, Error> {
+        Ok(client.scheduler_info()?.workers.iter().map(|worker| worker.metrics.fetched).sum())
+    };
+    until("it was fetched from a peer", || Ok(fetched()? > 0))?;
+    assert_eq!(fetched()? / 8_000_000, 1);
     Ok(())
 }
 
@@ -356,6 +363,18 @@ fn the_story_is_told(_: &LocalCluster, client: &Client) -> Outcome {
     let story = client.story(future.key())?;
     let states: Vec<&str> = story.iter().map(|event| &*event.finish).collect();
     assert_eq!(states, ["waiting", "processing", "memory"]);
+    Ok(())
+}
+
+fn a_map_is_submitted_in_one_message(_: &LocalCluster, client: &Client) -> Outcome {
+    let futures = client.map(|x: i64| x - 1, 0..1000);
+    client.gather(&futures)?;
+    // The scheduler numbers what happens to it: all tasks came with the same number.
+    let mut stimuli = Vec::new();
+    for future in [&futures[0], &futures[500], &futures[999]] {
+        stimuli.push(client.story(future.key())?[0].stimulus);
+    }
+    assert!(stimuli.iter().all(|stimulus| *stimulus == stimuli[0]), "{stimuli:?}");
     Ok(())
 }
 
