@@ -17,12 +17,22 @@ pub enum Error {
         reason: String,
     },
     /// No transport of this process answers to the scheme.
-    #[error("no transport for {address}: this program has {present}")]
+    #[error("no transport for {address}: this program has {present}{hint}")]
     Scheme {
         /// The address asked for.
         address: Address,
         /// The schemes that are there.
         present: String,
+        /// What would bring the one asked for.
+        hint: &'static str,
+    },
+    /// The transport does not work on this machine or in this process.
+    #[error("cannot use {address}: {reason}")]
+    Unavailable {
+        /// The address asked for.
+        address: Address,
+        /// What is missing, and what would change that.
+        reason: String,
     },
     /// Connecting failed.
     #[error(

@@ -39,6 +39,7 @@
 
 mod address;
 mod auth;
+pub mod bare;
 mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -28,6 +28,11 @@ impl Registry {
         self
     }
 
+    /// The transports there are, those that are to be preferred first.
+    pub fn transports(&self) -> impl Iterator<Item = &dyn Transport> {
+        self.transports.iter().map(|transport| &**transport)
+    }
+
     /// The schemes there are.
     pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
         self.transports.iter().map(|transport| transport.scheme())
@@ -58,6 +63,11 @@ impl Registry {
         found.map(|t| &**t).ok_or_else(|| Error::Scheme {
             address: address.clone(),
             present: self.schemes().map(|s| format!("{s}://")).collect::<Vec<_>>().join(", "),
+            hint: match address.scheme() {
+                "mpi" => "; build it with the cargo feature `mpi` where an MPI library is",
+                "verbs" => "; build it with the cargo feature `verbs` where libibverbs is",
+                _ => "",
+            },
         })
     }
 }

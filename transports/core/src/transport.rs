@@ -3,12 +3,16 @@
 use std::{
     fmt,
     future::poll_fn,
+    io,
     task::{Context, Poll},
 };
 
 use futures::future::BoxFuture;
 
-use crate::{Address, Message, Result};
+use crate::{
+    Address, Message, Result,
+    bare::{Bare, Control},
+};
 
 /// A way to carry messages, known by its URL scheme.
 pub trait Transport: Send + Sync {
@@ -21,6 +25,33 @@ pub trait Transport: Send + Sync {
 
     /// Connects to a listener at `address`.
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Connection>>;
+
+    /// What of it there is on this machine, a line each (devices, limits, libraries); or why it does
+    /// not work here, and what would change that.
+    ///
+    /// # Errors
+    /// If a listener of this process could reach nobody.
+    fn survey(&self) -> Result<Vec<String>, String>;
+
+    /// Where a process listens that is to be reached by all it can be reached by.
+    fn anywhere(&self) -> Address {
+        Address::new(self.scheme(), "*")
+    }
+
+    /// Whether this process may reach a listener at `address`, as far as can be told without trying:
+    /// false for a listener in another process, host or communicator than the transport spans.
+    fn reaches(&self, address: &Address) -> bool {
+        address.scheme() == self.scheme()
+    }
+
+    /// Two ends of the bare fabric, which a benchmark compares this transport with. Both processes call
+    /// it at the same time, one as the leader, and tell each other over `control` what they need to know.
+    ///
+    /// # Errors
+    /// If the fabric cannot be used, or nothing lies below this transport.
+    fn bare(&self, _control: &mut dyn Control, _leads: bool) -> io::Result<Box<dyn Bare>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "nothing lies below this transport"))
+    }
 }
 
 /// Takes the connections of those who come.

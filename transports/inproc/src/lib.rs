@@ -5,10 +5,11 @@
 //! direction holds at most 128 messages, then its sender is not ready.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::RandomState},
+    hash::BuildHasher,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -35,7 +36,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn unique(prefix: &str) -> Address {
-    Address::new("inproc", format_args!("{prefix}{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    // Told from those of other processes: an address may travel to where it does not reach.
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    Address::new("inproc", format_args!("{prefix}{:016x}-{count}", *PROCESS))
 }
 
 impl Transport for Inproc {
@@ -74,6 +78,15 @@ impl Transport for Inproc {
             listener.send(theirs).map_err(|_| nobody())?;
             Ok(ours)
         })
+    }
+
+    fn survey(&self) -> Result<Vec<String>, String> {
+        Ok(vec!["within a process; values themselves change hands".into()])
+    }
+
+    fn reaches(&self, address: &Address) -> bool {
+        let known = |listeners: &HashMap<String, _>| listeners.contains_key(address.place());
+        address.scheme() == "inproc" && lock(&LISTENERS).as_ref().is_some_and(known)
     }
 }
 

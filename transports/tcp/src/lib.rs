@@ -69,6 +69,14 @@ impl Transport for Tcp {
             connection(stream, address.clone()).map_err(failed)
         })
     }
+
+    fn survey(&self) -> Result<Vec<String>, String> {
+        Ok(vec![format!("on all interfaces of {}", host_name())])
+    }
+
+    fn anywhere(&self) -> Address {
+        Address::new("tcp", "0.0.0.0:0")
+    }
 }
 
 /// What a listener on all interfaces is reached by.
