@@ -41,6 +41,7 @@ mod address;
 mod auth;
 pub mod bare;
 mod buffer;
+pub mod compression;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
