@@ -25,6 +25,8 @@
 extern crate self as rankine;
 
 pub mod array;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod client;
 mod cluster;
 mod error;
