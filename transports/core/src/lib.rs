@@ -40,6 +40,7 @@
 mod address;
 mod auth;
 pub mod bare;
+pub mod blocks;
 mod buffer;
 pub mod compression;
 #[cfg(feature = "conformance")]
