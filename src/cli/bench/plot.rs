@@ -37,9 +37,9 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; }
 ///
 /// # Errors
 /// If a plot cannot be drawn.
-pub(super) fn page(rows: &[Row], absent: &[(String, String)]) -> Result<String> {
+pub(super) fn page(context: &str, rows: &[Row], absent: &[(String, String)]) -> Result<String> {
     let mut body = String::new();
-    body += "<h1>Transports of Rankine</h1>\n<ul>\n";
+    body += &format!("<h1>Transports of Rankine</h1>\n<p>{}</p>\n<ul>\n", escape(context));
     for sentence in sentences(rows) {
         body += &format!("<li>{}</li>\n", escape(&sentence));
     }
