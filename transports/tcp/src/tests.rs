@@ -186,8 +186,6 @@ async fn receiving_copies_no_payload() {
             Reading::Frames { current, .. } if current.as_ref().len() == 1000 => {
                 break current.as_ref().as_ptr();
             }
-            // Nothing of a frame is read before its own memory is there to take it.
-            Reading::Block(block) => assert!(block.capacity() == BLOCK),
             _ => {}
         }
         tokio::task::yield_now().await;
