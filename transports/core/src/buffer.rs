@@ -76,7 +76,18 @@ impl AlignedBuffer {
         Bytes::from_owner(self)
     }
 
-    fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+    /// Says that the next `count` bytes of [`spare`](Self::spare) were written by somebody else: a library, or a
+    /// device.
+    ///
+    /// # Safety
+    /// They were written, and nobody goes on writing to them.
+    pub unsafe fn assume_filled(&mut self, count: usize) {
+        debug_assert!(count <= self.capacity() - self.filled);
+        self.filled += count;
+    }
+
+    /// The memory that is not filled. It stays where it is when the buffer moves.
+    pub fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: the memory from `filled` to the end is this buffer's, borrowed mutably with it.
         unsafe {
             let start = self.block.as_ptr().add(self.filled).cast();
@@ -87,7 +98,7 @@ impl AlignedBuffer {
 
 impl AsRef<[u8]> for AlignedBuffer {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the first `filled` bytes were written by `extend` or a reader.
+        // SAFETY: the first `filled` bytes were written by `extend`, a reader or, as it promised, `assume_filled`'s caller.
         unsafe { slice::from_raw_parts(self.block.as_ptr(), self.filled) }
     }
 }
