@@ -40,6 +40,7 @@
 mod address;
 mod auth;
 pub mod bare;
+pub mod blocks;
 mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
