@@ -43,6 +43,7 @@
 //! (Debian: `libibverbs-dev`; Red Hat: `rdma-core-devel`), libclang, cmake and pkg-config.
 #![cfg(feature = "rdma-core")]
 
+mod bare;
 mod connection;
 mod device;
 mod engine;
@@ -57,12 +58,19 @@ mod wire;
 
 use std::{io, net::SocketAddr};
 
-use engine::Engine;
 use futures::future::BoxFuture;
-use rankine_transport::{Address, Connection, Error, Listener, Result, Transport};
+use rankine_transport::{
+    Address, Connection, Error, Listener, Result, Transport,
+    bare::{Bare, Control},
+};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 
-use crate::listener::{Incoming, Setup};
+use crate::{
+    bare::BareVerbs,
+    engine::Engine,
+    listener::{Incoming, Setup},
+    registrations::Registrations,
+};
 
 /// The transport. By default it uses the fastest port that is active; and of RoCE's GIDs that of RoCE v2 with an
 /// IPv4 address, if there is one.
@@ -118,6 +126,12 @@ impl Transport for Verbs {
 
     fn survey(&self) -> Result<Vec<String>, String> {
         device::survey(self)
+    }
+
+    fn bare(&self, control: &mut dyn Control, leads: bool) -> io::Result<Box<dyn Bare>> {
+        let registrations =
+            Registrations::open(self).map_err(|reason| io::Error::new(io::ErrorKind::NotFound, reason))?;
+        Ok(Box::new(BareVerbs::new(registrations, control, leads)?))
     }
 
     fn anywhere(&self) -> Address {

@@ -155,7 +155,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 fn queue_pair(engine: &Engine, number: usize) -> io::Result<(QueuePair, Endpoint)> {
     let device = engine.registrations.device();
-    let pair = QueuePair::new(device, &engine.channel, number, SHAPE)?;
+    let pair = QueuePair::new(device, Some(&engine.channel), number, SHAPE)?;
     let endpoint = Endpoint::new(device, pair.number());
     Ok((pair, endpoint))
 }

@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     mem::{self, ManuallyDrop},
     ops::Range,
-    ptr::NonNull,
+    ptr::{self, NonNull},
     sync::Arc,
 };
 
@@ -97,13 +97,14 @@ struct Transfer {
 unsafe impl Send for QueuePair {}
 
 impl QueuePair {
-    /// A queue pair that is not connected. Its completion queue tells `channel` under the number `id`.
+    /// A queue pair that is not connected. Its completion queue tells `channel`, if there is one, under the
+    /// number `id`.
     ///
     /// # Errors
     /// If there is no room for one.
     pub(crate) fn new(
         device: &Arc<Device>,
-        channel: &Arc<Channel>,
+        channel: Option<&Arc<Channel>>,
         id: usize,
         shape: Shape,
     ) -> io::Result<Self> {
@@ -385,9 +386,9 @@ impl QueuePair {
         let mut work: ffi::ibv_send_wr = unsafe { mem::zeroed() };
         work.wr_id = id;
         work.num_sge = i32::from(element.is_some());
-        work.sg_list = element.map_or(std::ptr::null_mut(), |element| element);
+        work.sg_list = element.map_or(ptr::null_mut(), |element| element);
         fill(&mut work);
-        let mut bad = std::ptr::null_mut();
+        let mut bad = ptr::null_mut();
         // SAFETY: the queue pair lives, and the library copies the request. The memory it names is a segment
         // that is not free until it completes, or is held in `transfers` so long.
         let status = unsafe {
@@ -409,9 +410,8 @@ impl QueuePair {
         }
         let mut element = self.segments.element(index, self.shape.segment);
         let wr_id = RECEIVE << 32 | u64::from(slot);
-        let mut work =
-            ffi::ibv_recv_wr { wr_id, next: std::ptr::null_mut(), sg_list: &mut element, num_sge: 1 };
-        let mut bad = std::ptr::null_mut();
+        let mut work = ffi::ibv_recv_wr { wr_id, next: ptr::null_mut(), sg_list: &mut element, num_sge: 1 };
+        let mut bad = ptr::null_mut();
         // SAFETY: the queue pair lives, the library copies the request, and the segment is marked as the
         // device's until the receive completes.
         let status = unsafe {
@@ -542,22 +542,27 @@ impl fmt::Display for Failure {
 /// Where completions come.
 struct CompletionQueue {
     raw: NonNull<ffi::ibv_cq>,
-    _channel: Arc<Channel>,
+    _channel: Option<Arc<Channel>>,
 }
 
 impl CompletionQueue {
-    fn new(device: &Arc<Device>, channel: &Arc<Channel>, id: usize, entries: u32) -> io::Result<Self> {
+    fn new(
+        device: &Arc<Device>,
+        channel: Option<&Arc<Channel>>,
+        id: usize,
+        entries: u32,
+    ) -> io::Result<Self> {
         let entries = i32::try_from(entries).unwrap_or(i32::MAX);
-        let context = std::ptr::without_provenance_mut(id);
+        let context = ptr::without_provenance_mut(id);
+        let teller = channel.map_or(ptr::null_mut(), |channel| channel.as_ptr());
         // SAFETY: the device's context and the channel live; the queue's context is a number, never followed.
-        let raw =
-            unsafe { ffi::ibv_create_cq(device.context().as_ptr(), entries, context, channel.as_ptr(), 0) };
+        let raw = unsafe { ffi::ibv_create_cq(device.context().as_ptr(), entries, context, teller, 0) };
         let raw = NonNull::new(raw).ok_or_else(|| {
             let error = io::Error::last_os_error();
             let text = format!("cannot create a completion queue on {}: {error}", device.name());
             io::Error::new(error.kind(), text)
         })?;
-        Ok(Self { raw, _channel: channel.clone() })
+        Ok(Self { raw, _channel: channel.cloned() })
     }
 
     fn poll(&mut self) -> io::Result<Option<ffi::ibv_wc>> {
