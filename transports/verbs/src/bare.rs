@@ -133,7 +133,7 @@ impl BareVerbs {
     fn accept(&mut self, size: usize) -> io::Result<Source> {
         let told = self.receive()?;
         let told: [u8; DESCRIPTOR] = told.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
-        let mut buffer = AlignedBuffer::new(size as u64)?;
+        let mut buffer = AlignedBuffer::new(size.max(1) as u64)?;
         let zeros = [0; 4096];
         while !buffer.is_full() {
             buffer.extend(&zeros);

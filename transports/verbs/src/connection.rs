@@ -19,7 +19,7 @@ use crate::{
     queue_pair::{Completion, QueuePair, Shape},
     receiver::{Incoming, VerbsReceiver},
     registrations::Registrations,
-    sender::{Outgoing, VerbsSender},
+    sender::{HIGH_WATER, Outgoing, VerbsSender},
     wire::{CREDITS, SEGMENT, Word},
 };
 
@@ -28,11 +28,16 @@ const SIGNALS: u16 = 8;
 /// What a connection's queue pair has room for.
 pub(crate) const SHAPE: Shape =
     Shape { receives: CREDITS + SIGNALS, sends: 16, signals: SIGNALS, transfers: 16, segment: SEGMENT };
-/// Whoever waits looks so many times by itself, some microseconds in all, before it has itself woken. Counted and not
-/// measured: to ask for the time may cost as much as to look.
+/// Whoever waits for a small message looks so many times by itself, some microseconds in all, with all other tasks in
+/// between, before it has itself woken. Counted and not measured: to ask for the time may cost as much as to look.
 const SPINS: u32 = 20;
+/// Where there is one core the peer, if it is on the same host, gets on only while this side does not. So it is let in
+/// so many times instead.
+const YIELDS: u32 = 4;
+static ALONE: LazyLock<bool> =
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() == 1));
 /// Turns of a half that finds something each time, before others get theirs.
-const TURNS: u32 = 64;
+const TURNS: u32 = 16;
 /// A connection that is dropped has this long to hand over what it had taken on.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -69,8 +74,6 @@ pub(crate) struct State {
     halves: [bool; 2],
     /// Looks since something last happened.
     pub(crate) spins: u32,
-    /// Somebody waits for all that was sent to be with the peer.
-    lingering: bool,
 }
 
 /// What was sent and received, as both sides count it.
@@ -84,6 +87,8 @@ pub(crate) struct Flow {
     pub(crate) consumed: u64,
     /// Pieces read here.
     pub(crate) read: u64,
+    /// Bytes of the pieces read of which the peer was not told.
+    untold: u64,
     /// What the peer was told last.
     told: Word,
     /// The sending half went without closing.
@@ -135,15 +140,9 @@ impl Flow {
 
     /// The word that goes with a segment, after which the peer knows.
     pub(crate) fn word(&mut self, segment: bool) -> u32 {
+        self.untold = 0;
         self.told = Word { segment, abandoned: self.abandoned, consumed: self.consumed, read: self.read };
         self.told.encode()
-    }
-
-    /// Whether the peer waits for a word and no segment is about to bring it.
-    fn owes(&self) -> bool {
-        self.consumed - self.told.consumed >= u64::from(CREDITS / 2)
-            || self.read > self.told.read
-            || self.abandoned && !self.told.abandoned
     }
 }
 
@@ -159,7 +158,6 @@ impl State {
             wakers: [None, None],
             halves: [true, true],
             spins: 0,
-            lingering: false,
         }
     }
 
@@ -200,8 +198,9 @@ impl State {
                 }
             }
             Completion::Transferred => {
-                if self.incoming.transferred() {
+                if let Some(bytes) = self.incoming.transferred() {
                     self.flow.read += 1;
+                    self.flow.untold += bytes;
                 }
             }
             Completion::Sent | Completion::Signalled => {}
@@ -222,24 +221,31 @@ impl State {
 
     /// Tells the peer what it waits for, unless a segment did.
     fn settle(&mut self) {
-        if self.broken.is_some() || !self.flow.owes() {
+        if self.broken.is_some() || !self.owes() {
             return;
         }
-        let told = self.flow.told;
+        let (told, untold) = (self.flow.told, self.flow.untold);
         let word = self.flow.word(false);
         match self.pair.post_signal(word) {
             Ok(true) => {}
-            Ok(false) => self.flow.told = told,
+            Ok(false) => (self.flow.told, self.flow.untold) = (told, untold),
             Err(error) => self.fail(error.into()),
         }
     }
 
+    /// Whether the peer waits for a word and no segment is about to bring it.
+    fn owes(&self) -> bool {
+        let Flow { told, consumed, read, untold, abandoned, .. } = &self.flow;
+        // Of what is read it is told at the end, or as it may run out of what to lend.
+        let read = *read > told.read && (!self.incoming.is_reading() || *untold >= HIGH_WATER / 4);
+        consumed - told.consumed >= u64::from(CREDITS / 2) || read || *abandoned && !told.abandoned
+    }
+
     /// Has the channel told of what this connection waits for; false if it was before.
     fn arm(&mut self) -> bool {
-        let any = self.lingering
-            || self.incoming.is_reading()
-            || self.outgoing.waits_for_segments(&self.pair)
-            || self.flow.owes();
+        // Of what it sent it need not hear; unless nothing has told so far that it arrived, as some devices do not
+        // count a failure as something to tell of.
+        let any = self.incoming.is_reading() || !self.pair.is_idle() || self.owes();
         let wanted = if any { Armed::Any } else { Armed::Messages };
         if self.armed >= wanted || self.broken.is_some() {
             return false;
@@ -255,7 +261,8 @@ impl State {
     /// Whether it is worth looking again soon rather than to be woken.
     fn spin(&mut self) -> bool {
         self.spins = self.spins.saturating_add(1);
-        self.broken.is_none() && self.spins <= SPINS
+        let bulk = self.incoming.is_reading() || self.outgoing.is_lending();
+        self.broken.is_none() && !bulk && self.spins <= if *ALONE { 1 } else { SPINS }
     }
 
     fn wake(&mut self, half: Half) {
@@ -312,9 +319,18 @@ impl Shared {
                 state.wakers[half as usize] = Some(cx.waker().clone());
             }
             if state.spin() {
-                drop(state);
-                pause();
+                if *ALONE {
+                    let came = (0..YIELDS).any(|_| {
+                        thread::yield_now();
+                        state.progress()
+                    });
+                    if came {
+                        state.wake(half.other());
+                        continue;
+                    }
+                }
                 // Woken once all other tasks had their turn and the runtime looked for events.
+                drop(state);
                 let _ = pin!(task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
@@ -355,7 +371,6 @@ impl Shared {
         loop {
             {
                 let mut state = self.lock();
-                state.lingering = true;
                 state.progress();
                 if state.broken.is_some() || state.pair.is_idle() {
                     return;
@@ -378,15 +393,6 @@ impl Drop for Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shared(to {})", self.peer)
-    }
-}
-
-/// Lets the peer get on, where it runs on the same core.
-fn pause() {
-    static ALONE: LazyLock<bool> =
-        LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() == 1));
-    if *ALONE {
-        thread::yield_now();
     }
 }
 

@@ -88,6 +88,11 @@ impl Engine {
     pub(crate) fn leave(&self, number: usize) {
         self.connections.lock().remove(&number);
     }
+
+    #[cfg(test)]
+    pub(crate) fn connections(&self) -> Vec<Arc<Shared>> {
+        self.connections.lock().values().filter_map(Weak::upgrade).collect()
+    }
 }
 
 impl Drop for Engine {

@@ -20,7 +20,7 @@
 //! then says so. Nobody copies it, except out of memory that no device reaches, such as some mapped files.
 //!
 //! **Flow control.** A side may send 32 segments beyond what the peer has consumed, so a segment is always posted for what
-//! comes, and a slow reader stops its writer. A sender is ready while less than 4 MiB waits to be sent or read. At most
+//! comes, and a slow reader stops its writer. A sender is ready while less than 8 MiB waits to be sent or read. At most
 //! 256 MiB in 1,024 pieces is lent at once. The receiver begins to read up to 8 MiB of the messages after the one that
 //! is asked for, so that the fabric is busy meanwhile.
 //!
@@ -29,8 +29,8 @@
 //! each until its block is given back to the system. Other memory is registered for one transfer (`registrations`).
 //! Registered memory is locked; the limit that `ulimit -l` shows must allow for it.
 //!
-//! **Waiting.** All runs on the threads that poll the connection. What finds nothing looks again some 20 times, with
-//! all other tasks in between, and then has itself woken by the completion channel, a file that tokio watches, one for
+//! **Waiting.** All runs on the threads that poll the connection. What waits for a small message looks again some 20
+//! times, with all other tasks in between, and then has itself woken by the completion channel, a file that tokio watches, one for
 //! all connections of a runtime (`engine`). A task a connection watches its side channel.
 //!
 //! **Failure.** A process that dies closes its side channel, and its peers know at once. A link or a device that goes is found

@@ -172,7 +172,10 @@ async fn finish(
 ) -> Result<Connection, Setup> {
     let checked = theirs.check(engine.registrations.device());
     let connected = checked.and_then(|()| pair.connect(&mine, &theirs).map_err(|error| error.to_string()));
-    let verdict = connected.as_ref().map(|()| ()).map_err(String::as_str);
+    let verdict = match &connected {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(reason.as_str()),
+    };
     exchange::send_verdict(&mut stream, verdict).await?;
     connected.map_err(Setup::Peer)?;
     let refused = |reason| Setup::Peer(format!("it refused: {reason}"));

@@ -33,13 +33,16 @@ pub(crate) struct Incoming {
     ahead: u64,
     /// Pieces to be read.
     reads: VecDeque<Read>,
-    /// READs under way, oldest first: whether one is its piece's last.
-    posted: VecDeque<bool>,
+    /// READs under way, oldest first: of one that is its piece's last, the piece's length.
+    posted: VecDeque<Option<u64>>,
     max_read: u32,
     limits: Limits,
     closed: bool,
     /// The peer's sending half went without closing.
     pub(crate) abandoned: bool,
+    /// Addresses of all that was read into.
+    #[cfg(test)]
+    pub(crate) all_landings: Vec<usize>,
 }
 
 /// A segment that is not consumed to its end.
@@ -105,6 +108,7 @@ struct Read {
     landing: Arc<Landing>,
     region: Arc<Region>,
     from: Descriptor,
+    length: u64,
     left: u64,
 }
 
@@ -121,6 +125,8 @@ impl Incoming {
             limits: Limits::HANDSHAKE,
             closed: false,
             abandoned: false,
+            #[cfg(test)]
+            all_landings: Vec::new(),
         }
     }
 
@@ -129,9 +135,9 @@ impl Incoming {
         self.segments.push_back(Segment { slot, at: 0, length });
     }
 
-    /// The oldest READ is done; gives whether its piece is.
-    pub(crate) fn transferred(&mut self) -> bool {
-        self.posted.pop_front().unwrap_or(false)
+    /// The oldest READ is done; gives the length of its piece if that is, too.
+    pub(crate) fn transferred(&mut self) -> Option<u64> {
+        self.posted.pop_front().flatten()
     }
 
     /// Whether READs are under way.
@@ -148,11 +154,11 @@ impl Incoming {
     ) -> Result<Option<Option<Message>>, Broken> {
         self.parse(pair, flow, registrations)?;
         self.post_reads(pair)?;
-        if self.messages.front_mut().is_some_and(Arriving::is_whole) {
-            if let Some(message) = self.messages.pop_front() {
-                self.ahead = self.ahead.saturating_sub(message.nbytes);
-                return message.into_message().map(|message| Some(Some(message)));
-            }
+        if self.messages.front_mut().is_some_and(Arriving::is_whole)
+            && let Some(message) = self.messages.pop_front()
+        {
+            self.ahead = self.ahead.saturating_sub(message.nbytes);
+            return message.into_message().map(|message| Some(Some(message)));
         }
         Ok((self.closed && self.messages.is_empty()).then_some(None))
     }
@@ -213,13 +219,23 @@ impl Incoming {
                             let from = Descriptor::decode(&descriptor.bytes);
                             *descriptor = Collected::default();
                             let memory = landing.addresses(*described, PIECE);
-                            let left = memory.len() as u64;
-                            if from.address.checked_add(left).is_none() {
+                            let length = memory.len() as u64;
+                            if from.address.checked_add(length).is_none() {
                                 return Err(protocol("a piece beyond the end of memory".into()));
                             }
                             let region = registrations.cover(&memory, Access::Both)?;
-                            self.reads.push_back(Read { landing: landing.clone(), region, from, left });
-                            *described += left;
+                            #[cfg(test)]
+                            if *described == 0 {
+                                self.all_landings.push(memory.start);
+                            }
+                            self.reads.push_back(Read {
+                                landing: landing.clone(),
+                                region,
+                                from,
+                                length,
+                                left: length,
+                            });
+                            *described += length;
                             *described == landing.capacity()
                         }
                     };
@@ -259,24 +275,12 @@ impl Incoming {
                 pair.post_read(&read.landing, &read.region, length, (read.from.address, read.from.key))?;
             read.from.address += u64::from(count);
             read.left -= u64::from(count);
-            let last = read.left == 0;
-            self.posted.push_back(last);
-            if last {
+            self.posted.push_back((read.left == 0).then_some(read.length));
+            if read.left == 0 {
                 self.reads.pop_front();
             }
         }
         Ok(())
-    }
-
-    /// Addresses of what is being read into.
-    #[cfg(test)]
-    pub(crate) fn landings(&self) -> Vec<*const u8> {
-        let parts = self.messages.iter().flat_map(|message| &message.parts);
-        let landing = |part: &Part| match part {
-            Part::Landing(landing) => Some(landing.addresses(0, 1).start as *const u8),
-            Part::Here(_) => None,
-        };
-        parts.filter_map(landing).collect()
     }
 }
 

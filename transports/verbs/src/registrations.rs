@@ -69,7 +69,7 @@ impl Registrations {
     }
 
     /// Keeps blocks of up to `bound` bytes together.
-    fn new(device: Arc<Device>, bound: u64) -> Self {
+    pub(crate) fn new(device: Arc<Device>, bound: u64) -> Self {
         let kept = Arc::new(Kept { state: Mutex::default(), bound });
         let watcher: Weak<dyn Watcher> = Arc::downgrade(&(kept.clone() as Arc<dyn Watcher>));
         blocks::watch(watcher);

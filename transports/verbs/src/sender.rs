@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A sender with more than this waiting is not ready.
-const HIGH_WATER: u64 = 4 << 20;
+pub(crate) const HIGH_WATER: u64 = 8 << 20;
 /// Bytes lent to a peer at once, where pieces are many; and how many pieces.
 const LENT_BYTES: u64 = 256 << 20;
 const LENT_PIECES: usize = 1024;
@@ -36,6 +36,9 @@ pub(crate) struct Outgoing {
     /// Pieces that the peer has read.
     released: u64,
     closed: bool,
+    /// Addresses of all that was lent.
+    #[cfg(test)]
+    pub(crate) all_lent: Vec<usize>,
 }
 
 /// A part of the stream.
@@ -49,7 +52,7 @@ enum Part {
 /// Memory that the peer reads.
 struct Lent {
     // Deregistered before the memory may go.
-    _region: Arc<Region>,
+    region: Arc<Region>,
     bytes: Bytes,
 }
 
@@ -64,7 +67,7 @@ impl Outgoing {
         }
     }
 
-    fn push_bytes(&mut self, bytes: Bytes) {
+    pub(crate) fn push_bytes(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.waiting += bytes.len() as u64;
             self.parts.push_back(Part::Bytes(bytes));
@@ -125,7 +128,9 @@ impl Outgoing {
                     }
                     let lent = lend(std::mem::take(piece), registrations)?;
                     let descriptor =
-                        Descriptor { address: lent.bytes.as_ptr() as u64, key: lent._region.remote_key() };
+                        Descriptor { address: lent.bytes.as_ptr() as u64, key: lent.region.remote_key() };
+                    #[cfg(test)]
+                    self.all_lent.push(lent.bytes.as_ptr() as usize);
                     self.lent_bytes += lent.bytes.len() as u64;
                     self.lent.push_back(lent);
                     self.waiting += DESCRIPTOR as u64;
@@ -142,6 +147,11 @@ impl Outgoing {
         self.released + self.lent.len() as u64
     }
 
+    /// Whether the peer has yet to read something.
+    pub(crate) fn is_lending(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
     /// The peer has read so many pieces.
     pub(crate) fn release(&mut self, read: u64) {
         while self.released < read {
@@ -152,27 +162,16 @@ impl Outgoing {
         }
     }
 
-    /// Whether it can go on only once a segment that was sent is free again.
-    pub(crate) fn waits_for_segments(&self, pair: &QueuePair) -> bool {
-        pair.free_segments() == 0 && !self.parts.is_empty() || self.closed && !pair.is_idle()
-    }
-
     /// Whether the peer was told that no more comes.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
-    }
-
-    /// Addresses of what is lent.
-    #[cfg(test)]
-    pub(crate) fn lent_memory(&self) -> Vec<*const u8> {
-        self.lent.iter().map(|lent| lent.bytes.as_ptr()).collect()
     }
 }
 
 /// Registers a piece, so that the peer can read it. Memory that no device reaches, such as some mapped files, is copied.
 fn lend(bytes: Bytes, registrations: &Registrations) -> io::Result<Lent> {
     match registrations.cover(&region::addresses(&bytes), Access::Lend) {
-        Ok(region) => Ok(Lent { _region: region, bytes }),
+        Ok(region) => Ok(Lent { region, bytes }),
         Err(error)
             if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EINVAL | libc::EOPNOTSUPP)) =>
         {
@@ -180,7 +179,7 @@ fn lend(bytes: Bytes, registrations: &Registrations) -> io::Result<Lent> {
             copy.extend(&bytes);
             let bytes = copy.freeze();
             let region = registrations.cover(&region::addresses(&bytes), Access::Lend)?;
-            Ok(Lent { _region: region, bytes })
+            Ok(Lent { region, bytes })
         }
         Err(error) => Err(error),
     }
