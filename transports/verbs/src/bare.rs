@@ -14,8 +14,9 @@ use rankine_transport::{
 };
 
 use crate::{
+    completion::Completion,
     exchange::{Endpoint, HELLO},
-    queue_pair::{Completion, QueuePair, Shape},
+    queue_pair::{QueuePair, Shape},
     region::{self, Access, Region},
     registrations::Registrations,
     wire::{DESCRIPTOR, Descriptor},

@@ -15,8 +15,9 @@ use rankine_transport::{Address, Connection, Error};
 use tokio::{net::TcpStream, sync::Notify, task, time};
 
 use crate::{
+    completion::Completion,
     engine::Engine,
-    queue_pair::{Completion, QueuePair, Shape},
+    queue_pair::{QueuePair, Shape},
     receiver::{Incoming, VerbsReceiver},
     registrations::Registrations,
     sender::{HIGH_WATER, Outgoing, VerbsSender},

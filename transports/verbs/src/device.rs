@@ -1,6 +1,6 @@
 //! RDMA devices: which there are, which one is used, and by what peers find it on the fabric.
 
-use std::{ffi::CStr, fmt, io, mem, net::Ipv4Addr, ptr::NonNull};
+use std::{ffi::CStr, fmt, fs::File, io, mem, net::Ipv4Addr, ptr::NonNull};
 
 use ibverbs_sys as ffi;
 
@@ -95,15 +95,20 @@ impl Context {
             ));
         }
         // SAFETY: as above.
-        let raw = NonNull::new(unsafe { ffi::ibv_open_device(device.as_ptr()) }).ok_or_else(|| {
+        let raw = NonNull::new(unsafe { ffi::ibv_open_device(device.as_ptr()) });
+        let raw = raw.ok_or_else(|| {
             let error = io::Error::last_os_error();
-            let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-                "; the user must be allowed to read and write that file (its group is often `rdma`), \
-                 and a container must be given it (--device=/dev/infiniband)"
-            } else {
-                ""
+            // The library tries other ways before it gives up, and tells why the last one failed.
+            let path = format!("/dev/infiniband/{file}");
+            let error = File::options().read(true).write(true).open(&path).err().unwrap_or(error);
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "; the user must be allowed to read and write that file, whose group is often `rdma`"
+                }
+                io::ErrorKind::NotFound => "; a container must be given it, as by --device=/dev/infiniband",
+                _ => "",
             };
-            format!("cannot open device {name} (/dev/infiniband/{file}): {error}{hint}")
+            format!("cannot open device {name} ({path}): {error}{hint}")
         })?;
         Ok(Self { raw, name })
     }

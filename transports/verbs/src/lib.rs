@@ -44,6 +44,7 @@
 #![cfg(feature = "rdma-core")]
 
 mod bare;
+mod completion;
 mod connection;
 mod device;
 mod engine;

@@ -132,6 +132,34 @@ async fn what_was_sent_before_a_connection_is_dropped_arrives() {
     }
 }
 
+/// Halves that are polled from several threads at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn halves_work_on_threads_of_their_own() {
+    let ends = pair().await;
+    let halves = ends.map(|Connection { mut sender, mut receiver, .. }| {
+        let send = tokio::spawn(async move {
+            for i in 0..100 {
+                let frames = vec![pattern(i * 1000, i), pattern(3, i)];
+                sender.send(Message::new(vec![i as u8], frames)).await.unwrap();
+            }
+            sender.close().await.unwrap();
+        });
+        let receive = tokio::spawn(async move {
+            for i in 0..100 {
+                let got = receiver.recv().await.unwrap().unwrap();
+                assert!(got.head[..] == [i as u8] && got.frames[0] == pattern(i * 1000, i));
+            }
+            assert!(receiver.recv().await.unwrap().is_none());
+            receiver
+        });
+        (send, receive)
+    });
+    for (send, receive) in halves {
+        send.await.unwrap();
+        receive.await.unwrap();
+    }
+}
+
 /// The bare fabric moves what it is asked to, both ways.
 #[test]
 fn the_bare_fabric_works_between_two_threads() {
