@@ -71,23 +71,38 @@ impl AlignedBuffer {
         Poll::Ready(Ok(count))
     }
 
+    /// Nothing is filled any more; the memory stays, for the next to come.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
     /// What is filled, as shared bytes.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 
-    fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+    /// The memory that is not filled yet, for a library or a device that writes into it. It stays where
+    /// it is for as long as the buffer lives, wherever the buffer itself is moved.
+    pub fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: the memory from `filled` to the end is this buffer's, borrowed mutably with it.
         unsafe {
             let start = self.block.as_ptr().add(self.filled).cast();
             slice::from_raw_parts_mut(start, self.capacity() - self.filled)
         }
     }
+
+    /// Counts what was written into [`spare`](Self::spare) as filled, at most as much as that takes.
+    ///
+    /// # Safety
+    /// The first `count` bytes of it have been written.
+    pub unsafe fn advance(&mut self, count: usize) {
+        self.filled += count.min(self.capacity() - self.filled);
+    }
 }
 
 impl AsRef<[u8]> for AlignedBuffer {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the first `filled` bytes were written by `extend` or a reader.
+        // SAFETY: the first `filled` bytes were written by `extend`, a reader, or whom `advance` speaks for.
         unsafe { slice::from_raw_parts(self.block.as_ptr(), self.filled) }
     }
 }
@@ -110,6 +125,23 @@ mod tests {
             let align = if length < 0x1_0000 { 64 } else { 4096 };
             assert!(length == 0 || frozen.as_ptr().align_offset(align) == 0);
         }
+    }
+
+    #[test]
+    fn others_write_into_the_spare_memory_and_say_how_much() {
+        let mut buffer = AlignedBuffer::new(10).unwrap();
+        buffer.extend(b"ab");
+        let place = buffer.spare().as_ptr();
+        for (spare, byte) in buffer.spare().iter_mut().zip(b"cdef") {
+            spare.write(*byte);
+        }
+        // SAFETY: four bytes were written.
+        unsafe { buffer.advance(4) };
+        assert_eq!(buffer.as_ref(), b"abcdef");
+        assert_eq!(buffer.spare().len(), 4);
+        buffer.clear();
+        assert!(buffer.as_ref().is_empty());
+        assert_eq!(buffer.spare().as_ptr(), place.wrapping_sub(2));
     }
 
     #[test]
