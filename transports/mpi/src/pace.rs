@@ -1,0 +1,76 @@
+//! How the I/O thread waits for MPI, which wakes nobody: it looks, less and less often.
+//!
+//! It spins for [`SPIN`] after the last thing that happened, then gives its core to others between looks
+//! until [`YIELD`], then sleeps between them for an eighth of the time that nothing has happened for, and
+//! at most [`LONGEST`]. So what comes after a while is noticed an eighth of that while late at most, and
+//! never later than a [`LONGEST`]; an idle rank looks a thousand times a second.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longer than an answer takes from a rank that does nothing else.
+const SPIN: Duration = Duration::from_micros(20);
+/// From then on it sleeps between looks.
+const YIELD: Duration = Duration::from_micros(200);
+/// An idle rank's sleep.
+const LONGEST: Duration = Duration::from_millis(1);
+
+/// Since when nothing has happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    since: Instant,
+}
+
+/// What to do until the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    None,
+    Yield,
+    Sleep(Duration),
+}
+
+impl Pace {
+    /// Something happened just now.
+    pub(crate) fn begin() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    pub(crate) fn pause(self) -> Pause {
+        pause(self.since.elapsed())
+    }
+
+    /// Pauses this thread, where it has nothing else to do.
+    pub(crate) fn wait(self) {
+        match self.pause() {
+            Pause::None => std::hint::spin_loop(),
+            Pause::Yield => thread::yield_now(),
+            Pause::Sleep(time) => thread::sleep(time),
+        }
+    }
+}
+
+fn pause(idle: Duration) -> Pause {
+    if idle < SPIN {
+        Pause::None
+    } else if idle < YIELD {
+        Pause::Yield
+    } else {
+        Pause::Sleep((idle / 8).min(LONGEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_the_time_that_nothing_happens_up_to_a_bound() {
+        assert_eq!(pause(Duration::ZERO), Pause::None);
+        assert_eq!(pause(SPIN), Pause::Yield);
+        assert_eq!(pause(YIELD), Pause::Sleep(YIELD / 8));
+        assert_eq!(pause(Duration::from_millis(4)), Pause::Sleep(Duration::from_micros(500)));
+        assert_eq!(pause(Duration::from_secs(9)), Pause::Sleep(LONGEST));
+    }
+}
