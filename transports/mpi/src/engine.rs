@@ -14,9 +14,9 @@ use rankine_transport::{AlignedBuffer, Limits, Message};
 
 use crate::{
     connection::{Connection, Half},
-    fabric::{Done, Fabric, Outcome},
+    fabric::{Done, Fabric, Outcome, PATIENCE},
     failure::Failure,
-    pace::Pace,
+    pace::{Pace, Pause},
     packet::{PACKET, Record, Records},
     table::Table,
     wire::{Link, Note, PACKETS, PIECES, Wire},
@@ -24,6 +24,8 @@ use crate::{
 
 /// Connections that wait at a listener, at most.
 const BACKLOG: usize = 4096;
+/// Bytes of a broadcast at most.
+const LONGEST_BROADCAST: u64 = 1 << 20;
 /// Times in a row that a turn lets MPI work.
 const ROUNDS: usize = 32;
 /// What is under way when this rank leaves is given this long.
@@ -81,14 +83,35 @@ impl Engine {
         &mut self.wire.fabric
     }
 
-    /// Since when nothing has happened.
-    pub(crate) fn pace(&self) -> Pace {
-        self.pace
+    /// What rank 0 gives, on all ranks.
+    ///
+    /// # Errors
+    /// MPI's, or if not all ranks come, or it is too long.
+    pub(crate) fn broadcast(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        if bytes.len() as u64 > LONGEST_BROADCAST {
+            let why = format!("{} bytes are more than the {LONGEST_BROADCAST} of a broadcast", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let length = self.wire.fabric.broadcast(vec![bytes.len() as u64], deadline)?[0];
+        if length > LONGEST_BROADCAST {
+            return Err(io::Error::other(format!(
+                "rank 0 broadcasts {length} bytes, which is no length of ours"
+            )));
+        }
+        let mut bytes = bytes.to_vec();
+        bytes.resize(length as usize, 0);
+        self.wire.fabric.broadcast(bytes, deadline)
     }
 
-    /// Whether anything may come to, or leave, this rank. One receive is always under way.
+    /// How long to wait for the next turn.
+    pub(crate) fn pause(&self) -> Pause {
+        self.pace.pause(self.works())
+    }
+
+    /// Whether anything may come to, or leave, this rank.
     pub(crate) fn has_business(&self) -> bool {
-        !self.listeners.is_empty() || !self.connections.is_empty() || self.wire.fabric.pending() > 1
+        !self.listeners.is_empty() || !self.connections.is_empty() || self.works()
     }
 
     /// Something is about to happen: the progress task looks often again.
@@ -251,11 +274,13 @@ impl Engine {
                 self.await_pieces(id);
                 return received;
             }
-            if look == 0 {
-                self.await_pieces(id);
-                self.turn();
-            } else {
+            if look == 1 {
                 connection.incoming.waker = Some(cx.waker().clone());
+            }
+            // Also at last: what came in this turn is asked for only now.
+            self.await_pieces(id);
+            if look == 0 {
+                self.turn();
             }
         }
         self.stir();
@@ -295,8 +320,7 @@ impl Engine {
         }
         let deadline = Instant::now() + LINGER;
         self.turn();
-        // But for the receive of the next packet.
-        while self.wire.fabric.pending() > 1 && Instant::now() < deadline && self.failed.is_none() {
+        while self.works() && Instant::now() < deadline && self.failed.is_none() {
             self.turn();
             self.pace.wait();
         }
@@ -318,6 +342,11 @@ impl Engine {
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             }
         }
+    }
+
+    /// Whether MPI works on anything but the receive of the next packet.
+    fn works(&self) -> bool {
+        self.wire.fabric.pending() > 1
     }
 
     fn poll_out(

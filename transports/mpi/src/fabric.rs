@@ -5,7 +5,7 @@
 //! becomes of those who asked. It is neither `Send` nor `Sync`: its thread is the one that calls MPI.
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::c_int,
     io,
     marker::PhantomData,
     mem::{self, MaybeUninit},
@@ -19,6 +19,8 @@ use rankine_transport::AlignedBuffer;
 
 use crate::pace::Pace;
 
+/// What all ranks do together must be begun by all within this time of the first.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a host's name that the ranks tell each other.
 const HOST: usize = 64;
 
@@ -81,6 +83,11 @@ impl Barrier {
     }
 }
 
+/// Items that any bytes are good for.
+pub(crate) trait Figure {}
+impl Figure for u8 {}
+impl Figure for u64 {}
+
 /// What all ranks agree on when they join.
 pub(crate) struct Joined<N> {
     pub(crate) fabric: Fabric<N>,
@@ -116,10 +123,10 @@ pub(crate) fn library() -> String {
 
 impl<N> Fabric<N> {
     /// Initialises MPI on this thread, unless the program has done so, and makes the communicator. All
-    /// ranks must do so; gives up where some do not within `patience`.
-    pub(crate) fn join(patience: Duration, token: u64) -> io::Result<Joined<N>> {
+    /// ranks must do so; gives up where some do not within [`PATIENCE`].
+    pub(crate) fn join(token: u64) -> io::Result<Joined<N>> {
         let (level, initialised) = initialise()?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + PATIENCE;
         let mut fabric = Self {
             // SAFETY: a constant of the library.
             communicator: unsafe { ffi::RSMPI_COMM_WORLD },
@@ -148,16 +155,10 @@ impl<N> Fabric<N> {
         let place = private.as_mut_ptr();
         // SAFETY: `private` outlives the request, which `settle` sees to.
         let request = |request: *mut _| unsafe { ffi::MPI_Comm_idup(world, place, request) };
-        settle("MPI_Comm_idup", deadline, request, private, |private| fabric.communicator = private[0])?;
+        fabric.communicator = settle("MPI_Comm_idup", deadline, request, private)?[0];
         fabric.return_errors()?;
 
-        let (private, byte) = (fabric.communicator, byte());
-        let mut agreed = vec![token];
-        let place: *mut c_void = agreed.as_mut_ptr().cast();
-        // SAFETY: eight bytes that outlive the request.
-        let request = |request: *mut _| unsafe { ffi::MPI_Ibcast(place, 8, byte, 0, private, request) };
-        let mut token = 0;
-        settle("MPI_Ibcast", deadline, request, agreed, |agreed| token = agreed[0])?;
+        let token = fabric.broadcast(vec![token], deadline)?[0];
 
         let ranks = usize::try_from(fabric.size).unwrap_or(1);
         let mut names = vec![0u8; (ranks + 1) * HOST];
@@ -167,15 +168,14 @@ impl<N> Fabric<N> {
         let all: *mut u8 = names.as_mut_ptr();
         let mine = all.wrapping_add(ranks * HOST);
         let length = HOST as c_int;
+        let (private, byte) = (fabric.communicator, byte());
         // SAFETY: `names` holds a name a rank, and behind them this rank's; it outlives the request.
         let request = |request: *mut _| unsafe {
             ffi::MPI_Iallgather(mine.cast(), length, byte, all.cast(), length, byte, private, request)
         };
-        let mut hosts = Vec::new();
-        settle("MPI_Iallgather", deadline, request, names, |names| {
-            let text = |name: &[u8]| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-            hosts = names.chunks_exact(HOST).take(ranks).map(text).collect();
-        })?;
+        let names = settle("MPI_Iallgather", deadline, request, names)?;
+        let text = |name: &[u8]| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+        let hosts = names.chunks_exact(HOST).take(ranks).map(text).collect();
         Ok(Joined { fabric, token, hosts })
     }
 
@@ -340,6 +340,25 @@ impl<N> Fabric<N> {
         Ok(())
     }
 
+    /// Gives all ranks what rank 0 gives; all give as much, and come before `deadline`.
+    ///
+    /// # Errors
+    /// MPI's, or if some do not come.
+    pub(crate) fn broadcast<T: Figure>(
+        &mut self,
+        mut items: Vec<T>,
+        deadline: Instant,
+    ) -> io::Result<Vec<T>> {
+        let (place, count): (*mut T, _) = (items.as_mut_ptr(), int(size_of_val(&items[..]))?);
+        let communicator = self.communicator;
+        // SAFETY: so many bytes, of which any are good for a figure; they outlive the request, which
+        // `settle` sees to.
+        let request = |request: *mut _| unsafe {
+            ffi::MPI_Ibcast(place.cast(), count, byte(), 0, communicator, request)
+        };
+        settle("MPI_Ibcast", deadline, request, items)
+    }
+
     /// Comes to where all ranks come before they leave.
     ///
     /// # Errors
@@ -446,14 +465,13 @@ fn initialise() -> io::Result<(c_int, bool)> {
     Ok((level, false))
 }
 
-/// Starts something that all ranks must do, waits for it until `deadline`, and gives its memory to `take`.
+/// Starts something that all ranks must do, waits for it until `deadline`, and gives back its memory.
 fn settle<M>(
     what: &str,
     deadline: Instant,
     start: impl FnOnce(*mut ffi::MPI_Request) -> c_int,
     memory: M,
-    take: impl FnOnce(M),
-) -> io::Result<()> {
+) -> io::Result<M> {
     // MPI holds on to it until the request is done; on the ways out before that it is left to MPI.
     let memory = mem::ManuallyDrop::new(memory);
     let mut request = MaybeUninit::uninit();
@@ -468,8 +486,7 @@ fn settle<M>(
         }
         pace.wait();
     }
-    take(mem::ManuallyDrop::into_inner(memory));
-    Ok(())
+    Ok(mem::ManuallyDrop::into_inner(memory))
 }
 
 fn test(request: &mut ffi::MPI_Request, what: &str) -> io::Result<bool> {

@@ -52,7 +52,7 @@ impl Mpi {
     pub fn join() -> Result<Membership> {
         let failed = |reason| Error::Unavailable { address: Mpi {}.anywhere(), reason };
         let world = local::join().map_err(failed)?;
-        Ok(Membership { rank: world.rank as usize, size: world.size as usize, of_one_thread: PhantomData })
+        Ok(Membership { world, of_one_thread: PhantomData })
     }
 }
 
@@ -173,20 +173,34 @@ fn here<R>(address: &Address, work: impl FnOnce(&mut Engine) -> R) -> Result<R> 
 /// cannot be initialised twice in a process.
 #[derive(Debug)]
 pub struct Membership {
-    rank: usize,
-    size: usize,
+    world: &'static World,
     of_one_thread: PhantomData<*const ()>,
 }
 
 impl Membership {
     /// This process's number, from 0.
     pub fn rank(&self) -> usize {
-        self.rank
+        self.world.rank.unsigned_abs() as usize
     }
 
     /// How many ranks the job has.
     pub fn size(&self) -> usize {
-        self.size
+        self.world.size.unsigned_abs() as usize
+    }
+
+    /// Where a rank's listener on `mpi://*:PORT` is reached: so ranks find each other without being told.
+    pub fn address(&self, rank: usize, port: u32) -> Address {
+        let rank = i32::try_from(rank).unwrap_or(i32::MAX);
+        Address::new("mpi", Place { world: self.world.token, rank, port })
+    }
+
+    /// Gives all ranks what rank 0 gives, such as the cluster's secret. All ranks must call it, in the same
+    /// order as others of its kind; it waits for them, up to a minute, and blocks the thread.
+    ///
+    /// # Errors
+    /// If not all ranks come, or MPI fails, or what is given is longer than 1 MiB.
+    pub fn broadcast(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        local::with(|engine| engine.broadcast(bytes))?
     }
 
     /// Leaves: what was flushed is let through (10 s at most), other connections break, and once all ranks

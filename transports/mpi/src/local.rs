@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use crate::{
@@ -17,9 +16,6 @@ use crate::{
     fabric::{self, Fabric, Joined},
     launch::Launch,
 };
-
-/// All ranks must join within this time of the first.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The world that this process joined. It stays known when it was left.
 #[derive(Debug)]
@@ -89,7 +85,7 @@ pub(crate) fn join() -> Result<&'static World, String> {
 }
 
 fn enter(launch: &Launch) -> Result<(Engine, World), String> {
-    let joined = Fabric::join(PATIENCE, rand::random()).map_err(|error| error.to_string())?;
+    let joined = Fabric::join(rand::random()).map_err(|error| error.to_string())?;
     let Joined { fabric, token, hosts } = joined;
     let size = usize::try_from(fabric.size()).unwrap_or(0);
     if let Err(reason) = launch.agrees(size, &fabric::library()) {

@@ -18,7 +18,7 @@ const HIGH_WATER: usize = 1 << 20;
 /// Pieces that MPI works on at a time.
 const IN_FLIGHT: usize = 16;
 /// Bytes of them from which on no other is begun.
-const IN_FLIGHT_BYTES: usize = PIECE;
+const IN_FLIGHT_BYTES: usize = 4 * PIECE;
 
 /// The sending direction.
 pub(crate) struct Outgoing {

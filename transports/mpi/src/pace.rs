@@ -4,6 +4,9 @@
 //! until [`YIELD`], then sleeps between them for an eighth of the time that nothing has happened for, and
 //! at most [`LONGEST`]. So what comes after a while is noticed an eighth of that while late at most, and
 //! never later than a [`LONGEST`]; an idle rank looks a thousand times a second.
+//!
+//! MPI may copy on both sides, a little at each look, and does not tell of it before all is there. So while
+//! it works on something this sleeps only after [`PIECE`], by which one more piece should have come.
 
 use std::{
     thread,
@@ -14,6 +17,8 @@ use std::{
 const SPIN: Duration = Duration::from_micros(20);
 /// From then on it sleeps between looks.
 const YIELD: Duration = Duration::from_micros(200);
+/// From then on it sleeps although MPI works on something: the other side does not.
+const PIECE: Duration = Duration::from_millis(20);
 /// An idle rank's sleep.
 const LONGEST: Duration = Duration::from_millis(1);
 
@@ -37,13 +42,14 @@ impl Pace {
         Self { since: Instant::now() }
     }
 
-    pub(crate) fn pause(self) -> Pause {
-        pause(self.since.elapsed())
+    /// The next pause; whether MPI works on something meanwhile.
+    pub(crate) fn pause(self, works: bool) -> Pause {
+        pause(self.since.elapsed(), works)
     }
 
     /// Pauses this thread, where it has nothing else to do.
     pub(crate) fn wait(self) {
-        match self.pause() {
+        match self.pause(false) {
             Pause::None => std::hint::spin_loop(),
             Pause::Yield => thread::yield_now(),
             Pause::Sleep(time) => thread::sleep(time),
@@ -51,10 +57,10 @@ impl Pace {
     }
 }
 
-fn pause(idle: Duration) -> Pause {
+fn pause(idle: Duration, works: bool) -> Pause {
     if idle < SPIN {
         Pause::None
-    } else if idle < YIELD {
+    } else if idle < if works { PIECE } else { YIELD } {
         Pause::Yield
     } else {
         Pause::Sleep((idle / 8).min(LONGEST))
@@ -67,10 +73,16 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_the_time_that_nothing_happens_up_to_a_bound() {
-        assert_eq!(pause(Duration::ZERO), Pause::None);
-        assert_eq!(pause(SPIN), Pause::Yield);
-        assert_eq!(pause(YIELD), Pause::Sleep(YIELD / 8));
-        assert_eq!(pause(Duration::from_millis(4)), Pause::Sleep(Duration::from_micros(500)));
-        assert_eq!(pause(Duration::from_secs(9)), Pause::Sleep(LONGEST));
+        assert_eq!(pause(Duration::ZERO, false), Pause::None);
+        assert_eq!(pause(SPIN, false), Pause::Yield);
+        assert_eq!(pause(YIELD, false), Pause::Sleep(YIELD / 8));
+        assert_eq!(pause(Duration::from_millis(4), false), Pause::Sleep(Duration::from_micros(500)));
+        assert_eq!(pause(Duration::from_secs(9), false), Pause::Sleep(LONGEST));
+    }
+
+    #[test]
+    fn while_something_is_under_way_it_sleeps_only_if_nothing_comes_of_it() {
+        assert_eq!(pause(YIELD, true), Pause::Yield);
+        assert_eq!(pause(PIECE, true), Pause::Sleep(LONGEST));
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const SMALL: usize = 4 << 10;
 pub(crate) const LISTED: usize = 256;
 /// Bytes of a piece at most. MPI counts up to 2 GiB; smaller pieces leave less to be received in vain
 /// where a receiver goes.
-pub(crate) const PIECE: usize = 64 << 20;
+pub(crate) const PIECE: usize = 16 << 20;
 
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;

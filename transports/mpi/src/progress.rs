@@ -6,14 +6,20 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     thread,
 };
 
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task,
+};
 
 use crate::{local, pace::Pause, timer::Timer};
+
+/// Looks in a row before the other tasks have their turn, which costs a system call.
+const LOOKS: usize = 4;
 
 /// Sees to it that a progress task is there.
 ///
@@ -54,8 +60,8 @@ impl Future for Progress {
                 }
             }
             let pause = local::with(|engine| {
-                engine.turn();
-                engine.has_business().then(|| engine.pace().pause())
+                let _ = (0..LOOKS).any(|_| engine.turn());
+                engine.has_business().then(|| engine.pause())
             });
             // Nothing to do any more, or MPI was left.
             let Ok(Some(pause)) = pause else { return Poll::Ready(()) };
@@ -65,14 +71,13 @@ impl Future for Progress {
                     let sleeper = cx.waker().clone();
                     let _ = local::with(|engine| engine.sleeper = Some(sleeper));
                 }
-                (Pause::None, _) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                _ => {
-                    thread::yield_now();
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                (pause, _) => {
+                    if pause != Pause::None {
+                        thread::yield_now();
+                    }
+                    // Unlike a plain wake this lets the runtime look for what else happened, and run its
+                    // main future, before this task comes again.
+                    return pin!(task::yield_now()).poll(cx);
                 }
             }
         }
