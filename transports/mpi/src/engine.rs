@@ -125,18 +125,19 @@ impl Engine {
     /// Lets MPI work, and hands on what came of it. Tells whether anything did.
     pub(crate) fn turn(&mut self) -> bool {
         let mut active = false;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let mut done = std::mem::take(&mut self.done);
             if let Err(error) = self.wire.fabric.poll(&mut done) {
                 self.fail_all(&error.to_string());
             }
-            if done.is_empty() {
-                self.done = done;
-                break;
-            }
-            active = true;
+            let nothing = done.is_empty();
             done.drain(..).for_each(|done| self.completed(done));
             self.done = done;
+            active |= !nothing;
+            // Open MPI tells only at the next call what it came upon in this one.
+            if nothing && (active || round > 0) {
+                break;
+            }
         }
         for id in std::mem::take(&mut self.awaiting) {
             let Some(connection) = self.connections.get_mut(id) else { continue };

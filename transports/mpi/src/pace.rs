@@ -3,7 +3,7 @@
 //! It spins for [`SPIN`] after the last thing that happened, then gives its core to others between looks
 //! until [`YIELD`], then sleeps between them for an eighth of the time that nothing has happened for, and
 //! at most [`LONGEST`]. So what comes after a while is noticed an eighth of that while late at most, and
-//! never later than a [`LONGEST`]; an idle rank looks a thousand times a second.
+//! never later than a [`LONGEST`]; an idle rank looks 250 times a second.
 //!
 //! MPI may copy on both sides, a little at each look, and does not tell of it before all is there. So while
 //! it works on something this sleeps only after [`PIECE`], by which one more piece should have come.
@@ -20,7 +20,7 @@ const YIELD: Duration = Duration::from_micros(200);
 /// From then on it sleeps although MPI works on something: the other side does not.
 const PIECE: Duration = Duration::from_millis(20);
 /// An idle rank's sleep.
-const LONGEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(4);
 
 /// Since when nothing has happened.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +83,6 @@ mod tests {
     #[test]
     fn while_something_is_under_way_it_sleeps_only_if_nothing_comes_of_it() {
         assert_eq!(pause(YIELD, true), Pause::Yield);
-        assert_eq!(pause(PIECE, true), Pause::Sleep(LONGEST));
+        assert_eq!(pause(PIECE, true), Pause::Sleep(PIECE / 8));
     }
 }

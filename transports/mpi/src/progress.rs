@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{local, pace::Pause, timer::Timer};
 
-/// Looks in a row before the other tasks have their turn, which costs a system call.
-const LOOKS: usize = 4;
+/// Looks in a row, while it spins, before the other tasks have their turn, which costs a system call.
+const LOOKS: usize = 2;
 
 /// Sees to it that a progress task is there.
 ///
@@ -60,7 +60,8 @@ impl Future for Progress {
                 }
             }
             let pause = local::with(|engine| {
-                let _ = (0..LOOKS).any(|_| engine.turn());
+                let looks = if engine.pause() == Pause::None { LOOKS } else { 1 };
+                let _ = (0..looks).any(|_| engine.turn());
                 engine.has_business().then(|| engine.pause())
             });
             // Nothing to do any more, or MPI was left.

@@ -58,6 +58,8 @@ impl Timer {
                 if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
             });
             if read.is_ok() {
+                // One read takes all rings.
+                guard.clear_ready();
                 return Poll::Ready(());
             }
         }
