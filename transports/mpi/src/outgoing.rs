@@ -13,8 +13,9 @@ use crate::{
 
 /// Bytes of records that may be under way to a reader who does not read.
 pub(crate) const WINDOW: usize = 256 << 10;
-/// A sender with this much payload waiting is not ready.
-const HIGH_WATER: usize = 1 << 20;
+/// A sender with more payload than this waiting is not ready: so the next big frame is announced before
+/// the one before it is through.
+const HIGH_WATER: usize = 8 << 20;
 /// Pieces that MPI works on at a time.
 const IN_FLIGHT: usize = 16;
 /// Bytes of them from which on no other is begun.
