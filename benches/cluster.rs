@@ -158,6 +158,7 @@ fn scheduler_alone(tasks: usize) {
         let info = WorkerInfo {
             name: format!("w{i}").into(),
             address: format!("tcp://w{i}").into(),
+            contact: format!("tcp://w{i}").into(),
             nthreads: 1,
             memory_limit: 0,
             resources: vec![],

@@ -25,6 +25,8 @@
 extern crate self as rankine;
 
 pub mod array;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod client;
 mod cluster;
 mod error;
@@ -33,13 +35,15 @@ mod link;
 pub mod protocol;
 pub mod scheduler;
 pub mod serialize;
+pub mod settings;
 pub mod task;
 pub mod worker;
 
 pub use client::{AsCompleted, Awaited, Client, Options, ReturnWhen, Status, TaskFuture, blocking};
-pub use cluster::{Builder, LocalCluster, SchedulerFile, args, init, parse_bytes, run};
+pub use cluster::{Builder, LocalCluster, SchedulerFile, args, init, parse_bytes, run, transports};
 pub use error::{Error, Result};
 pub use rankine_macros::main;
 pub use serialize::Local;
+pub use settings::Settings;
 pub use task::{FailureKind, TaskError};
 pub use worker::{secede, worker_name};

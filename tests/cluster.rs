@@ -13,7 +13,11 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rankine::{Error, FailureKind, Local, LocalCluster, ReturnWhen, Status, blocking::Client};
+use rankine::{
+    Error, FailureKind, Local, LocalCluster, ReturnWhen, Settings, Status, blocking::Client,
+    protocol::Metrics,
+};
+use rankine_transport::compression::Compression;
 
 type Outcome = Result<(), Failed>;
 
@@ -70,6 +74,8 @@ fn main() {
         a_task_that_kills_workers_errs,
         a_worker_may_be_added,
         scattered_data_that_dies_says_so,
+        chunks_are_compressed_where_that_is_asked_for,
+        the_transport_asked_for_is_taken,
         processes_end_with_the_cluster,
         a_cluster_that_ends_at_once_tells_its_clients,
         resources_keep_tasks_apart,
@@ -243,7 +249,7 @@ fn questions_are_answered(_: &LocalCluster, client: &Client) -> Outcome {
     assert_eq!(client.nthreads()?.values().sum::<u32>(), 2);
     let info = client.scheduler_info()?;
     assert_eq!((info.workers.len(), info.clients), (2, 1));
-    assert!(info.address.starts_with("inproc"));
+    assert!(info.address.contains("://"));
     Ok(())
 }
 
@@ -521,6 +527,49 @@ fn scattered_data_that_dies_says_so() -> Outcome {
     let Err(Error::Task(error)) = data.result() else { return Err("it should err".into()) };
     assert_eq!(error.kind, FailureKind::DataLost);
     assert!(error.message.contains("scatter it again"), "{error}");
+    Ok(())
+}
+
+/// Settings with these transports and that policy.
+fn settings(transport: &str, compression: Compression) -> Settings {
+    let mut settings = Settings::default();
+    settings.transport = transport.into();
+    settings.compression = compression;
+    settings
+}
+
+fn chunks_are_compressed_where_that_is_asked_for() -> Outcome {
+    for (compression, saves) in [(Compression::Always, true), (Compression::Off, false)] {
+        let builder = LocalCluster::builder().workers(2).threads(1).processes(true);
+        let cluster = builder.settings(settings("tcp", compression)).start()?;
+        let client = Client::from(cluster.client()?);
+        big_results_travel_between_workers(&cluster, &client)?;
+        let sum = |of: fn(&Metrics) -> u64| -> Result<u64, Error> {
+            Ok(client.scheduler_info()?.workers.iter().map(|worker| of(&worker.metrics)).sum())
+        };
+        // A million numbers went to the other worker, and as many to the client.
+        until("it is counted", || Ok(sum(|m| m.sent)? >= 16_000_000))?;
+        assert_eq!(sum(|m| m.saved)? > 8_000_000, saves, "{compression}: {}", sum(|m| m.saved)?);
+    }
+    Ok(())
+}
+
+fn the_transport_asked_for_is_taken() -> Outcome {
+    for (transport, processes) in [("tcp", true), ("tcp", false), ("inproc,tcp", true), ("inproc", false)] {
+        let builder = LocalCluster::builder().workers(2).threads(1).processes(processes);
+        let cluster = builder.settings(settings(transport, Compression::Auto)).start()?;
+        let client = Client::from(cluster.client()?);
+        big_results_travel_between_workers(&cluster, &client)?;
+        for worker in client.scheduler_info()?.workers {
+            let schemes: Vec<&str> =
+                worker.info.contact.split(' ').filter_map(|address| address.split("://").next()).collect();
+            assert_eq!(schemes.join(","), transport);
+            assert!(worker.info.contact.ends_with(&*worker.info.address));
+        }
+    }
+    let refused = LocalCluster::builder().settings(settings("mpi", Compression::Auto)).start();
+    let text = refused.err().ok_or("it should be refused")?.to_string();
+    assert!(text.contains("feature `mpi`") || text.contains("mpirun"), "{text}");
     Ok(())
 }
 

@@ -216,6 +216,7 @@ proptest! {
             let info = WorkerInfo {
                 name: "w".into(),
                 address: "inproc://w".into(),
+                contact: "inproc://w".into(),
                 nthreads: 0,
                 memory_limit: 0,
                 resources: vec![("gpu".into(), f64::INFINITY)],

@@ -72,6 +72,7 @@ impl Cluster {
         let info = WorkerInfo {
             name: format!("w{}", self.now).into(),
             address: format!("inproc://w{}", self.now).into(),
+            contact: format!("inproc://w{}", self.now).into(),
             nthreads: self.threads,
             memory_limit: 0,
             resources: vec![],

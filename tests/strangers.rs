@@ -22,6 +22,9 @@ use rankine_transport::{Address, Connection, Message, Registry, Secret, Side, au
 use rankine_transport_tcp::Tcp;
 use serde::{Serialize, de::DeserializeOwned};
 
+/// What the head of a message ends with whose frames are as they are.
+const NOTHING_COMPRESSED: [u8; 4] = [0; 4];
+
 type Outcome = Result<(), Failed>;
 
 fn main() {
@@ -67,6 +70,7 @@ async fn connect(address: &Address) -> Result<Connection, Failed> {
 
 async fn send<M: Serialize>(connection: &mut Connection, messages: &[M]) -> Outcome {
     let (head, frames) = to_frames(messages)?;
+    let head = [&head[..], &NOTHING_COMPRESSED].concat();
     Ok(connection.sender.send(Message::new(head, frames)).await?)
 }
 
@@ -74,7 +78,8 @@ async fn send<M: Serialize>(connection: &mut Connection, messages: &[M]) -> Outc
 async fn receive<M: DeserializeOwned>(connection: &mut Connection) -> Result<Vec<M>, Failed> {
     let waited = tokio::time::timeout(Duration::from_secs(10), connection.receiver.recv()).await?;
     let message = waited?.ok_or("the link was closed")?;
-    Ok(from_frames(message.head, message.frames)?)
+    let head = message.head.slice(..message.head.len() - NOTHING_COMPRESSED.len());
+    Ok(from_frames(head, message.frames)?)
 }
 
 /// Whether the other side ends the link within reasonable time.
@@ -167,7 +172,8 @@ async fn noise_before_the_secret_is_not_parsed(cluster: &LocalCluster) -> Outcom
 
 async fn noise_after_the_secret_ends_the_link_alone(cluster: &LocalCluster) -> Outcome {
     let (address, secret) = file(cluster);
-    for noise in [&[0xffu8; 40][..], &[1, 2, 3], &[], &[0; 4096]] {
+    let whole = [&[0xff; 40][..], &NOTHING_COMPRESSED].concat();
+    for noise in [&[0xffu8; 40][..], &[1, 2, 3], &[], &[0; 4096], &whole] {
         let mut connection = opened(&address, &secret, Hello::Client).await?;
         let message = Message::new(noise.to_vec(), vec![]);
         connection.sender.send(message).await?;
@@ -176,7 +182,8 @@ async fn noise_after_the_secret_ends_the_link_alone(cluster: &LocalCluster) -> O
     // A batch that is cut off: a real one without its last byte.
     let mut connection = opened(&address, &secret, Hello::Client).await?;
     let (head, frames) = to_frames(&[FromClient::Alive, FromClient::Release(vec![Key(1), Key(2)])])?;
-    connection.sender.send(Message::new(head.slice(..head.len() - 1), frames)).await?;
+    let cut = [&head[..head.len() - 1], &NOTHING_COMPRESSED].concat();
+    connection.sender.send(Message::new(cut, frames)).await?;
     assert!(ended(&mut connection).await);
     // A head of the largest size that may be announced, and nothing behind it.
     let mut connection = connect(&address).await?;

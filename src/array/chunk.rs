@@ -6,6 +6,7 @@ use std::{fmt, marker::PhantomData, ops::Range};
 use bytemuck::Pod;
 use bytes::Bytes;
 use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Dimension, IxDyn, ShapeBuilder};
+use rankine_transport::AlignedBuffer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::serialize::Frame;
@@ -65,6 +66,14 @@ pub enum ShapeError {
         wanted: usize,
         /// How many there are.
         found: usize,
+    },
+    /// There is no such memory.
+    #[error("there is no memory for a chunk of shape {shape:?} of {element}")]
+    Memory {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The elements' name.
+        element: &'static str,
     },
     /// The strides make elements overlap, or reach beyond what can be addressed.
     #[error("shape and strides do not make a chunk: {0}")]
@@ -150,6 +159,30 @@ impl<T: Element> Chunk<T> {
         let all = 0..numbers.len();
         let bytes = Self::over(numbers, all, shape.to_vec()).bytes;
         Self::from_bytes(bytes, shape)
+    }
+
+    /// Makes a chunk by writing its numbers, which are zero at first, last axis fastest. It lies in the memory
+    /// that transports hand over best: kept for the next chunks when it goes, and shared between the
+    /// processes of a host where there is `shm://`.
+    ///
+    /// # Errors
+    /// If there is no such memory.
+    ///
+    /// ```
+    /// use rankine::array::Chunk;
+    ///
+    /// let chunk = Chunk::write(&[2, 3], |numbers: &mut [f64]| numbers[5] = 1.0)?;
+    /// assert_eq!(chunk.view()[[1, 2]], 1.0);
+    /// # Ok::<(), rankine::array::ShapeError>(())
+    /// ```
+    pub fn write(shape: &[usize], write: impl FnOnce(&mut [T])) -> Result<Self, ShapeError> {
+        let none = || ShapeError::Memory { shape: shape.to_vec(), element: T::NAME };
+        let count = shape.iter().try_fold(1usize, |count, length| count.checked_mul(*length));
+        let nbytes = count.and_then(|count| count.checked_mul(size_of::<T>())).ok_or_else(none)?;
+        let mut buffer = AlignedBuffer::new(nbytes as u64).map_err(|_| none())?;
+        // Buffers are aligned for every element.
+        write(bytemuck::try_cast_slice_mut(buffer.zeroed()).map_err(|_| none())?);
+        Self::from_bytes(buffer.freeze(), shape)
     }
 
     fn over(numbers: Vec<T>, range: Range<usize>, shape: Vec<usize>) -> Self {

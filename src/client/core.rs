@@ -48,7 +48,7 @@ struct Fetch {
 pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: Connection) {
     // However this ends, even dropped where it waits: nobody is left waiting for it.
     let _ending = Ending(shared.clone());
-    let (scheduler, mut from) = split::<FromClient, ToClient>(connection);
+    let (scheduler, mut from) = split::<FromClient, ToClient>(connection, endpoint.compression);
     let core = Rc::new(Core {
         shared: shared.clone(),
         scheduler,
@@ -281,7 +281,7 @@ impl Core {
                 continue;
             }
             let put = mine.iter().map(|&i| (ids[i], data[i].1.clone())).collect();
-            let nbytes = self.peers.put(&worker.info.address, put).await?;
+            let nbytes = self.peers.put(&worker.info.contact, put).await?;
             for (i, nbytes) in mine.into_iter().zip(nbytes) {
                 scattered[i].nbytes = nbytes;
                 scattered[i].workers.push(worker.id);

@@ -15,16 +15,19 @@ use crate::{Error, Result, task::build_id};
 /// What a cluster's members need to know, as JSON in a file that only its owner reads.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct SchedulerFile {
-    /// Where the scheduler listens.
+    /// Where the scheduler listens, over the most general of its transports.
     pub address: String,
+    /// All its addresses, the preferred first, with spaces between.
+    pub contact: String,
     /// The executable that all members run.
     pub build_id: String,
     secret: String,
 }
 
 impl SchedulerFile {
-    pub(super) fn new(address: String, secret: &Secret) -> Self {
-        Self { address, build_id: build_id().to_owned(), secret: secret.to_hex() }
+    pub(super) fn new(address: &str, contact: &str, secret: &Secret) -> Self {
+        let (address, contact) = (address.to_owned(), contact.to_owned());
+        Self { address, contact, build_id: build_id().to_owned(), secret: secret.to_hex() }
     }
 
     /// Where the file of the scheduler at `address` is by default: in `~/.rankine` (or

@@ -10,12 +10,17 @@ use std::{
 use rankine_transport::Secret;
 use tokio::sync::Notify;
 
-use super::{IoThread, SchedulerFile, connect, endpoint, nanny::Nanny, roles::SPAWNED};
+use super::{IoThread, LOOPBACK, SchedulerFile, connect, endpoint, nanny::Nanny, roles::SPAWNED};
 use crate::{
     Error, Result,
     client::{Client, block_on},
     link::Endpoint,
-    scheduler, worker,
+    scheduler,
+    settings::Settings,
+    worker::{
+        self,
+        server::{Listen, addresses},
+    },
 };
 
 /// A scheduler and workers on this machine: in this process, or as processes of their own.
@@ -39,7 +44,6 @@ pub struct LocalCluster {
     io: Option<IoThread>,
     nanny: Nanny,
     endpoint: Endpoint,
-    inproc: String,
     file: SchedulerFile,
 }
 
@@ -52,12 +56,20 @@ pub struct Builder {
     pub(super) processes: bool,
     pub(super) memory_limit: u64,
     pub(super) resources: Vec<(String, f64)>,
+    pub(super) settings: Option<Settings>,
 }
 
 impl LocalCluster {
     /// Says what the cluster is to be like. By default: one worker in this process with a thread a core.
     pub fn builder() -> Builder {
-        Builder { workers: None, threads: None, processes: false, memory_limit: 0, resources: Vec::new() }
+        Builder {
+            workers: None,
+            threads: None,
+            processes: false,
+            memory_limit: 0,
+            resources: Vec::new(),
+            settings: None,
+        }
     }
 
     /// A client of this cluster, within this process.
@@ -66,7 +78,7 @@ impl LocalCluster {
     /// If the cluster has ended.
     pub fn client(&self) -> Result<Client> {
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
-        Ok(Client::new(connect(io, self.endpoint.clone(), self.inproc.clone())?, None))
+        Ok(Client::new(connect(io, self.endpoint.clone(), self.file.contact.clone())?, None))
     }
 
     /// What another process of this program needs to join as a client or worker; only a cluster of
@@ -89,7 +101,14 @@ impl LocalCluster {
             return self.nanny.add(builder.threads_each(1));
         }
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
-        start_worker(io, self.endpoint.clone(), self.inproc.clone(), None, builder.threads_each(1), builder)
+        start_worker(
+            io,
+            self.endpoint.clone(),
+            self.file.contact.clone(),
+            None,
+            builder.threads_each(1),
+            builder,
+        )
     }
 }
 
@@ -106,7 +125,13 @@ impl Builder {
         self
     }
 
-    /// Whether workers are processes of their own, reached over TCP. The program's `main` must
+    /// Settings of the program's own, instead of what the file and the environment say.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = Some(settings);
+        self
+    }
+
+    /// Whether workers are processes of their own, reached over what the setting `transport` says. The program's `main` must
     /// then be a `#[rankine::main]`, or call [`init`](crate::init) first.
     pub fn processes(mut self, processes: bool) -> Self {
         self.processes = processes;
@@ -147,35 +172,32 @@ impl Builder {
             ));
         }
         let secret = Secret::random();
-        let endpoint = endpoint(secret.clone());
+        let settings = self.settings.clone().map_or_else(Settings::load, Ok)?;
+        let endpoint = endpoint(&settings, secret.clone())?;
         // Processes of workers share the cores with this one.
         let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
         let end = Arc::new(Notify::new());
-        let (served, ended, tcp) = (endpoint.clone(), end.clone(), self.processes);
-        let addresses: Vec<String> = io.serve(move |ready| async move {
+        let (served, ended, processes) = (endpoint.clone(), end.clone(), self.processes);
+        let (address, contact) = io.serve(move |ready| async move {
             let listen = async {
-                let mut listeners = vec![served.listen("inproc://*").await?];
-                if tcp {
-                    listeners.push(served.listen("tcp://127.0.0.1:0").await?);
-                }
-                Ok(listeners)
+                let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
+                let listen = if processes { tcp } else { Listen::Within };
+                listen.begin(&served).await
             };
             match listen.await {
                 Ok(listeners) => {
-                    let _ = ready.send(Ok(listeners.iter().map(|l| l.address().to_string()).collect()));
+                    let _ = ready.send(Ok(addresses(&listeners)));
                     let _ = scheduler::server::serve(served, listeners, ended).await;
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
         })?;
-        let address = addresses.last().cloned().unwrap_or_default();
-        let file = SchedulerFile::new(address, &secret);
+        let file = SchedulerFile::new(&address, &contact, &secret);
         let mut cluster = LocalCluster {
             end,
             io: Some(io),
-            nanny: Nanny::new(file.clone(), self.clone()),
+            nanny: Nanny::new(file.clone(), settings, self.clone()),
             endpoint,
-            inproc: addresses.into_iter().next().unwrap_or_default(),
             file,
         };
         let threads = self.threads_each(self.worker_count());
@@ -187,7 +209,7 @@ impl Builder {
                 start_worker(
                     io,
                     cluster.endpoint.clone(),
-                    cluster.inproc.clone(),
+                    cluster.file.contact.clone(),
                     Some(name),
                     threads,
                     self,
@@ -235,7 +257,7 @@ fn start_worker(
 ) -> Result<()> {
     let options = worker::server::Options {
         name,
-        listen: "inproc://*".into(),
+        listen: Listen::Within,
         nthreads,
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),

@@ -9,32 +9,28 @@ mod io_thread;
 mod local;
 mod nanny;
 mod roles;
+mod transports;
 
 use std::sync::Arc;
-
-use rankine_transport::{Registry, Secret};
-use rankine_transport_inproc::Inproc;
-use rankine_transport_tcp::Tcp;
 
 pub use bytes::parse_bytes;
 pub use file::SchedulerFile;
 pub use local::{Builder, LocalCluster};
 pub use roles::{args, init, run};
+pub use transports::transports;
 
 use crate::{
     Result,
     client::{Client, Shared, core},
     link::Endpoint,
     protocol::Hello,
+    settings::Settings,
 };
 use io_thread::IoThread;
+use transports::endpoint;
 
-/// All transports of this build.
-fn endpoint(secret: Secret) -> Endpoint {
-    // A transport more is a line more.
-    let registry = Registry::new().with(Inproc).with(Tcp::default());
-    Endpoint { registry: Arc::new(registry), secret: Arc::new(secret) }
-}
+/// Where processes of one machine listen on TCP.
+const LOOPBACK: &str = "tcp://127.0.0.1:0";
 
 /// A client's connection, closed and waited for when the last clone of the client goes.
 struct Link {
@@ -52,10 +48,18 @@ impl Client {
     /// Connects to the cluster that a scheduler file tells of.
     ///
     /// # Errors
-    /// If its scheduler cannot be reached or refuses this program.
+    /// If its scheduler cannot be reached or refuses this program, or the settings are not right.
     pub fn connect(file: &SchedulerFile) -> Result<Self> {
+        Self::connect_with(file, &Settings::load()?)
+    }
+
+    /// The same with settings of the program's own.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_with(file: &SchedulerFile, settings: &Settings) -> Result<Self> {
         let io = IoThread::start()?;
-        let shared = connect(&io, endpoint(file.secret()?), file.address.clone())?;
+        let shared = connect(&io, endpoint(settings, file.secret()?)?, file.contact.clone())?;
         Ok(Self::new(shared.clone(), Some(Arc::new(Link { shared, _io: io }))))
     }
 }

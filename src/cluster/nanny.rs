@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Builder, SchedulerFile, roles::SPAWNED};
-use crate::{Error, Result};
+use crate::{Error, Result, settings::Settings};
 
 /// How often it is looked whether all live.
 const ROUND: Duration = Duration::from_millis(100);
@@ -33,6 +33,7 @@ pub(super) struct Nanny {
 
 struct Shared {
     file: SchedulerFile,
+    settings: Settings,
     builder: Builder,
     kept: Mutex<Kept>,
     ending: Condvar,
@@ -52,8 +53,8 @@ struct Worker {
 
 impl Nanny {
     /// Keeps no process yet.
-    pub(super) fn new(file: SchedulerFile, builder: Builder) -> Self {
-        let shared = Shared { file, builder, kept: Mutex::default(), ending: Condvar::new() };
+    pub(super) fn new(file: SchedulerFile, settings: Settings, builder: Builder) -> Self {
+        let shared = Shared { file, settings, builder, kept: Mutex::default(), ending: Condvar::new() };
         Self { shared: Arc::new(shared), watch: None }
     }
 
@@ -139,6 +140,7 @@ impl Shared {
         for (name, amount) in &self.builder.resources {
             command.args(["--resource", &format!("{name}={amount}")]);
         }
+        command.envs(self.settings.variables());
         // A group of its own: Ctrl-C is for the program, which ends its workers in order.
         command.env(SPAWNED, "1").stdin(Stdio::piped()).process_group(0);
         let attempt = || Error::io(format!("start a worker process of {}", program.display()));

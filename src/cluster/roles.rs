@@ -18,8 +18,20 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{Builder, IoThread, LocalCluster, SchedulerFile, endpoint, parse_bytes};
-use crate::{Error, Result, client::Client, scheduler, worker};
+use super::{Builder, IoThread, LOOPBACK, LocalCluster, SchedulerFile, endpoint, parse_bytes};
+use crate::{
+    Error, Result,
+    client::Client,
+    scheduler,
+    settings::{self, Settings},
+    worker::{
+        self,
+        server::{Listen, addresses},
+    },
+};
+
+/// Where processes listen on TCP that are to be reached from other machines.
+const EVERY_INTERFACE: &str = "tcp://*:0";
 
 /// Set in worker processes that a [`LocalCluster`] starts.
 pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
@@ -27,17 +39,30 @@ pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 const HELP: &str = "\
 A program of Rankine's plays one of these roles:
 
-  PROGRAM [--processes N] [--workers N] [--threads N] [--memory-limit BYTES] [ARGUMENTS]
+  PROGRAM [--processes N] [--workers N] [--threads N] [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
       runs the program on a cluster of its own: workers in this process, or N processes
-  PROGRAM scheduler [--listen tcp://HOST:PORT] [--scheduler-file FILE]
+  PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [SETTINGS]
       runs a scheduler until it is interrupted or a client shuts it down
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
-                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen tcp://HOST:PORT]
+                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen ADDRESS] [SETTINGS]
       runs a worker of that scheduler
-  PROGRAM client [tcp://HOST:PORT] [--scheduler-file FILE] [ARGUMENTS]
+  PROGRAM client [tcp://HOST:PORT] [--scheduler-file FILE] [SETTINGS] [ARGUMENTS]
       runs the program on that cluster
 
-Without --scheduler-file the file lies in ~/.rankine (or $RANKINE_HOME), named after the address.";
+Without --listen they listen on all transports that work there, over TCP on all interfaces or that of
+--interface. Without --scheduler-file the file lies in ~/.rankine (or $RANKINE_HOME), named after the
+address.
+
+SETTINGS, which the environment (RANKINE_TRANSPORT=...) and ~/.config/rankine/config.toml may say too:
+";
+
+/// What each role takes, and the settings.
+fn help() -> String {
+    let row = |(name, takes, about): &(&str, &str, &str)| {
+        format!("  --{:<24} {about}\n", format!("{name} {takes}"))
+    };
+    format!("{HELP}{}", settings::NAMES.iter().map(row).collect::<String>())
+}
 
 static ARGUMENTS: OnceLock<Vec<String>> = OnceLock::new();
 
@@ -119,7 +144,7 @@ where
     }
     let mut flags = Flags::new(given);
     if matches!(&*role, "scheduler" | "worker") && flags.switch("--help") {
-        println!("{HELP}");
+        println!("{}", help());
         return Ok(ExitCode::SUCCESS);
     }
     match &*role {
@@ -135,8 +160,9 @@ where
         }
         "client" => {
             let file = flags.scheduler_file()?;
+            let settings = flags.settings()?;
             let _ = ARGUMENTS.set(flags.words);
-            let client = Client::connect(&file)?;
+            let client = Client::connect_with(&file, &settings)?;
             serve_body(body, client)
         }
         _ => {
@@ -179,27 +205,28 @@ async fn interrupted() -> Result<ExitCode> {
 }
 
 fn schedule(flags: &mut Flags) -> Result<()> {
-    let listen = flags.value("--listen")?.unwrap_or_else(|| "tcp://0.0.0.0:0".into());
+    let settings = flags.settings()?;
+    let listen = flags.listen(EVERY_INTERFACE)?;
     let path = flags.value("--scheduler-file")?.map(PathBuf::from);
     flags.nothing_left("scheduler")?;
     let secret = Secret::random();
-    let endpoint = endpoint(secret.clone());
+    let endpoint = endpoint(&settings, secret.clone())?;
     let io = IoThread::start()?;
     let end = Arc::new(Notify::new());
     let over = Arc::new(Notify::new());
     let (ended, done) = (end.clone(), over.clone());
-    let address: String = io.serve(move |ready| async move {
-        match endpoint.listen(&listen).await {
-            Ok(listener) => {
-                let _ = ready.send(Ok(listener.address().to_string()));
-                let _ = scheduler::server::serve(endpoint, vec![listener], ended).await;
+    let (address, contact) = io.serve(move |ready| async move {
+        match listen.begin(&endpoint).await {
+            Ok(listeners) => {
+                let _ = ready.send(Ok(addresses(&listeners)));
+                let _ = scheduler::server::serve(endpoint, listeners, ended).await;
             }
             Err(error) => drop(ready.send(Err(error))),
         }
         done.notify_one();
     })?;
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
-    SchedulerFile::new(address.clone(), &secret).write(&path)?;
+    SchedulerFile::new(&address, &contact, &secret).write(&path)?;
     println!("scheduler at {address}");
     println!("scheduler file {}", path.display());
     let stopped = runtime()?.block_on(async {
@@ -215,12 +242,13 @@ fn schedule(flags: &mut Flags) -> Result<()> {
 }
 
 fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()> {
-    let builder = flags.builder()?;
+    let mut builder = flags.builder()?;
+    let settings = builder.settings.take().map_or_else(Settings::load, Ok)?;
     let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
-    let (name, listen) = (flags.value("--name")?, flags.value("--listen")?);
+    let name = flags.value("--name")?;
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
     let local = file.address.starts_with("tcp://127.") || file.address.starts_with("tcp://[::1]");
-    let listen = listen.unwrap_or_else(|| if local { "tcp://127.0.0.1:0" } else { "tcp://0.0.0.0:0" }.into());
+    let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
     flags.nothing_left("worker")?;
     let options = worker::server::Options {
         name,
@@ -229,7 +257,7 @@ fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),
     };
-    let (endpoint, address) = (endpoint(file.secret()?), file.address.clone());
+    let (endpoint, address) = (endpoint(&settings, file.secret()?)?, file.contact.clone());
     let io = IoThread::start()?;
     let over = Arc::new(Notify::new());
     let (done, asked) = (over.clone(), stop.clone());
@@ -292,8 +320,28 @@ impl Flags {
         }
     }
 
+    /// The settings, with what the command line says of them.
+    fn settings(&mut self) -> Result<Settings> {
+        let mut given = Vec::new();
+        for (name, ..) in settings::NAMES {
+            if let Some(value) = self.value(&format!("--{name}"))? {
+                given.push(((*name).to_owned(), value));
+            }
+        }
+        Settings::load_with(&given)
+    }
+
+    /// Where to listen: at what the command line says, or on everything, over TCP at `tcp`.
+    fn listen(&mut self, tcp: &str) -> Result<Listen> {
+        let mut addresses = Vec::new();
+        while let Some(address) = self.value("--listen")? {
+            addresses.push(address);
+        }
+        Ok(if addresses.is_empty() { Listen::Everywhere { tcp: tcp.into() } } else { Listen::At(addresses) })
+    }
+
     fn builder(&mut self) -> Result<Builder> {
-        let mut builder = LocalCluster::builder();
+        let mut builder = LocalCluster::builder().settings(self.settings()?);
         builder.workers = self.number("--workers")?.map(|n| n as usize);
         if let Some(processes) = self.number("--processes")? {
             builder.processes = true;
@@ -324,12 +372,17 @@ impl Flags {
             (None, Some(address)) => SchedulerFile::default_path(address)?,
             (None, None) => {
                 return Err(Error::Usage(format!(
-                    "name the scheduler: its address, or its file with --scheduler-file\n\n{HELP}"
+                    "name the scheduler: its address, or its file with --scheduler-file\n\n{}",
+                    help()
                 )));
             }
         };
         let mut file = SchedulerFile::read(&path)?;
         if let Some(address) = address {
+            // The address that is said is the one that is meant, unless the file has it among others.
+            if address != file.address {
+                file.contact.clone_from(&address);
+            }
             file.address = address;
         }
         Ok(file)
@@ -338,7 +391,7 @@ impl Flags {
     fn nothing_left(&self, role: &str) -> Result<()> {
         match self.words.first() {
             None => Ok(()),
-            Some(word) => Err(Error::Usage(format!("{role} does not know `{word}`\n\n{HELP}"))),
+            Some(word) => Err(Error::Usage(format!("{role} does not know `{word}`\n\n{}", help()))),
         }
     }
 }

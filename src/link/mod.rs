@@ -3,20 +3,27 @@
 //! Within a process a batch changes hands as it is; between processes it is encoded once, with
 //! big buffers out of band. Nothing here knows what the messages mean.
 
+mod packing;
 mod peers;
 mod spin;
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     marker::PhantomData,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rankine_transport::{Connection, Listener, Message, Receiver, Secret, Sender, Side, authenticate};
+use packing::{NOTHING_PACKED, Packer, Unpacked, unpack};
+use rankine_transport::{
+    Address, Connection, Listener, Message, Receiver, Secret, Sender, Side, authenticate,
+    compression::Compression,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 
+pub(crate) use packing::traffic;
 pub(crate) use peers::{Endpoint, Peers};
 pub(crate) use spin::spin;
 
@@ -48,7 +55,11 @@ pub(crate) async fn open(
     let exchange = async {
         connection.sender.send(encode(vec![mine], connection.carries_objects)?).await?;
         match connection.receiver.recv().await? {
-            Some(message) => decode::<Opening>(message, &peer),
+            // Nobody compresses an opening.
+            Some(message) => match unpack(message) {
+                Ok(Unpacked::Now(message)) => decode::<Opening>(message, &peer),
+                _ => Err(Error::Refused { peer: peer.clone(), reason: "its opening is malformed".into() }),
+            },
             None => Err(Error::closed(format!("{peer} left without a word"))),
         }
     };
@@ -98,7 +109,7 @@ pub(crate) async fn take_visitors<Served>(
 }
 
 /// Splits an opened connection into where to put messages and where they come from.
-pub(crate) fn split<Out, In>(connection: Connection) -> (Outbox<Out>, Inbox<In>)
+pub(crate) fn split<Out, In>(connection: Connection, compression: Compression) -> (Outbox<Out>, Inbox<In>)
 where
     Out: Serialize + Send + 'static,
     In: DeserializeOwned + Send + 'static,
@@ -111,9 +122,14 @@ where
         changed: Notify::new(),
         flushed: Notify::new(),
     });
-    tokio::task::spawn_local(write(queue.clone(), connection.sender, carries_objects));
-    let inbox =
-        Inbox { receiver: connection.receiver, peer: connection.peer.to_string(), messages: PhantomData };
+    let packer = (!carries_objects).then(|| Packer::new(compression, &connection.peer));
+    tokio::task::spawn_local(write(queue.clone(), connection.sender, packer));
+    let inbox = Inbox {
+        receiver: connection.receiver,
+        peer: connection.peer,
+        unpacking: None,
+        messages: PhantomData,
+    };
     (Outbox { queue, carries_objects }, inbox)
 }
 
@@ -172,7 +188,7 @@ impl<M> Outbox<M> {
 async fn write<M: Serialize + Send + 'static>(
     queue: Rc<Queue<M>>,
     mut sender: Box<dyn Sender>,
-    objects: bool,
+    mut packer: Option<Packer>,
 ) {
     loop {
         let mut batch = std::mem::take(&mut *queue.waiting.borrow_mut());
@@ -187,8 +203,8 @@ async fn write<M: Serialize + Send + 'static>(
         let mut sent = Ok(());
         while sent.is_ok() && !batch.is_empty() {
             let rest = batch.split_off(batch.len().min(BATCH));
-            sent = match encode(batch, objects) {
-                Ok(message) => sender.send(message).await.map_err(Error::from),
+            sent = match encode(batch, packer.is_none()) {
+                Ok(message) => send(&mut *sender, &mut packer, message).await,
                 Err(error) => Err(error),
             };
             batch = rest;
@@ -204,10 +220,25 @@ async fn write<M: Serialize + Send + 'static>(
     queue.flushed.notify_one();
 }
 
+async fn send(
+    sender: &mut (dyn Sender + 'static),
+    packer: &mut Option<Packer>,
+    message: Message,
+) -> Result<()> {
+    let Some(packer) = packer else { return Ok(sender.send(message).await?) };
+    let message = packer.pack(message).await;
+    let (nbytes, start) = (message.nbytes(), Instant::now());
+    sender.send(message).await?;
+    packer.sent(nbytes, start);
+    Ok(())
+}
+
 /// Where a peer's messages come from.
 pub(crate) struct Inbox<M> {
     receiver: Box<dyn Receiver>,
-    peer: String,
+    peer: Address,
+    /// The message that came last, while its frames are decompressed.
+    unpacking: Option<JoinHandle<io::Result<Message>>>,
     messages: PhantomData<fn() -> M>,
 }
 
@@ -217,10 +248,23 @@ impl<M: DeserializeOwned + Send + 'static> Inbox<M> {
     /// # Errors
     /// If the link broke or the peer sent what cannot be read.
     pub(crate) async fn recv(&mut self) -> Result<Option<Vec<M>>> {
-        match self.receiver.recv().await? {
-            Some(message) => decode(message, &self.peer).map(Some),
-            None => Ok(None),
+        if self.unpacking.is_none() {
+            let Some(message) = self.receiver.recv().await? else { return Ok(None) };
+            match unpack(message).map_err(|reason| self.refused(reason))? {
+                Unpacked::Now(message) => return decode(message, self.peer.as_str()).map(Some),
+                Unpacked::Soon(work) => self.unpacking = Some(work),
+            }
         }
+        let Some(work) = &mut self.unpacking else { return Ok(None) };
+        let done = work.await;
+        self.unpacking = None;
+        let message =
+            done.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|reason| self.refused(reason))?;
+        decode(message, self.peer.as_str()).map(Some)
+    }
+
+    fn refused(&self, reason: impl std::fmt::Display) -> Error {
+        Error::Refused { peer: self.peer.to_string(), reason: reason.to_string() }
     }
 }
 
@@ -229,7 +273,9 @@ fn encode<M: Serialize + Send + 'static>(batch: Vec<M>, objects: bool) -> Result
         return Ok(Message::object(batch));
     }
     let mut encoder = Encoder::default();
-    encoder.encode(&batch).map_err(|source| Error::Message { peer: "this process".into(), source })?;
+    let unwritable = |source| Error::Message { peer: "this process".into(), source };
+    encoder.encode(&batch).map_err(unwritable)?;
+    encoder.encode(&NOTHING_PACKED).map_err(unwritable)?;
     let (head, frames) = encoder.finish();
     Ok(Message::new(head, frames))
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use rankine_transport::{Address, Connection, Listener, Registry, Secret, Side};
+use rankine_transport::{Address, Connection, Listener, Registry, Secret, Side, compression::Compression};
 use tokio::sync::{Mutex, oneshot};
 
 use super::{Inbox, Outbox, open, split};
@@ -21,22 +21,41 @@ use crate::{
 /// Links kept open at most; the least recently used idle ones go first.
 const LINKS: usize = 512;
 
-/// What a process needs to reach others and be reached: its transports and the cluster's secret.
+/// What a process needs to reach others and be reached: its transports, the preferred first, and the
+/// cluster's secret.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) registry: Arc<Registry>,
     pub(crate) secret: Arc<Secret>,
+    pub(crate) compression: Compression,
 }
 
 impl Endpoint {
-    /// Connects, proves the secret and says who this is.
+    /// Connects to a peer, proves the secret and says who this is. Of the peer's addresses, which are
+    /// written one after the other with spaces between, the best is taken that reaches it.
     ///
     /// # Errors
     /// If the peer cannot be reached or either side refuses the other.
-    pub(crate) async fn connect(&self, address: &str, hello: Hello) -> Result<Connection> {
-        let address: Address = address.parse()?;
-        let connection = self.registry.connect(&address).await?;
-        Ok(open(connection, &self.secret, Side::Connecting, hello).await?.0)
+    pub(crate) async fn connect(&self, addresses: &str, hello: Hello) -> Result<Connection> {
+        let all: Vec<Address> = addresses.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let mut refused = None;
+        for address in self.registry.within_reach(&all) {
+            match self.registry.connect(address).await {
+                Ok(connection) => {
+                    tracing::info!(peer = %address, of = addresses, "a pair of peers talks over {}", address.scheme());
+                    return Ok(open(connection, &self.secret, Side::Connecting, hello).await?.0);
+                }
+                Err(error) => {
+                    tracing::info!(peer = %address, %error, "a transport does not reach a peer");
+                    refused = Some(error);
+                }
+            }
+        }
+        match (refused, all.first()) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(address)) => Err(self.registry.unreachable(address).into()),
+            (None, None) => Err(Error::Usage("there is no address to connect to".into())),
+        }
     }
 
     /// Listens on `address`.
@@ -45,6 +64,37 @@ impl Endpoint {
     /// If it is taken or not this host's.
     pub(crate) async fn listen(&self, address: &str) -> Result<Box<dyn Listener>> {
         Ok(self.registry.listen(&address.parse()?).await?)
+    }
+
+    /// Listens on all transports that work here, the preferred first; on TCP at `tcp`, if that is given.
+    ///
+    /// # Errors
+    /// If `tcp` is taken or not this host's, or if no transport works here.
+    pub(crate) async fn listen_everywhere(&self, tcp: Option<&str>) -> Result<Vec<Box<dyn Listener>>> {
+        let mut listeners = Vec::new();
+        let mut missing = Vec::new();
+        for transport in self.registry.transports() {
+            let scheme = transport.scheme();
+            if let (Some(address), "tcp") = (tcp, scheme) {
+                listeners.push(self.listen(address).await?);
+                continue;
+            }
+            let listened = match transport.survey() {
+                Ok(_) => transport.listen(&transport.anywhere()).await.map_err(|error| error.to_string()),
+                Err(reason) => Err(reason),
+            };
+            match listened {
+                Ok(listener) => listeners.push(listener),
+                Err(reason) => {
+                    tracing::info!(reason, "does not listen on {scheme}://");
+                    missing.push(format!("{scheme}: {reason}"));
+                }
+            }
+        }
+        if listeners.is_empty() {
+            return Err(Error::Usage(format!("none of the transports works here: {}", missing.join("; "))));
+        }
+        Ok(listeners)
     }
 
     /// Takes a visitor in.
@@ -159,7 +209,7 @@ impl Peers {
         if outbox.is_none() {
             match self.endpoint.connect(address, Hello::Peer).await {
                 Ok(connection) => {
-                    let (to, from) = split::<FromPeer, ToPeer>(connection);
+                    let (to, from) = split::<FromPeer, ToPeer>(connection, self.endpoint.compression);
                     *outbox = Some(to);
                     tokio::task::spawn_local(answers(
                         Rc::downgrade(self),
@@ -244,6 +294,11 @@ mod tests {
     use super::*;
     use crate::link::take_visitors;
 
+    fn endpoint(registry: Registry) -> Endpoint {
+        let (registry, secret) = (Arc::new(registry), Arc::new(Secret::random()));
+        Endpoint { registry, secret, compression: Compression::Auto }
+    }
+
     /// A peer that has nothing, and counts who comes.
     async fn peer(endpoint: Endpoint) -> (Arc<str>, Rc<Cell<usize>>) {
         let listener = endpoint.listen("inproc://*").await.unwrap();
@@ -254,7 +309,8 @@ mod tests {
             let endpoint = endpoint.clone();
             count.set(count.get() + 1);
             async move {
-                let (to, mut from) = split::<ToPeer, FromPeer>(endpoint.welcome(connection).await?.0);
+                let connection = endpoint.welcome(connection).await?.0;
+                let (to, mut from) = split::<ToPeer, FromPeer>(connection, Compression::Off);
                 while let Some(requests) = from.recv().await? {
                     for request in requests {
                         let FromPeer::Get { request, ids } = request else { continue };
@@ -274,7 +330,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let registry = Registry::new().with(Inproc);
-            let endpoint = Endpoint { registry: Arc::new(registry), secret: Arc::new(Secret::random()) };
+            let endpoint = endpoint(registry);
             let mut all = vec![];
             for _ in 0..3 {
                 all.push(peer(endpoint.clone()).await);
@@ -302,7 +358,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let registry = Registry::new().with(Inproc);
-            let endpoint = Endpoint { registry: Arc::new(registry), secret: Arc::new(Secret::random()) };
+            let endpoint = endpoint(registry);
             let pool = Peers::new(endpoint);
             for _ in 0..2 {
                 assert!(pool.get(&"inproc://nobody".into(), vec![TaskId(1)]).await.is_err());

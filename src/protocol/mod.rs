@@ -78,8 +78,10 @@ pub enum Hello {
 pub struct WorkerInfo {
     /// A name for people and restrictions; unique in the cluster.
     pub name: Arc<str>,
-    /// Where peers fetch results.
+    /// Where peers fetch results, over the most general of its transports; it stands for the worker.
     pub address: Arc<str>,
+    /// All addresses under which it is reached, the preferred first, with spaces between.
+    pub contact: Arc<str>,
     /// Compute threads.
     pub nthreads: u32,
     /// Bytes it may hold; 0 for no limit.
@@ -442,6 +444,12 @@ pub struct Metrics {
     pub ready: u32,
     /// Bytes fetched from peers so far.
     pub fetched: u64,
+    /// Bytes of chunks that its process sent to others so far, before compression.
+    pub sent: u64,
+    /// Of these, what compression spared the links.
+    pub saved: u64,
+    /// Nanoseconds that its threads spent running tasks so far.
+    pub busy: u64,
 }
 
 /// From a peer (client or worker) to a worker.

@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::JoinSet, time};
 use super::{Config, Instruction, State, Stimulus};
 use crate::{
     Result,
-    link::{Endpoint, Outbox, split, take_visitors},
+    link::{Endpoint, Inbox, Outbox, split, take_visitors},
     protocol::{
         Answer, ClientId, FromClient, FromWorker, Hello, Query, ToClient, ToWorker, WorkerId, WorkerInfo,
     },
@@ -66,7 +66,7 @@ pub(crate) async fn serve(
     listeners: Vec<Box<dyn Listener>>,
     end: Arc<Notify>,
 ) -> Result<()> {
-    let address = listeners.first().map(|l| l.address().to_string()).unwrap_or_default();
+    let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
         state: RefCell::new(State::new(Config::default())),
         workers: RefCell::default(),
@@ -143,9 +143,16 @@ impl Server {
 
     async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
         let (connection, hello) = endpoint.welcome(connection).await?;
+        let compression = endpoint.compression;
         match hello {
-            Hello::Client => self.client(connection).await,
-            Hello::Worker(info) => self.worker(connection, info).await,
+            Hello::Client => {
+                let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
+                self.client(outbox, inbox).await
+            }
+            Hello::Worker(info) => {
+                let (outbox, inbox) = split::<ToWorker, FromWorker>(connection, compression);
+                self.worker(outbox, inbox, info).await
+            }
             Hello::Peer => Err(crate::Error::Refused {
                 peer: connection.peer.to_string(),
                 reason: "it takes this scheduler for a worker".into(),
@@ -153,8 +160,12 @@ impl Server {
         }
     }
 
-    async fn worker(self: Rc<Self>, connection: Connection, info: WorkerInfo) -> Result<()> {
-        let (outbox, mut inbox) = split::<ToWorker, FromWorker>(connection);
+    async fn worker(
+        self: Rc<Self>,
+        outbox: Outbox<ToWorker>,
+        mut inbox: Inbox<FromWorker>,
+        info: WorkerInfo,
+    ) -> Result<()> {
         if self.ending.get() {
             outbox.put(ToWorker::Close { reason: FAREWELL.into() });
             outbox.closed().await;
@@ -199,8 +210,7 @@ impl Server {
         ended
     }
 
-    async fn client(self: Rc<Self>, connection: Connection) -> Result<()> {
-        let (outbox, mut inbox) = split::<ToClient, FromClient>(connection);
+    async fn client(self: Rc<Self>, outbox: Outbox<ToClient>, mut inbox: Inbox<FromClient>) -> Result<()> {
         if self.ending.get() {
             outbox.put(ToClient::Closing { reason: FAREWELL.into() });
             outbox.closed().await;

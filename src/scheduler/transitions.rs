@@ -184,7 +184,7 @@ impl State {
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
-            let Some(address) = self.workers.get(*peer).map(|p| p.info.address.clone()) else { continue };
+            let Some(address) = self.workers.get(*peer).map(|p| p.info.contact.clone()) else { continue };
             let Some(receiver) = self.workers.get_mut(worker) else { return };
             if receiver.told.insert(*peer) {
                 let message = ToWorker::Peer { worker: *peer, address };
@@ -378,7 +378,7 @@ impl State {
         let Some(task) = self.task(id) else { return };
         let (key, computation, nbytes) = (task.key, task.id, task.nbytes);
         let Some(&worker) = task.who_has.first() else { return };
-        let Some(address) = self.workers.get(worker).map(|w| w.info.address.clone()) else { return };
+        let Some(address) = self.workers.get(worker).map(|w| w.info.contact.clone()) else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
             self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));

@@ -119,6 +119,7 @@ impl State {
             return;
         }
         task.previous = TaskState::Released;
+        self.busy += duration;
         self.leave_threads(id, running == TaskState::Executing);
         if let Some(entry) = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).map(|spec| spec.entry) {
             let mean = self.durations.entry(entry).or_insert(duration);

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rankine_transport::Connection;
+use rankine_transport::{Connection, Listener};
 use tokio::{sync::Notify, task::JoinSet, time};
 
 use super::{Config, Instruction, State, Stimulus, executor::Executor};
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Outbox, Peers, split, take_visitors},
+    link::{Endpoint, Inbox, Outbox, Peers, split, take_visitors, traffic},
     protocol::{FromPeer, FromWorker, Hello, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
@@ -29,11 +29,52 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Options {
     /// Its name; made up where `None`.
     pub(crate) name: Option<String>,
-    /// Where it listens for peers, such as `tcp://127.0.0.1:0`.
-    pub(crate) listen: String,
+    /// Where it listens for peers.
+    pub(crate) listen: Listen,
     pub(crate) nthreads: u32,
     pub(crate) memory_limit: u64,
     pub(crate) resources: Vec<(String, f64)>,
+}
+
+/// Where a worker listens for peers.
+#[derive(Debug, Clone)]
+pub(crate) enum Listen {
+    /// At these addresses.
+    At(Vec<String>),
+    /// On all transports that work here; over TCP at this address.
+    Everywhere { tcp: String },
+    /// Where those of the same process reach it.
+    Within,
+}
+
+impl Listen {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// If an address is taken or not this host's, or no transport works here.
+    pub(crate) async fn begin(&self, endpoint: &Endpoint) -> Result<Vec<Box<dyn Listener>>> {
+        match self {
+            Self::At(addresses) => {
+                let mut listeners = Vec::new();
+                for address in addresses {
+                    listeners.push(endpoint.listen(address).await?);
+                }
+                Ok(listeners)
+            }
+            Self::Everywhere { tcp } => endpoint.listen_everywhere(Some(tcp)).await,
+            Self::Within if endpoint.registry.schemes().any(|scheme| scheme == "inproc") => {
+                Ok(vec![endpoint.listen("inproc://*").await?])
+            }
+            // Whoever rules it out wants to see what another transport makes of the same.
+            Self::Within => endpoint.listen_everywhere(Some("tcp://127.0.0.1:0")).await,
+        }
+    }
+}
+
+/// The address that stands for who listens there, and all of them.
+pub(crate) fn addresses(listeners: &[Box<dyn Listener>]) -> (Arc<str>, Arc<str>) {
+    let all: Vec<&str> = listeners.iter().map(|listener| listener.address().as_str()).collect();
+    (all.last().copied().unwrap_or_default().into(), all.join(" ").into())
 }
 
 struct Server {
@@ -58,12 +99,13 @@ pub(crate) async fn serve(
     options: Options,
     stop: Arc<Notify>,
 ) -> Result<()> {
-    let listener = endpoint.listen(&options.listen).await?;
-    let address: Arc<str> = listener.address().as_str().into();
+    let listeners = options.listen.begin(&endpoint).await?;
+    let (address, contact) = addresses(&listeners);
     let name: Arc<str> = options.name.map_or_else(|| address.clone(), Arc::from);
     let info = WorkerInfo {
         name: name.clone(),
         address,
+        contact,
         nthreads: options.nthreads,
         memory_limit: options.memory_limit,
         resources: options.resources.clone(),
@@ -71,7 +113,7 @@ pub(crate) async fn serve(
         host: hostname().into(),
     };
     let connection = endpoint.connect(scheduler, Hello::Worker(info)).await?;
-    let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection);
+    let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection, endpoint.compression);
     let executor =
         Executor::start(name.clone(), options.nthreads).map_err(Error::io("start compute threads"))?;
     let server = Rc::new(Server {
@@ -90,9 +132,11 @@ pub(crate) async fn serve(
     });
     // Dropping the set when this function ends, however it does, ends all of them.
     let mut tasks = JoinSet::new();
-    let host = server.clone();
-    let serve = move |connection| host.clone().visitor(endpoint.clone(), connection);
-    tasks.spawn_local(take_visitors(listener, serve));
+    for listener in listeners {
+        let (host, endpoint) = (server.clone(), endpoint.clone());
+        let serve = move |connection| host.clone().visitor(endpoint.clone(), connection);
+        tasks.spawn_local(take_visitors(listener, serve));
+    }
     tasks.spawn_local(server.clone().computed());
     tasks.spawn_local(server.clone().heartbeats());
     let ended = tokio::select! {
@@ -206,7 +250,7 @@ impl Server {
 
     async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
         let (connection, _) = endpoint.welcome(connection).await?;
-        let (to, mut from) = split::<ToPeer, FromPeer>(connection);
+        let (to, mut from) = split::<ToPeer, FromPeer>(connection, endpoint.compression);
         while let Some(requests) = from.recv().await? {
             for request in requests {
                 match request {
@@ -236,6 +280,8 @@ impl Server {
             beat.tick().await;
             let mut metrics = self.state.borrow().metrics();
             metrics.resident = resident();
+            let traffic = traffic();
+            (metrics.sent, metrics.saved) = (traffic.sent, traffic.saved);
             self.scheduler.put(FromWorker::Heartbeat(metrics));
         }
     }

@@ -120,6 +120,8 @@ pub struct State {
     pub(super) durations: KeyMap<EntryRef, u64>,
     pub(super) managed: u64,
     pub(super) fetched: u64,
+    /// Nanoseconds spent running tasks.
+    pub(super) busy: u64,
     pub(super) story: VecDeque<Step>,
     pub(super) now: u64,
     pub(super) out: Vec<Instruction>,
@@ -145,6 +147,7 @@ impl State {
             durations: KeyMap::default(),
             managed: 0,
             fetched: 0,
+            busy: 0,
             story: VecDeque::new(),
             now: 0,
             out: Vec::new(),
@@ -174,6 +177,9 @@ impl State {
             executing: self.executing,
             ready: (self.ready.len() + self.constrained.len()) as u32,
             fetched: self.fetched,
+            sent: 0,
+            saved: 0,
+            busy: self.busy,
         }
     }
 

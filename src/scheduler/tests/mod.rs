@@ -66,6 +66,7 @@ impl Bed {
         let info = WorkerInfo {
             name: format!("w{n}").into(),
             address: format!("inproc://w{n}").into(),
+            contact: format!("inproc://w{n}").into(),
             nthreads,
             memory_limit: 0,
             resources,

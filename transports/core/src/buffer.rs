@@ -55,6 +55,15 @@ impl AlignedBuffer {
         self.filled += count;
     }
 
+    /// All of it as initialised bytes, to be written to by what takes no others: what was not filled is
+    /// zero, and the buffer is full.
+    pub fn zeroed(&mut self) -> &mut [u8] {
+        self.spare().fill(MaybeUninit::new(0));
+        self.filled = self.capacity();
+        // SAFETY: all bytes were written, the last of them just now; borrowed mutably with the buffer.
+        unsafe { slice::from_raw_parts_mut(self.block.as_ptr(), self.filled) }
+    }
+
     /// Reads once into what is not filled; gives how many bytes came, 0 at the end of the stream.
     ///
     /// # Errors
@@ -120,11 +129,21 @@ mod tests {
             buffer.extend(&bytes[bytes.len() / 2..]);
             buffer.extend(b"too much");
             assert!(buffer.is_full());
+            assert_eq!(buffer.zeroed(), bytes);
             let frozen = buffer.freeze();
             assert_eq!(frozen, bytes);
             let align = if length < 0x1_0000 { 64 } else { 4096 };
             assert!(length == 0 || frozen.as_ptr().align_offset(align) == 0);
         }
+    }
+
+    #[test]
+    fn what_was_not_filled_is_zeroed() {
+        let mut buffer = AlignedBuffer::new(5).unwrap();
+        buffer.extend(b"ab");
+        assert_eq!(buffer.zeroed(), b"ab\0\0\0");
+        buffer.zeroed()[4] = 1;
+        assert_eq!(&buffer.freeze()[..], b"ab\0\0\x01");
     }
 
     #[test]

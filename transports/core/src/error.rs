@@ -34,6 +34,24 @@ pub enum Error {
         /// What is missing, and what would change that.
         reason: String,
     },
+    /// What a transport was told to use is not there or not right.
+    #[error("cannot {attempt}: {reason}")]
+    Setup {
+        /// What was attempted, on what.
+        attempt: String,
+        /// Why it cannot be.
+        reason: String,
+    },
+    /// No encrypted connection came about.
+    #[error(
+        "no TLS connection with {peer}: {reason}; both sides need TLS on, and certificates that the same          --tls-ca signed and that bear the names or addresses by which they are reached"
+    )]
+    Tls {
+        /// The other side.
+        peer: Address,
+        /// What went wrong.
+        reason: String,
+    },
     /// Connecting failed.
     #[error(
         "cannot connect to {address}: {source}; is the peer running there, and reachable from this host?"

@@ -40,7 +40,9 @@
 mod address;
 mod auth;
 pub mod bare;
+pub mod blocks;
 mod buffer;
+pub mod compression;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;

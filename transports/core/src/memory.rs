@@ -3,17 +3,26 @@
 //! The system clears every page that it hands out, which takes about as long as receiving into it.
 //! So big blocks are not given back when a chunk goes but kept, up to a sixteenth of the machine's
 //! memory, and marked as free to be taken: where memory gets scarce the system takes their pages without
-//! asking.
+//! asking. Middling ones are kept as well, up to 64 MiB in all and unmarked, for the transports that keep what
+//! it cost them to make a block known to a device (see [`blocks`]).
 
 use std::{
     alloc::{Layout, alloc, dealloc},
     collections::BTreeMap,
+    ops::Range,
     ptr::NonNull,
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use crate::blocks;
+
 /// Blocks from this size up are kept.
+const KEPT: usize = 32 << 10;
+/// Blocks from this size up lie in huge pages and are marked as free while they are kept.
 const BIG: usize = 4 << 20;
+/// Bytes that are kept in smaller blocks.
+const SMALL_LIMIT: usize = 64 << 20;
+const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Memory of a size and alignment. What it holds at first is undefined.
@@ -31,14 +40,15 @@ impl Block {
     /// A block of at least `size` bytes, `None` where there is no such memory. Aligned to 64 bytes, to a
     /// page from 64 KiB up and to a huge page from 4 MiB up.
     pub(crate) fn new(size: usize) -> Option<Self> {
-        if size < BIG {
-            let align = if size < 0x1_0000 { 64 } else { 4096 };
-            return Self::fresh(Layout::from_size_align(size, align).ok()?);
-        }
+        let align = match size {
+            ..KEPT => return Self::fresh(Layout::from_size_align(size, 64).ok()?),
+            KEPT..BIG => PAGE,
+            BIG.. => HUGE_PAGE,
+        };
         // In steps of an eighth, so that blocks fit for other frames of about their size.
-        let step = (size.checked_next_power_of_two()? / 16).max(HUGE_PAGE);
-        let layout = Layout::from_size_align(size.checked_next_multiple_of(step)?, HUGE_PAGE).ok()?;
-        let kept = pool().lock().unwrap_or_else(PoisonError::into_inner).take(layout.size());
+        let step = (size.checked_next_power_of_two()? / 16).max(align);
+        let layout = Layout::from_size_align(size.checked_next_multiple_of(step)?, align).ok()?;
+        let kept = pool(layout).lock().unwrap_or_else(PoisonError::into_inner).take(layout.size());
         kept.or_else(|| Self::fresh(layout))
     }
 
@@ -52,7 +62,15 @@ impl Block {
         if layout.align() == HUGE_PAGE {
             block.advise(libc::MADV_HUGEPAGE);
         }
+        if layout.size() >= KEPT {
+            blocks::enter(&block.addresses());
+        }
         Some(block)
+    }
+
+    fn addresses(&self) -> Range<usize> {
+        let start = self.memory.as_ptr() as usize;
+        start..start + self.layout.size()
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
@@ -72,13 +90,17 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let (memory, layout) = (self.memory, self.layout);
-        if layout.size() >= BIG && layout.align() == HUGE_PAGE {
-            let mut pool = pool().lock().unwrap_or_else(PoisonError::into_inner);
+        if layout.size() >= KEPT {
+            let mut pool = pool(layout).lock().unwrap_or_else(PoisonError::into_inner);
             if pool.bytes + layout.size() <= pool.limit {
                 let block = Self { memory, layout };
-                block.advise(libc::MADV_FREE);
+                if layout.align() == HUGE_PAGE && !blocks::pinned(&block.addresses()) {
+                    block.advise(libc::MADV_FREE);
+                }
                 return pool.keep(block);
             }
+            drop(pool);
+            blocks::leave(&self.addresses());
         }
         if layout.size() > 0 {
             // SAFETY: allocated in `fresh` with this layout; who kept it would have returned above.
@@ -94,12 +116,21 @@ struct Pool {
     limit: usize,
 }
 
-fn pool() -> &'static Mutex<Pool> {
-    static POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
-    POOL.get_or_init(|| Mutex::new(Pool { blocks: BTreeMap::new(), bytes: 0, limit: machine_memory() / 16 }))
+/// The pool for blocks of this layout.
+fn pool(layout: Layout) -> &'static Mutex<Pool> {
+    static BIG_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
+    static SMALL_POOL: Mutex<Pool> = Mutex::new(Pool::new(SMALL_LIMIT));
+    if layout.align() < HUGE_PAGE {
+        return &SMALL_POOL;
+    }
+    BIG_POOL.get_or_init(|| Mutex::new(Pool::new(machine_memory() / 16)))
 }
 
 impl Pool {
+    const fn new(limit: usize) -> Self {
+        Self { blocks: BTreeMap::new(), bytes: 0, limit }
+    }
+
     fn keep(&mut self, block: Block) {
         self.bytes += block.layout.size();
         self.blocks.entry(block.layout.size()).or_default().push(block);
@@ -115,6 +146,12 @@ impl Pool {
         self.bytes -= block.as_ref().map_or(0, |block| block.layout.size());
         block
     }
+}
+
+/// Bytes that are kept in big blocks.
+#[cfg(test)]
+pub(crate) fn limit() -> usize {
+    machine_memory() / 16
 }
 
 /// Bytes of memory that the machine has; none where it does not tell.
@@ -147,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_block_far_too_big_is_not_taken_and_none_too_small() {
-        let mut pool = Pool { blocks: BTreeMap::new(), bytes: 0, limit: usize::MAX };
+        let mut pool = Pool::new(usize::MAX);
         let layout = |size| Layout::from_size_align(size, 64).unwrap();
         pool.keep(Block::fresh(layout(100)).unwrap());
         pool.keep(Block::fresh(layout(120)).unwrap());
@@ -159,9 +196,13 @@ mod tests {
 
     #[test]
     fn what_is_kept_has_a_bound() {
-        let limit = pool().lock().unwrap().limit;
-        assert!(limit > 0);
-        drop(Block::new(limit + BIG));
-        assert!(pool().lock().unwrap().bytes <= limit);
+        for (size, limit) in [(limit() + BIG, limit()), (BIG - 1, SMALL_LIMIT)] {
+            assert!(limit > 0);
+            let blocks: Vec<Block> = (0..=limit / size).filter_map(|_| Block::new(size)).collect();
+            let layout = blocks[0].layout;
+            drop(blocks);
+            let pool = pool(layout).lock().unwrap();
+            assert!(pool.bytes <= limit && pool.limit == limit);
+        }
     }
 }

@@ -28,6 +28,20 @@ impl Registry {
         self
     }
 
+    /// Only the transports of these schemes, in this order.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn only(self, schemes: &[&str]) -> Result<Self> {
+        let mut transports = Vec::new();
+        for scheme in schemes {
+            let address = Address::new(scheme, "*");
+            self.find(&address)?;
+            transports.extend(self.transports.iter().find(|t| t.scheme() == *scheme).cloned());
+        }
+        Ok(Self { transports })
+    }
+
     /// The transports there are, those that are to be preferred first.
     pub fn transports(&self) -> impl Iterator<Item = &dyn Transport> {
         self.transports.iter().map(|transport| &**transport)
@@ -56,6 +70,26 @@ impl Registry {
     /// If no transport has the scheme, or the address is taken or not this host's.
     pub async fn listen(&self, address: &Address) -> Result<Box<dyn Listener>> {
         self.find(address)?.listen(address).await
+    }
+
+    /// Of one peer's addresses those that this process may reach, over the preferred transport first.
+    pub fn within_reach<'a>(&self, addresses: &'a [Address]) -> Vec<&'a Address> {
+        let reached = |t: &'_ Arc<dyn Transport>| {
+            let transport = t.clone();
+            addresses
+                .iter()
+                .filter(move |address| address.scheme() == transport.scheme() && transport.reaches(address))
+        };
+        self.transports.iter().flat_map(reached).collect()
+    }
+
+    /// Why a peer at this address cannot be reached.
+    pub fn unreachable(&self, address: &Address) -> Error {
+        self.find(address).err().unwrap_or_else(|| {
+            let reason =
+                "it is not within reach: it is in another process, on another host or in another job";
+            Error::Unavailable { address: address.clone(), reason: reason.into() }
+        })
     }
 
     fn find(&self, address: &Address) -> Result<&dyn Transport> {

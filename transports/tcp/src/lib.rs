@@ -1,46 +1,181 @@
-//! `tcp://host:port`: connections over TCP, IPv4 and IPv6.
+//! `tcp://host:port`: connections over TCP, IPv4 and IPv6, and over TLS where it is asked for.
 //!
-//! One vectored write sends a message; frames are never copied on the way to it. Reads go straight
-//! into each frame's final, aligned memory (`wire` says how that is possible). Nagle's delay is off;
-//! keep-alive and a user timeout of 30 s show a dead peer in bounded time. A sender is ready while
-//! less than 1 MiB waits, so a slow reader bounds its writer's memory.
+//! ```text
+//!  start_send ─▶ small heads: one batch ┐                       ┌▶ heads: slices of the batch
+//!                frames: by reference  ─┴▶ writev ─▶ … ─▶ read ─┴▶ each frame into its own,
+//!                                                                  final, aligned memory
+//! ```
+//!
+//! - **Copies.** One vectored write sends a message; frames are never copied on the way to it, and reads
+//!   go straight into each frame's final memory (`wire` says how that is possible). Heads up to 4 KiB are
+//!   copied once, to travel together. TLS encrypts from and decrypts into memory of its own: a copy more
+//!   on each side.
+//! - **Memory.** A sender is ready while less than 1 MiB waits, so a slow reader bounds its writer's memory. A
+//!   receiver allocates what a message announces, after checking it against its limits, and 64 KiB for a batch.
+//! - **Threads.** None of its own: everything happens where it is polled.
+//! - **Death.** Nagle's delay is off; keep-alive and a user timeout show a peer that vanished (its host, the
+//!   cable) within 30 s, or what [`Tcp::dead_after`] says; a peer that died is known at once.
 
+mod bare;
+mod receiver;
+mod sender;
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
-    net::SocketAddr,
-    pin::Pin,
+    io,
+    net::{IpAddr, SocketAddr},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rankine_transport::{
-    Address, AlignedBuffer, Connection, Error, Limits, Listener, Message, Receiver, Result, Sender, Transport,
+    Address, Connection, Error, Listener, Result, Transport,
+    bare::{Bare, Control},
 };
+use receiver::TcpReceiver;
+use sender::TcpSender;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::AsyncWrite,
-    net::{
-        TcpListener, TcpStream, lookup_host,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, lookup_host},
 };
-use wire::{BLOCK, Block, INLINE};
 
-/// A peer that does not acknowledge for this long is dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A sender with this much waiting is not ready.
-const HIGH_WATER: usize = 1 << 20;
-/// Buffers handed to one vectored write.
-const SLICES: usize = 64;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// The transport.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Tcp {}
+#[derive(Debug, Clone)]
+pub struct Tcp {
+    interface: Option<String>,
+    dead_after: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            dead_after: Duration::from_secs(30),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl Tcp {
+    /// Listeners at `tcp://*:PORT` are reached over this network interface, such as `ib0`.
+    #[must_use]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interface = Some(name.into());
+        self
+    }
+
+    /// A peer that acknowledges nothing for this long is dead.
+    #[must_use]
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.dead_after = silence;
+        self
+    }
+
+    /// All connections are over TLS, and peers are to be so as well.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// What to bind to for a place, of which `*` stands for the interface, or all of them.
+    async fn resolve(&self, place: &str) -> io::Result<Vec<SocketAddr>> {
+        let Some(port) = place.strip_prefix('*') else {
+            return Ok(lookup_host(place).await?.collect());
+        };
+        let port = port.strip_prefix(':').unwrap_or("0").parse().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, "what follows the colon is not a port number")
+        })?;
+        let Some(name) = &self.interface else {
+            return Ok(vec![SocketAddr::new(IpAddr::from([0; 4]), port)]);
+        };
+        let mut found: Vec<IpAddr> =
+            addresses()?.into_iter().filter(|(of, _)| of == name).map(|(_, ip)| ip).collect();
+        // Peers without IPv6 are more common than peers without IPv4.
+        found.sort_by_key(IpAddr::is_ipv6);
+        if found.is_empty() {
+            let mut names: Vec<String> = addresses()?.into_iter().map(|(name, _)| name).collect();
+            names.dedup();
+            let reason = format!(
+                "no network interface {name} with an address is here; there are {}",
+                names.join(", ")
+            );
+            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+        }
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+
+    /// Both halves over an established stream, encrypted if that is asked for.
+    async fn connect_over(&self, stream: TcpStream, peer: Address) -> Result<Connection> {
+        let failed = |source| Error::Connect { address: peer.clone(), source };
+        let local = self.prepare(&stream).map_err(failed)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let (reader, writer) = tokio::io::split(tls.connect(stream, &peer).await?);
+            return Ok(connection(local, peer, reader, writer));
+        }
+        let (reader, writer) = stream.into_split();
+        Ok(connection(local, peer, reader, writer))
+    }
+
+    /// The same on the side that was connected to.
+    async fn accept_over(&self, stream: TcpStream, peer: Address) -> Result<Connection> {
+        let local = self.prepare(&stream).map_err(|source| Error::lost(&peer, source))?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let (reader, writer) = tokio::io::split(tls.accept(stream, &peer).await?);
+            return Ok(connection(local, peer, reader, writer));
+        }
+        let (reader, writer) = stream.into_split();
+        Ok(connection(local, peer, reader, writer))
+    }
+
+    /// Sets a socket's options; gives its own address.
+    fn prepare(&self, stream: &TcpStream) -> io::Result<Address> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        // The user timeout bounds what keep-alive finds, too: probes only have to be sent before it is over.
+        let beat = (self.dead_after / 6).max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(beat).with_interval(beat))?;
+        socket.set_tcp_user_timeout(Some(self.dead_after))?;
+        Ok(Address::new("tcp", stream.local_addr()?))
+    }
+
+    fn encrypts(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+}
+
+fn connection(
+    local: Address,
+    peer: Address,
+    reader: impl AsyncRead + Unpin + Send + 'static,
+    writer: impl AsyncWrite + Unpin + Send + 'static,
+) -> Connection {
+    Connection {
+        sender: Box::new(TcpSender::new(writer, peer.clone())),
+        receiver: Box::new(TcpReceiver::new(reader, peer.clone())),
+        local,
+        peer,
+        carries_objects: false,
+    }
+}
 
 impl Transport for Tcp {
     fn scheme(&self) -> &'static str {
@@ -50,14 +185,16 @@ impl Transport for Tcp {
     fn listen<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Box<dyn Listener>>> {
         Box::pin(async move {
             let failed = |source| Error::Listen { address: address.clone(), source };
-            let listener = TcpListener::bind(address.place()).await.map_err(failed)?;
+            let places = self.resolve(address.place()).await.map_err(failed)?;
+            let listener = TcpListener::bind(&places[..]).await.map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             let address = if bound.ip().is_unspecified() {
                 Address::new("tcp", format_args!("{}:{}", host_name(), bound.port()))
             } else {
                 Address::new("tcp", bound)
             };
-            Ok(Box::new(Incoming { listener, address }) as Box<dyn Listener>)
+            let handshakes = FuturesUnordered::new();
+            Ok(Box::new(Incoming { tcp: self.clone(), listener, address, handshakes }) as Box<dyn Listener>)
         })
     }
 
@@ -66,17 +203,38 @@ impl Transport for Tcp {
             let failed = |source| Error::Connect { address: address.clone(), source };
             let places: Vec<SocketAddr> = lookup_host(address.place()).await.map_err(failed)?.collect();
             let stream = TcpStream::connect(&places[..]).await.map_err(failed)?;
-            connection(stream, address.clone()).map_err(failed)
+            self.connect_over(stream, address.clone()).await
         })
     }
 
     fn survey(&self) -> Result<Vec<String>, String> {
-        Ok(vec![format!("on all interfaces of {}", host_name())])
+        if self.interface.is_some() {
+            futures::executor::block_on(self.resolve("*")).map_err(|error| error.to_string())?;
+        }
+        let all = addresses().map_err(|error| format!("cannot list the network interfaces: {error}"))?;
+        let chosen = |name: &String| self.interface.as_ref().is_none_or(|interface| interface == name);
+        let mut lines: Vec<String> = all
+            .into_iter()
+            .filter(|(name, _)| chosen(name))
+            .map(|(name, ip)| format!("{name} {ip}"))
+            .collect();
+        if self.encrypts() {
+            lines.push("encrypted (TLS)".into());
+        }
+        Ok(lines)
     }
 
-    fn anywhere(&self) -> Address {
-        Address::new("tcp", "0.0.0.0:0")
+    fn bare(&self, control: &mut dyn Control, leads: bool) -> io::Result<Box<dyn Bare>> {
+        bare::connect(self, control, leads)
     }
+}
+
+/// The addresses of this host, with the names of their interfaces.
+fn addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    Ok(if_addrs::get_if_addrs()?
+        .into_iter()
+        .map(|interface| (interface.name.clone(), interface.ip()))
+        .collect())
 }
 
 /// What a listener on all interfaces is reached by.
@@ -86,8 +244,11 @@ fn host_name() -> String {
 }
 
 struct Incoming {
+    tcp: Tcp,
     listener: TcpListener,
     address: Address,
+    /// Visitors whose connection is being encrypted; none waits for another.
+    handshakes: FuturesUnordered<BoxFuture<'static, Result<Connection>>>,
 }
 
 impl Listener for Incoming {
@@ -96,224 +257,14 @@ impl Listener for Incoming {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Connection>> {
-        let failed = |source| Error::Listen { address: self.address.clone(), source };
-        let (stream, peer) = ready!(self.listener.poll_accept(cx)).map_err(failed)?;
-        Poll::Ready(connection(stream, Address::new("tcp", peer)).map_err(failed))
-    }
-}
-
-fn connection(stream: TcpStream, peer: Address) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&stream);
-    let beat = Duration::from_secs(5);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(beat).with_interval(beat))?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    let local = Address::new("tcp", stream.local_addr()?);
-    let (reader, writer) = stream.into_split();
-    Ok(Connection {
-        sender: Box::new(TcpSender {
-            writer,
-            peer: peer.clone(),
-            waiting: VecDeque::new(),
-            nbytes: 0,
-            closing: false,
-        }),
-        receiver: Box::new(TcpReceiver {
-            reader,
-            peer: peer.clone(),
-            limits: Limits::HANDSHAKE,
-            state: Reading::start(),
-        }),
-        local,
-        peer,
-        carries_objects: false,
-    })
-}
-
-struct TcpSender {
-    writer: OwnedWriteHalf,
-    peer: Address,
-    waiting: VecDeque<Bytes>,
-    nbytes: usize,
-    closing: bool,
-}
-
-impl TcpSender {
-    fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.nbytes += bytes.len();
-            self.waiting.push_back(bytes);
-        }
-    }
-
-    /// Writes until no more than `left` bytes wait.
-    fn poll_write(&mut self, cx: &mut Context<'_>, left: usize) -> Poll<Result<()>> {
-        while self.nbytes > left {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.waiting.len().min(SLICES);
-            for (slice, bytes) in slices.iter_mut().zip(&self.waiting) {
-                *slice = IoSlice::new(bytes);
-            }
-            let written = ready!(Pin::new(&mut self.writer).poll_write_vectored(cx, &slices[..count]))
-                .map_err(|source| Error::lost(&self.peer, source))?;
-            self.nbytes -= written;
-            let mut rest = written;
-            while let Some(first) = self.waiting.front_mut() {
-                if first.len() > rest {
-                    first.advance(rest);
-                    break;
-                }
-                rest -= first.len();
-                self.waiting.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Sender for TcpSender {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_write(cx, HIGH_WATER)
-    }
-
-    fn start_send(&mut self, message: Message) -> Result<()> {
-        if message.object.is_some() {
-            return Err(Error::Object { peer: self.peer.clone() });
-        }
-        self.push(Bytes::copy_from_slice(&Block::of(&message)));
-        if message.head.len() > INLINE {
-            self.push(message.head.slice(INLINE..));
-        }
-        self.push(message.frames.iter().flat_map(|f| (f.len() as u64).to_le_bytes()).collect());
-        for frame in message.frames {
-            self.push(frame);
-        }
-        Ok(())
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_write(cx, 0)
-    }
-
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if !self.closing {
-            self.closing = true;
-            self.push(Bytes::copy_from_slice(&Block::close()));
-        }
-        ready!(self.poll_write(cx, 0))?;
-        Pin::new(&mut self.writer).poll_shutdown(cx).map_err(|source| Error::lost(&self.peer, source))
-    }
-}
-
-struct TcpReceiver {
-    reader: OwnedReadHalf,
-    peer: Address,
-    limits: Limits,
-    state: Reading,
-}
-
-/// How far the message under way has come; kept here so that a dropped future loses nothing.
-enum Reading {
-    Block(AlignedBuffer),
-    Rest { head: AlignedBuffer, table: AlignedBuffer, payload: u64 },
-    Frames { head: Bytes, lengths: std::vec::IntoIter<u64>, frames: Vec<Bytes>, current: AlignedBuffer },
-    Closed,
-    Failed,
-}
-
-impl Reading {
-    fn start() -> Self {
-        AlignedBuffer::new(BLOCK as u64).map_or(Self::Failed, Self::Block)
-    }
-}
-
-impl TcpReceiver {
-    /// Fills a buffer.
-    fn poll_fill(
-        reader: &mut OwnedReadHalf,
-        peer: &Address,
-        buffer: &mut AlignedBuffer,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<()>> {
-        while !buffer.is_full() {
-            let count = ready!(buffer.poll_fill(Pin::new(&mut *reader), cx))
-                .map_err(|source| Error::lost(peer, source))?;
-            if count == 0 {
-                let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it went without closing");
-                return Poll::Ready(Err(Error::lost(peer, source)));
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
-        let Self { reader, peer, limits, state } = self;
-        let memory = |source| Error::lost(peer, source);
         loop {
-            match state {
-                Reading::Block(block) => {
-                    ready!(Self::poll_fill(reader, peer, block, cx))?;
-                    let mut bytes = [0; BLOCK];
-                    bytes.copy_from_slice(block.as_ref());
-                    let read = Block::read(&bytes, limits).map_err(|reason| Error::protocol(peer, reason))?;
-                    let Block::Message { head: length, frames, payload } = read else {
-                        *state = Reading::Closed;
-                        continue;
-                    };
-                    let mut head = AlignedBuffer::new(length).map_err(memory)?;
-                    head.extend(&bytes[32..32 + INLINE.min(length as usize)]);
-                    let table = AlignedBuffer::new(8 * frames).map_err(memory)?;
-                    *state = Reading::Rest { head, table, payload };
-                }
-                Reading::Rest { head, table, payload } => {
-                    ready!(Self::poll_fill(reader, peer, head, cx))?;
-                    ready!(Self::poll_fill(reader, peer, table, cx))?;
-                    let lengths = wire::read_lengths(table.as_ref(), *payload)
-                        .map_err(|reason| Error::protocol(peer, reason))?;
-                    let empty = AlignedBuffer::new(0).map_err(memory)?;
-                    let head = std::mem::replace(head, empty).freeze();
-                    let mut lengths = lengths.into_iter();
-                    let Some(first) = lengths.next() else {
-                        *state = Reading::start();
-                        return Poll::Ready(Ok(Some(Message::new(head, Vec::new()))));
-                    };
-                    let current = AlignedBuffer::new(first).map_err(memory)?;
-                    *state = Reading::Frames { head, lengths, frames: Vec::new(), current };
-                }
-                Reading::Frames { head, lengths, frames, current } => {
-                    ready!(Self::poll_fill(reader, peer, current, cx))?;
-                    let next = lengths.next();
-                    let fresh = AlignedBuffer::new(next.unwrap_or(0)).map_err(memory)?;
-                    frames.push(std::mem::replace(current, fresh).freeze());
-                    if next.is_none() {
-                        let message = Message::new(std::mem::take(head), std::mem::take(frames));
-                        *state = Reading::start();
-                        return Poll::Ready(Ok(Some(message)));
-                    }
-                }
-                Reading::Closed => return Poll::Ready(Ok(None)),
-                Reading::Failed => {
-                    let source = io::Error::other("this direction failed before");
-                    return Poll::Ready(Err(Error::lost(peer, source)));
-                }
+            if let Poll::Ready(Some(visitor)) = self.handshakes.poll_next_unpin(cx) {
+                return Poll::Ready(visitor);
             }
+            let failed = |source| Error::Listen { address: self.address.clone(), source };
+            let (stream, peer) = ready!(self.listener.poll_accept(cx)).map_err(failed)?;
+            let (tcp, peer) = (self.tcp.clone(), Address::new("tcp", peer));
+            self.handshakes.push(Box::pin(async move { tcp.accept_over(stream, peer).await }));
         }
     }
 }
-
-impl Receiver for TcpReceiver {
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
-        let received = ready!(self.poll_message(cx));
-        if received.is_err() {
-            self.state = Reading::Failed;
-        }
-        Poll::Ready(received)
-    }
-
-    fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,49 @@
+//! The transports of this build, as the settings want them.
+
+use std::sync::Arc;
+
+use rankine_transport::{Registry, Secret};
+use rankine_transport_inproc::Inproc;
+use rankine_transport_tcp::Tcp;
+#[cfg(feature = "tls")]
+use rankine_transport_tcp::Tls;
+
+use crate::{Result, link::Endpoint, settings::Settings};
+
+/// The transports that the settings allow, the preferred first.
+///
+/// # Errors
+/// If one of them is not in this build, or cannot be set up so.
+pub fn transports(settings: &Settings) -> Result<Registry> {
+    // A transport more is a line more; the order is that of `auto`.
+    let all = Registry::new().with(Inproc).with(tcp(settings)?);
+    match settings.schemes() {
+        Some(schemes) => Ok(all.only(&schemes)?),
+        None => Ok(all),
+    }
+}
+
+fn tcp(settings: &Settings) -> Result<Tcp> {
+    let mut tcp = Tcp::default().dead_after(settings.dead_after());
+    if let Some(interface) = &settings.interface {
+        tcp = tcp.interface(interface);
+    }
+    let (Some(_certificate), Some(_key), Some(_authority)) =
+        (&settings.tls_cert, &settings.tls_key, &settings.tls_ca)
+    else {
+        return Ok(tcp);
+    };
+    #[cfg(feature = "tls")]
+    return Ok(tcp.tls(Tls::from_files(_certificate, _key, _authority)?));
+    #[cfg(not(feature = "tls"))]
+    Err(crate::Error::Usage(
+        "this program was built without TLS; build it with the cargo feature `tls`".into(),
+    ))
+}
+
+/// All that a process of a cluster needs to reach others.
+pub(super) fn endpoint(settings: &Settings, secret: Secret) -> Result<Endpoint> {
+    let registry = transports(settings)?;
+    let (registry, secret) = (Arc::new(registry), Arc::new(secret));
+    Ok(Endpoint { registry, secret, compression: settings.compression })
+}

@@ -1,0 +1,354 @@
+//! What users set: defaults, then a file, then `RANKINE_*` variables, then flags.
+//!
+//! A setting has one name everywhere: `tls-cert` in the file is `RANKINE_TLS_CERT` in the environment and
+//! `--tls-cert` on a command line. The file is `$RANKINE_CONFIG`, or `~/.config/rankine/config.toml`.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::{Env, Format, Serialized, Toml},
+    value::{Dict, Map, Value},
+};
+use rankine_transport::compression::Compression;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Every setting, as one process has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `auto`, or the transports that may be used, the preferred first, with commas between.
+    pub transport: String,
+    /// The network interface over which `tcp://` listeners are reached.
+    pub interface: Option<String>,
+    /// Whether chunks are compressed on their way.
+    pub compression: Compression,
+    /// This side's certificate (PEM): with it, all TCP is encrypted.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// The authority that signed all certificates of the cluster (PEM).
+    pub tls_ca: Option<PathBuf>,
+    /// Seconds without an acknowledgement after which a peer's host counts as gone.
+    pub dead_after: f64,
+    /// The RDMA device that `verbs://` uses.
+    pub verbs_device: Option<String>,
+    /// The port of the RDMA device.
+    pub verbs_port: Option<u8>,
+    /// The index of the GID by which the port is reached.
+    pub verbs_gid_index: Option<u8>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            transport: "auto".into(),
+            interface: None,
+            compression: Compression::Auto,
+            tls_cert: None,
+            tls_key: None,
+            tls_ca: None,
+            dead_after: 30.0,
+            verbs_device: None,
+            verbs_port: None,
+            verbs_gid_index: None,
+        }
+    }
+}
+
+/// The settings' names, each with what it takes and what it is for.
+pub const NAMES: &[(&str, &str, &str)] = &[
+    ("transport", "auto|LIST", "transports that may be used, the preferred first: inproc,shm,verbs,mpi,tcp"),
+    ("interface", "NAME", "network interface over which tcp:// is reached, such as ib0 (default: any)"),
+    (
+        "compression",
+        "auto|off|always",
+        "whether chunks are compressed on their way (auto: where it is faster)",
+    ),
+    ("tls-cert", "FILE", "this side's certificate (PEM); with it, all TCP is encrypted"),
+    ("tls-key", "FILE", "the key of the certificate (PEM)"),
+    ("tls-ca", "FILE", "the authority that signed all certificates of the cluster (PEM)"),
+    ("dead-after", "SECONDS", "silence after which the host of a TCP peer counts as gone"),
+    ("verbs-device", "NAME", "RDMA device, such as mlx5_0 (default: the first with an active port)"),
+    ("verbs-port", "NUMBER", "port of the RDMA device (default: the first active one)"),
+    (
+        "verbs-gid-index",
+        "NUMBER",
+        "GID by which the port is reached (default: RoCE v2 with IPv4, if there is one)",
+    ),
+];
+
+/// A setting, what it is, and who said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The setting's name.
+    pub name: &'static str,
+    /// Its value, as one writes it.
+    pub value: String,
+    /// Where that comes from: `default`, a file, a variable, a flag.
+    pub from: String,
+}
+
+/// Flags given on a command line.
+struct Flags(Vec<(String, String)>);
+
+impl Provider for Flags {
+    fn metadata(&self) -> Metadata {
+        let given = self.0.iter().map(|(name, _)| format!("--{name}"));
+        Metadata::named(given.collect::<Vec<_>>().join(", "))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let value = |text: &String| text.parse::<Value>().unwrap_or_else(|never| match never {});
+        Ok(Profile::Default.collect(self.0.iter().map(|(name, text)| (name.clone(), value(text))).collect()))
+    }
+}
+
+impl Settings {
+    /// What the file and the environment say.
+    ///
+    /// # Errors
+    /// If one of them says something that is no setting, or no value of one.
+    pub fn load() -> Result<Self> {
+        Self::load_with(&[])
+    }
+
+    /// The same with flags, as names and values, on top.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(flags: &[(String, String)]) -> Result<Self> {
+        let settings: Self = layers(flags)?.extract().map_err(unusable)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Each setting with its value and who said so.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn origins(flags: &[(String, String)]) -> Result<Vec<Origin>> {
+        let layers = layers(flags)?;
+        let settings = Self::load_with(flags)?;
+        let values = settings.given();
+        Ok(NAMES
+            .iter()
+            .map(|&(name, ..)| {
+                let value = values.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
+                let from = match layers.find_metadata(name) {
+                    Some(_) if flags.iter().any(|(flag, _)| flag == name) => format!("--{name}"),
+                    Some(metadata) if metadata.name.contains("environment") => variable(name),
+                    Some(Metadata { source: Some(figment::Source::File(path)), .. }) => {
+                        path.display().to_string()
+                    }
+                    _ => "default".into(),
+                };
+                Origin { name, value: value.unwrap_or_else(|| "-".into()), from }
+            })
+            .collect())
+    }
+
+    /// As variables of the environment, for processes that are to have the same settings.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        self.given().into_iter().map(|(name, value)| (variable(name), value)).collect()
+    }
+
+    /// The settings that have a value, as one writes them.
+    fn given(&self) -> Vec<(&'static str, String)> {
+        let Ok(serde_json::Value::Object(all)) = serde_json::to_value(self) else { return Vec::new() };
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        NAMES.iter().filter_map(|&(name, ..)| Some((name, text(all.get(name)?)?))).collect()
+    }
+
+    /// The schemes that may be used, the preferred first; `None` for the usual order.
+    pub(crate) fn schemes(&self) -> Option<Vec<&str>> {
+        (self.transport != "auto").then(|| self.transport.split(',').map(str::trim).collect())
+    }
+
+    /// After how long a peer's host counts as gone.
+    pub(crate) fn dead_after(&self) -> Duration {
+        Duration::from_secs_f64(self.dead_after)
+    }
+
+    /// What the types of the values do not tell.
+    fn check(&self) -> Result<()> {
+        const SCHEMES: &[&str] = &["inproc", "shm", "verbs", "mpi", "tcp"];
+        let wrong = |name, value: &str, reason: String| {
+            Err(Error::Usage(format!("the setting {name} cannot be {value}: {reason}")))
+        };
+        for scheme in self.schemes().unwrap_or_default() {
+            if !SCHEMES.contains(&scheme) {
+                let reason = format!("say auto, or some of {} with commas between", SCHEMES.join(", "));
+                return wrong("transport", &self.transport, reason);
+            }
+        }
+        if !(0.1..=1e6).contains(&self.dead_after) {
+            return wrong("dead-after", &self.dead_after.to_string(), "say seconds, from 0.1 up".into());
+        }
+        let tls = [("tls-cert", &self.tls_cert), ("tls-key", &self.tls_key), ("tls-ca", &self.tls_ca)];
+        let missing: Vec<&str> =
+            tls.iter().filter(|(_, file)| file.is_none()).map(|(name, _)| *name).collect();
+        if !missing.is_empty() && missing.len() < tls.len() {
+            let reason = format!("TLS wants three files; say {} too", missing.join(" and "));
+            return Err(Error::Usage(reason));
+        }
+        Ok(())
+    }
+}
+
+fn variable(name: &str) -> String {
+    format!("RANKINE_{}", name.replace('-', "_").to_uppercase())
+}
+
+/// The settings file, and whether somebody asked for that very one.
+fn file() -> Option<(PathBuf, bool)> {
+    if let Some(named) = env::var_os("RANKINE_CONFIG") {
+        return Some((named.into(), true));
+    }
+    let home = || Some(Path::new(&env::var_os("HOME")?).join(".config"));
+    let config = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
+    Some((config.join("rankine/config.toml"), false))
+}
+
+fn layers(flags: &[(String, String)]) -> Result<Figment> {
+    let mut layers = Figment::from(Serialized::defaults(Settings::default()));
+    if let Some((path, named)) = file() {
+        if path.is_file() {
+            layers = layers.merge(Toml::file_exact(path));
+        } else if named {
+            return Err(Error::Usage(format!("RANKINE_CONFIG names {}, which is no file", path.display())));
+        }
+    }
+    // Other variables of that prefix are none of the settings.
+    let names = NAMES.iter().map(|(name, ..)| name.replace('-', "_")).collect::<Vec<_>>();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let variables = Env::prefixed("RANKINE_").only(&names).map(|name| name.as_str().replace('_', "-").into());
+    Ok(layers.merge(variables).merge(Flags(flags.to_vec())))
+}
+
+fn unusable(error: figment::Error) -> Error {
+    let told: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
+    Error::Usage(format!("cannot use the settings: {}; `rankine config` lists them all", told.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A jail's closure returns a big error by its signature.
+    #[allow(clippy::result_large_err)]
+    fn within(set: impl FnOnce(&mut figment::Jail), check: impl FnOnce()) {
+        figment::Jail::expect_with(|jail| {
+            jail.clear_env();
+            set(jail);
+            check();
+            Ok(())
+        });
+    }
+
+    fn flag(name: &str, value: &str) -> (String, String) {
+        (name.into(), value.into())
+    }
+
+    #[test]
+    fn defaults_are_what_is_when_nobody_says_anything() {
+        within(|_| {}, || assert_eq!(Settings::load().unwrap(), Settings::default()));
+    }
+
+    #[test]
+    fn every_setting_has_its_name_and_its_text() {
+        let all = serde_json::to_value(Settings::default()).unwrap();
+        let mut fields: Vec<&str> = all.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut named: Vec<&str> = NAMES.iter().map(|(name, ..)| *name).collect();
+        fields.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(fields, named);
+    }
+
+    #[test]
+    fn flags_go_before_variables_before_the_file_and_each_is_named() {
+        let set = |jail: &mut figment::Jail| {
+            jail.create_file("r.toml", "transport = 'tcp'\ninterface = 'ib0'\ndead-after = 5").unwrap();
+            jail.set_env("RANKINE_CONFIG", "r.toml");
+            jail.set_env("RANKINE_INTERFACE", "ib1");
+            jail.set_env("RANKINE_DEAD_AFTER", "6");
+            jail.set_env("RANKINE_HOME", "/elsewhere");
+        };
+        within(set, || {
+            let flags = [flag("dead-after", "7.5")];
+            let settings = Settings::load_with(&flags).unwrap();
+            assert_eq!((&*settings.transport, settings.interface.as_deref()), ("tcp", Some("ib1")));
+            assert_eq!(settings.dead_after(), Duration::from_millis(7500));
+            let origins = Settings::origins(&flags).unwrap();
+            let from = |name: &str| &*origins.iter().find(|o| o.name == name).unwrap().from;
+            assert!(from("transport").ends_with("r.toml"), "{}", from("transport"));
+            assert_eq!(from("interface"), "RANKINE_INTERFACE");
+            assert_eq!(from("dead-after"), "--dead-after");
+            assert_eq!(from("compression"), "default");
+        });
+    }
+
+    #[test]
+    fn what_another_process_is_told_is_what_this_one_has() {
+        let settings = Settings {
+            transport: "tcp,shm".into(),
+            interface: Some("lo".into()),
+            compression: Compression::Always,
+            verbs_gid_index: Some(3),
+            ..Settings::default()
+        };
+        let set = |jail: &mut figment::Jail| {
+            settings.variables().into_iter().for_each(|(name, value)| jail.set_env(name, value));
+        };
+        within(set, || assert_eq!(Settings::load().unwrap(), settings));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        let text = |flags: &[(String, String)]| Settings::load_with(flags).unwrap_err().to_string();
+        let file = |content: &'static str| {
+            move |jail: &mut figment::Jail| {
+                jail.create_file("r.toml", content).unwrap();
+                jail.set_env("RANKINE_CONFIG", "r.toml");
+            }
+        };
+        within(file("tansport = 'tcp'"), || {
+            let told = text(&[]);
+            assert!(
+                told.contains("tansport") && told.contains("r.toml") && told.contains("transport"),
+                "{told}"
+            );
+        });
+        within(file("transport = "), || assert!(text(&[]).contains("r.toml")));
+        within(
+            |jail| jail.set_env("RANKINE_COMPRESSION", "sometimes"),
+            || {
+                let told = text(&[]);
+                assert!(told.contains("sometimes") && told.contains("always"), "{told}");
+            },
+        );
+        within(
+            |jail| jail.set_env("RANKINE_CONFIG", "nowhere.toml"),
+            || assert!(text(&[]).contains("nowhere.toml")),
+        );
+        within(
+            |_| {},
+            || {
+                assert!(text(&[flag("transport", "smoke")]).contains("inproc, shm, verbs, mpi, tcp"));
+                assert!(text(&[flag("dead-after", "-1")]).contains("seconds"));
+                assert!(text(&[flag("tls-ca", "ca.pem")]).contains("say tls-cert and tls-key too"));
+            },
+        );
+    }
+}
