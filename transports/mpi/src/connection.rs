@@ -94,9 +94,7 @@ impl Connection {
                 let why = "nobody listens there";
                 Poll::Ready(Err(Failure::lost(io::ErrorKind::ConnectionRefused, why)))
             }
-            State::Severed => Poll::Ready(Err(self.outgoing.failure.clone().unwrap_or_else(|| {
-                Failure::lost(io::ErrorKind::ConnectionAborted, "the rank cannot be reached")
-            }))),
+            State::Severed => Poll::Ready(self.outgoing.check()),
         }
     }
 

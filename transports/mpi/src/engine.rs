@@ -16,6 +16,7 @@ use crate::{
     connection::{Connection, Half},
     fabric::{Done, Fabric, Outcome, PATIENCE},
     failure::Failure,
+    outgoing::Outgoing,
     pace::{Pace, Pause},
     packet::{PACKET, Record, Records},
     table::Table,
@@ -28,6 +29,8 @@ const BACKLOG: usize = 4096;
 const LONGEST_BROADCAST: u64 = 1 << 20;
 /// Times in a row that a turn lets MPI work.
 const ROUNDS: usize = 32;
+/// Looks for a message while its reader waits for it, shared by all connections there are.
+const LOOKS: usize = 8;
 /// What is under way when this rank leaves is given this long.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -111,7 +114,7 @@ impl Engine {
 
     /// Whether anything may come to, or leave, this rank.
     pub(crate) fn has_business(&self) -> bool {
-        !self.listeners.is_empty() || !self.connections.is_empty() || self.works()
+        !self.listeners.is_empty() || self.connections.len() > 0 || self.works()
     }
 
     /// Something is about to happen: the progress task looks often again.
@@ -227,7 +230,7 @@ impl Engine {
 
     /// Whether a sender takes another message.
     pub(crate) fn poll_ready(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.poll_out(id, cx, |connection| connection.outgoing.is_ready())
+        self.poll_out(id, cx, |outgoing| outgoing.check().map(|()| outgoing.is_ready()))
     }
 
     /// Whether all that a sender took has left.
@@ -235,7 +238,7 @@ impl Engine {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.outgoing.pump(&connection.link, &mut self.wire);
         }
-        self.poll_out(id, cx, |connection| connection.outgoing.is_flushed())
+        self.poll_out(id, cx, Outgoing::is_flushed)
     }
 
     /// Takes a message.
@@ -249,10 +252,6 @@ impl Engine {
 
     /// Flushes, then says that no more comes.
     pub(crate) fn poll_close(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
-        if connection.outgoing.is_ended() && connection.outgoing.failure.is_none() {
-            return Poll::Ready(Ok(()));
-        }
         std::task::ready!(self.poll_flush(id, cx))?;
         if let Some(connection) = self.connections.get_mut(id) {
             connection.outgoing.end(true, &connection.link, &mut self.wire);
@@ -267,25 +266,26 @@ impl Engine {
         id: u32,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Message>, Failure>> {
-        for look in 0..2 {
+        // A rank of few connections may as well wait here a moment; but once something came of it, which
+        // may have been megabytes for whomever, others have their turn.
+        let mut looks = (LOOKS / self.connections.len().max(1)).max(1);
+        loop {
             let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
             let received = connection.incoming.poll(&connection.link, &mut self.wire);
-            if received.is_ready() {
-                // What follows it may be received ahead now.
-                self.await_pieces(id);
-                return received;
-            }
-            if look == 1 {
+            if looks == 0 {
                 connection.incoming.waker = Some(cx.waker().clone());
             }
-            // Also at last: what came in this turn is asked for only now.
+            // Ready or not: what follows, or what came in the last turn, may be received from now on.
             self.await_pieces(id);
-            if look == 0 {
-                self.turn();
+            if received.is_ready() {
+                return received;
             }
+            if looks == 0 {
+                self.stir();
+                return Poll::Pending;
+            }
+            looks = if self.turn() { 0 } else { looks - 1 };
         }
-        self.stir();
-        Poll::Pending
     }
 
     /// Bounds what a receiver takes.
@@ -354,12 +354,11 @@ impl Engine {
         &mut self,
         id: u32,
         cx: &mut Context<'_>,
-        is_done: impl Fn(&Connection) -> bool,
+        is_done: impl Fn(&Outgoing) -> Result<bool, Failure>,
     ) -> Poll<Result<(), Failure>> {
         for look in 0..2 {
             let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
-            connection.outgoing.check()?;
-            if is_done(connection) {
+            if is_done(&connection.outgoing)? {
                 return Poll::Ready(Ok(()));
             }
             if look == 0 {

@@ -38,7 +38,9 @@ pub(crate) struct Outgoing {
     ended: bool,
     /// The reader's last word was heard.
     pub(crate) stopped: bool,
-    pub(crate) failure: Option<Failure>,
+    failure: Option<Failure>,
+    /// Something that was taken was not handed to MPI, and will not be.
+    cut: bool,
     pub(crate) waker: Option<Waker>,
 }
 
@@ -55,6 +57,7 @@ impl Outgoing {
             ended: false,
             stopped: false,
             failure: None,
+            cut: false,
             waker: None,
         }
     }
@@ -64,12 +67,16 @@ impl Outgoing {
         self.waiting.is_empty() && self.credit > 0 && self.queued <= HIGH_WATER
     }
 
-    /// Whether all that was taken has left.
-    pub(crate) fn is_flushed(&self) -> bool {
-        self.waiting.is_empty() && self.queued == 0
+    /// Whether all that was taken has left; an error if not all of it can. A reader that went when it had
+    /// all is none.
+    pub(crate) fn is_flushed(&self) -> Result<bool, Failure> {
+        if self.cut {
+            self.check()?;
+        }
+        Ok(self.waiting.is_empty() && self.queued == 0)
     }
 
-    /// The error of every call from now on, if there is one.
+    /// Whether more can be sent.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match &self.failure {
             Some(failure) => Err(failure.clone()),
@@ -150,14 +157,16 @@ impl Outgoing {
     pub(crate) fn stop(&mut self, link: &Link, wire: &mut Wire) {
         self.stopped = true;
         if !self.ended {
-            self.fail(Failure::lost(io::ErrorKind::BrokenPipe, "it receives no more"));
+            self.failure.get_or_insert(Failure::lost(io::ErrorKind::BrokenPipe, "it receives no more"));
             self.end(false, link, wire);
+            self.wake();
         }
     }
 
-    /// Nothing can be sent any more.
+    /// Nothing can be sent any more, and what MPI works on may not arrive.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.abandon();
+        self.cut |= self.in_flight > 0;
         self.failure.get_or_insert(failure);
         self.wake();
     }
@@ -176,6 +185,7 @@ impl Outgoing {
     }
 
     fn abandon(&mut self) {
+        self.cut |= !(self.waiting.is_empty() && self.pieces.is_empty());
         self.waiting.clear();
         self.pieces.clear();
         self.queued = self.in_flight_bytes;

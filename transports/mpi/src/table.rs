@@ -37,8 +37,8 @@ impl<T> Table<T> {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.free.len() == self.entries.len()
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 
     /// All numbers in use.
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn numbers_are_used_again_and_end() {
         let mut table = Table::new(1);
-        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
         assert_eq!((table.insert_with(|id| id), table.insert_with(|id| id)), (Some(0), Some(1)));
         assert_eq!(table.insert_with(|id| id), None);
         table.remove(0);
@@ -62,7 +62,7 @@ mod tests {
         table.remove(7);
         assert_eq!(table.get_mut(0), None);
         assert_eq!(table.get_mut(1), Some(&mut 1));
-        assert_eq!(table.ids(), [1]);
+        assert_eq!((table.len(), table.ids()), (1, vec![1]));
         assert_eq!((table.insert_with(|id| id), table.insert_with(|id| id)), (Some(0), None));
     }
 }
