@@ -1,0 +1,515 @@
+//! All that this rank has under way over MPI, in the hands of the thread that joined.
+//!
+//! [`Engine::turn`] lets MPI work and hands on what came of it; whoever waits for something calls it, and
+//! the progress task does when nobody else runs. Nothing here waits but [`Engine::leave`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use rankine_transport::{AlignedBuffer, Limits, Message};
+
+use crate::{
+    connection::{Connection, Half},
+    fabric::{Done, Fabric, Outcome, PATIENCE},
+    failure::Failure,
+    outgoing::Outgoing,
+    pace::{Pace, Pause},
+    packet::{PACKET, Record, Records},
+    table::Table,
+    wire::{Link, Note, PACKETS, PIECES, Wire},
+};
+
+/// Connections that wait at a listener, at most.
+const BACKLOG: usize = 4096;
+/// Bytes of a broadcast at most.
+const LONGEST_BROADCAST: u64 = 1 << 20;
+/// Times in a row that a turn lets MPI work.
+const ROUNDS: usize = 32;
+/// Looks for a message while its reader waits for it, shared by all connections there are.
+const LOOKS: usize = 8;
+/// What is under way when this rank leaves is given this long.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The engine of one rank.
+pub(crate) struct Engine {
+    wire: Wire,
+    connections: Table<Connection>,
+    listeners: HashMap<u32, Arrivals>,
+    next_port: u32,
+    /// Connections that pieces are looked for.
+    awaiting: Vec<u32>,
+    done: Vec<Done<Note>>,
+    pace: Pace,
+    /// A progress task is there.
+    pub(crate) progressing: bool,
+    /// It sleeps.
+    pub(crate) sleeper: Option<Waker>,
+    /// MPI failed altogether.
+    failed: Option<Failure>,
+}
+
+/// Who came to a listener.
+#[derive(Default)]
+struct Arrivals {
+    waiting: VecDeque<Link>,
+    waker: Option<Waker>,
+}
+
+impl Engine {
+    /// The engine of a rank that has just joined.
+    ///
+    /// # Errors
+    /// If MPI does not receive.
+    pub(crate) fn new(fabric: Fabric<Note>) -> io::Result<Self> {
+        let last = u32::try_from(fabric.last_tag().saturating_sub(PIECES)).unwrap_or(0);
+        let mut engine = Self {
+            wire: Wire::new(fabric),
+            connections: Table::new(last),
+            listeners: HashMap::new(),
+            next_port: 1,
+            awaiting: Vec::new(),
+            done: Vec::new(),
+            pace: Pace::begin(),
+            progressing: false,
+            sleeper: None,
+            failed: None,
+        };
+        engine.expect_packet(AlignedBuffer::new(PACKET as u64)?)?;
+        Ok(engine)
+    }
+
+    pub(crate) fn fabric(&mut self) -> &mut Fabric<Note> {
+        &mut self.wire.fabric
+    }
+
+    /// What rank 0 gives, on all ranks.
+    ///
+    /// # Errors
+    /// MPI's, or if not all ranks come, or it is too long.
+    pub(crate) fn broadcast(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        if bytes.len() as u64 > LONGEST_BROADCAST {
+            let why = format!("{} bytes are more than the {LONGEST_BROADCAST} of a broadcast", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let length = self.wire.fabric.broadcast(vec![bytes.len() as u64], deadline)?[0];
+        if length > LONGEST_BROADCAST {
+            return Err(io::Error::other(format!(
+                "rank 0 broadcasts {length} bytes, which is no length of ours"
+            )));
+        }
+        let mut bytes = bytes.to_vec();
+        bytes.resize(length as usize, 0);
+        self.wire.fabric.broadcast(bytes, deadline)
+    }
+
+    /// How long to wait for the next turn.
+    pub(crate) fn pause(&self) -> Pause {
+        self.pace.pause(self.works())
+    }
+
+    /// Whether anything may come to, or leave, this rank.
+    pub(crate) fn has_business(&self) -> bool {
+        !self.listeners.is_empty() || self.connections.len() > 0 || self.works()
+    }
+
+    /// Something is about to happen: the progress task looks often again.
+    pub(crate) fn stir(&mut self) {
+        if let Some(sleeper) = self.sleeper.take() {
+            self.pace = Pace::begin();
+            sleeper.wake();
+        }
+    }
+
+    /// Lets MPI work, and hands on what came of it. Tells whether anything did.
+    pub(crate) fn turn(&mut self) -> bool {
+        let mut active = false;
+        for round in 0..ROUNDS {
+            let mut done = std::mem::take(&mut self.done);
+            if let Err(error) = self.wire.fabric.poll(&mut done) {
+                self.fail_all(&error.to_string());
+            }
+            let nothing = done.is_empty();
+            done.drain(..).for_each(|done| self.completed(done));
+            self.done = done;
+            active |= !nothing;
+            // Open MPI tells only at the next call what it came upon in this one.
+            if nothing && (active || round > 0) {
+                break;
+            }
+        }
+        for id in std::mem::take(&mut self.awaiting) {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.incoming.listed = false;
+            let pulled = connection.incoming.pull(&connection.link, &mut self.wire);
+            active |= pulled.found;
+            if pulled.waits {
+                self.await_pieces(id);
+            }
+            self.retire(id);
+        }
+        self.wire.post_all();
+        for (rank, why) in std::mem::take(&mut self.wire.broken) {
+            self.fail_rank(rank, &why);
+        }
+        if active {
+            self.pace = Pace::begin();
+        }
+        active
+    }
+
+    /// Opens a port, any if none is chosen; gives its number.
+    ///
+    /// # Errors
+    /// If it is taken.
+    pub(crate) fn listen(&mut self, port: Option<u32>) -> io::Result<u32> {
+        let port = port.unwrap_or_else(|| {
+            while self.listeners.contains_key(&self.next_port) {
+                self.next_port = self.next_port.wrapping_add(1);
+            }
+            let port = self.next_port;
+            // Not the same again soon: who comes late for a listener that went should find nobody.
+            self.next_port = port.wrapping_add(1);
+            port
+        });
+        if self.listeners.contains_key(&port) {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "the port is taken on this rank"));
+        }
+        self.listeners.insert(port, Arrivals::default());
+        Ok(port)
+    }
+
+    /// Closes a port; who waits there is turned away.
+    pub(crate) fn close_port(&mut self, port: u32) {
+        for link in self.listeners.remove(&port).into_iter().flat_map(|arrivals| arrivals.waiting) {
+            self.drop_half(link.id, Half::Sender);
+            self.drop_half(link.id, Half::Receiver);
+        }
+    }
+
+    /// The next that came to a port.
+    pub(crate) fn poll_accept(&mut self, port: u32, cx: &mut Context<'_>) -> Poll<Link> {
+        if self.listeners.get(&port).is_some_and(|arrivals| arrivals.waiting.is_empty()) {
+            self.turn();
+        }
+        let Some(arrivals) = self.listeners.get_mut(&port) else { return Poll::Pending };
+        if let Some(link) = arrivals.waiting.pop_front() {
+            return Poll::Ready(link);
+        }
+        arrivals.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Asks a rank's port for a connection; gives this side's number for it.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub(crate) fn connect(&mut self, rank: i32, port: u32) -> io::Result<u32> {
+        let id = self.connections.insert_with(|id| Connection::asking(id, rank)).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::OutOfMemory, "MPI has no tag left for another connection")
+        })?;
+        self.wire.put(rank, &Record::Connect { port, from: id });
+        self.wire.post(rank);
+        self.stir();
+        Ok(id)
+    }
+
+    /// Whether a connection that was asked for is there; `Err` once nobody takes it.
+    pub(crate) fn poll_connected(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.turn();
+        let nobody = || Failure::lost(io::ErrorKind::ConnectionRefused, "nobody listens there");
+        match self.connections.get_mut(id) {
+            None => Poll::Ready(Err(nobody())),
+            Some(connection) => connection.poll_connected(cx),
+        }
+    }
+
+    /// Whether a sender takes another message.
+    pub(crate) fn poll_ready(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.poll_out(id, cx, |outgoing| outgoing.check().map(|()| outgoing.is_ready()))
+    }
+
+    /// Whether all that a sender took has left.
+    pub(crate) fn poll_flush(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.outgoing.pump(&connection.link, &mut self.wire);
+        }
+        self.poll_out(id, cx, Outgoing::is_flushed)
+    }
+
+    /// Takes a message.
+    pub(crate) fn start_send(&mut self, id: u32, message: Message) -> Result<(), Failure> {
+        self.stir();
+        let connection = self.connections.get_mut(id).ok_or_else(forgotten)?;
+        connection.outgoing.check()?;
+        connection.outgoing.start(message, &connection.link, &mut self.wire);
+        Ok(())
+    }
+
+    /// Flushes, then says that no more comes.
+    pub(crate) fn poll_close(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        std::task::ready!(self.poll_flush(id, cx))?;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.outgoing.end(true, &connection.link, &mut self.wire);
+            self.wire.post(connection.link.rank);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next message.
+    pub(crate) fn poll_recv(
+        &mut self,
+        id: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Message>, Failure>> {
+        // A rank of few connections may as well wait here a moment; but once something came of it, which
+        // may have been megabytes for whomever, others have their turn.
+        let mut looks = (LOOKS / self.connections.len().max(1)).max(1);
+        loop {
+            let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
+            let received = connection.incoming.poll(&connection.link, &mut self.wire);
+            if looks == 0 {
+                connection.incoming.waker = Some(cx.waker().clone());
+            }
+            // Ready or not: what follows, or what came in the last turn, may be received from now on.
+            self.await_pieces(id);
+            if received.is_ready() {
+                return received;
+            }
+            if looks == 0 {
+                self.stir();
+                return Poll::Pending;
+            }
+            looks = if self.turn() { 0 } else { looks - 1 };
+        }
+    }
+
+    /// Bounds what a receiver takes.
+    pub(crate) fn set_limits(&mut self, id: u32, limits: Limits) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.incoming.limits = limits;
+        }
+    }
+
+    /// A half of a connection went.
+    pub(crate) fn drop_half(&mut self, id: u32, half: Half) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.drop_half(half, &mut self.wire);
+        let rank = connection.link.rank;
+        self.wire.post(rank);
+        self.await_pieces(id);
+        self.retire(id);
+        self.stir();
+    }
+
+    /// Takes this rank out of the world: lets what is under way come to its end, waits until all other ranks
+    /// leave too, and finalizes MPI.
+    ///
+    /// # Errors
+    /// MPI's, or if something could not be sent in time.
+    pub(crate) fn leave(mut self) -> io::Result<()> {
+        for port in self.listeners.keys().copied().collect::<Vec<_>>() {
+            self.close_port(port);
+        }
+        for id in self.connections.ids() {
+            self.drop_half(id, Half::Sender);
+            self.drop_half(id, Half::Receiver);
+        }
+        let deadline = Instant::now() + LINGER;
+        self.turn();
+        while self.works() && Instant::now() < deadline && self.failed.is_none() {
+            self.turn();
+            self.pace.wait();
+        }
+        let left = self.wire.fabric.pending().saturating_sub(1);
+        if self.failed.is_none() {
+            let mut barrier = self.wire.fabric.barrier()?;
+            while !barrier.is_passed()? {
+                self.turn();
+                self.pace.wait();
+            }
+            // What the others said last.
+            self.turn();
+        }
+        self.wire.fabric.finalize()?;
+        match left {
+            0 => Ok(()),
+            left => {
+                let why = format!("{left} messages to or from other ranks were not done within {LINGER:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+        }
+    }
+
+    /// Whether MPI works on anything but the receive of the next packet.
+    fn works(&self) -> bool {
+        self.wire.fabric.pending() > 1
+    }
+
+    fn poll_out(
+        &mut self,
+        id: u32,
+        cx: &mut Context<'_>,
+        is_done: impl Fn(&Outgoing) -> Result<bool, Failure>,
+    ) -> Poll<Result<(), Failure>> {
+        for look in 0..2 {
+            let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
+            if is_done(&connection.outgoing)? {
+                return Poll::Ready(Ok(()));
+            }
+            if look == 0 {
+                connection.outgoing.pump(&connection.link, &mut self.wire);
+                self.turn();
+            } else {
+                connection.outgoing.waker = Some(cx.waker().clone());
+            }
+        }
+        self.stir();
+        Poll::Pending
+    }
+
+    fn completed(&mut self, done: Done<Note>) {
+        match (done.note, done.outcome) {
+            (Note::Arrival, Ok(Outcome::Received { mut buffer, source })) => {
+                self.packet(source, buffer.as_ref());
+                buffer.clear();
+                if let Err(error) = self.expect_packet(buffer) {
+                    self.fail_all(&error.to_string());
+                }
+            }
+            (Note::Arrival, outcome) => {
+                // Cut off, since it was no packet of ours; or MPI itself failed, as the next call then does.
+                tracing::warn!(error = ?outcome.err(), "could not receive a packet");
+                let next = AlignedBuffer::new(PACKET as u64).and_then(|buffer| self.expect_packet(buffer));
+                if let Err(error) = next {
+                    self.fail_all(&error.to_string());
+                }
+            }
+            (Note::Packet { .. }, Ok(_)) => {}
+            (Note::Packet { to }, Err(error)) => self.fail_rank(to, &error.to_string()),
+            (Note::Sent { id, bytes }, outcome) => {
+                let Some(connection) = self.connections.get_mut(id) else { return };
+                connection.outgoing.sent(bytes, &connection.link, &mut self.wire);
+                if let Err(error) = outcome {
+                    connection.sever(&Failure::lost(error.kind(), error.to_string()));
+                }
+                self.retire(id);
+            }
+            (Note::Received { id, message, slot }, outcome) => {
+                let Some(connection) = self.connections.get_mut(id) else { return };
+                let buffer = outcome.and_then(|outcome| match outcome {
+                    Outcome::Received { buffer, .. } => Ok(buffer),
+                    Outcome::Sent => Err(io::Error::other("MPI sent where it was to receive")),
+                });
+                connection.incoming.received((message, slot), buffer, &connection.link, &mut self.wire);
+                self.await_pieces(id);
+            }
+            (Note::Drained { id }, _) => {
+                let Some(connection) = self.connections.get_mut(id) else { return };
+                connection.incoming.drained();
+                self.await_pieces(id);
+            }
+        }
+    }
+
+    fn packet(&mut self, from: i32, packet: &[u8]) {
+        for record in Records(packet) {
+            match record {
+                Ok(record) => self.record(from, record),
+                Err(reason) => {
+                    tracing::warn!(rank = from, reason, "refused what a rank sent");
+                    return self.fail_rank(from, &format!("it sent {reason}"));
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, from: i32, record: Record<'_>) {
+        let to = match record {
+            Record::Connect { port, from: remote } => return self.visitor(from, remote, port),
+            Record::Accept { to, .. } | Record::Refuse { to } | Record::Message { to, .. } => to,
+            Record::Credit { to, .. } | Record::End { to, .. } | Record::Stop { to } => to,
+        };
+        // Whom the peer has not told yet that it is over still gets words; others are no peer's business.
+        let Some(connection) = self.connections.get_mut(to).filter(|c| c.link.rank == from) else { return };
+        let (link, wire) = (connection.link, &mut self.wire);
+        match record {
+            Record::Accept { from: remote, .. } => connection.accepted(remote, wire),
+            Record::Refuse { .. } => connection.refused(),
+            Record::Message { message, .. } => connection.incoming.message(message, &link, wire),
+            Record::Credit { bytes, .. } => connection.outgoing.credited(bytes, &link, wire),
+            Record::End { orderly, pieces, .. } => connection.incoming.end(orderly, pieces),
+            Record::Stop { .. } => connection.outgoing.stop(&link, wire),
+            Record::Connect { .. } => {}
+        }
+        self.await_pieces(to);
+        self.retire(to);
+    }
+
+    fn visitor(&mut self, rank: i32, remote: u32, port: u32) {
+        let arrivals = self.listeners.get_mut(&port).filter(|arrivals| arrivals.waiting.len() < BACKLOG);
+        let accepted = arrivals.and_then(|arrivals| {
+            let id = self.connections.insert_with(|id| Connection::accepting(Link { id, rank, remote }))?;
+            arrivals.waiting.push_back(Link { id, rank, remote });
+            if let Some(waker) = arrivals.waker.take() {
+                waker.wake();
+            }
+            Some(id)
+        });
+        let answer = match accepted {
+            Some(id) => Record::Accept { to: remote, from: id },
+            None => Record::Refuse { to: remote },
+        };
+        self.wire.put(rank, &answer);
+    }
+
+    /// Looks for pieces for a connection from now on.
+    fn await_pieces(&mut self, id: u32) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !std::mem::replace(&mut connection.incoming.listed, true)
+        {
+            self.awaiting.push(id);
+        }
+    }
+
+    fn retire(&mut self, id: u32) {
+        if self.connections.get_mut(id).is_some_and(|connection| connection.is_over()) {
+            self.connections.remove(id);
+        }
+    }
+
+    fn expect_packet(&mut self, buffer: AlignedBuffer) -> io::Result<()> {
+        self.wire.fabric.receive_any(buffer, PACKETS, Note::Arrival)
+    }
+
+    fn fail_rank(&mut self, rank: i32, why: &str) {
+        for id in self.connections.ids() {
+            if let Some(connection) = self.connections.get_mut(id)
+                && connection.link.rank == rank
+            {
+                connection.sever(&Failure::lost(io::ErrorKind::ConnectionAborted, why.to_owned()));
+                self.retire(id);
+            }
+        }
+    }
+
+    fn fail_all(&mut self, why: &str) {
+        tracing::error!(why, "MPI failed");
+        let failure = Failure::lost(io::ErrorKind::ConnectionAborted, why.to_owned());
+        self.failed.get_or_insert(failure.clone());
+        for id in self.connections.ids() {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.sever(&failure);
+                self.retire(id);
+            }
+        }
+    }
+}
+
+fn forgotten() -> Failure {
+    Failure::lost(io::ErrorKind::NotConnected, "the connection is over")
+}

@@ -1,0 +1,88 @@
+//! How the I/O thread waits for MPI, which wakes nobody: it looks, less and less often.
+//!
+//! It spins for [`SPIN`] after the last thing that happened, then gives its core to others between looks
+//! until [`YIELD`], then sleeps between them for an eighth of the time that nothing has happened for, and
+//! at most [`LONGEST`]. So what comes after a while is noticed an eighth of that while late at most, and
+//! never later than a [`LONGEST`]; an idle rank looks 250 times a second.
+//!
+//! MPI may copy on both sides, a little at each look, and does not tell of it before all is there. So while
+//! it works on something this sleeps only after [`PIECE`], by which one more piece should have come.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longer than an answer takes from a rank that does nothing else.
+const SPIN: Duration = Duration::from_micros(20);
+/// From then on it sleeps between looks.
+const YIELD: Duration = Duration::from_micros(200);
+/// From then on it sleeps although MPI works on something: the other side does not.
+const PIECE: Duration = Duration::from_millis(20);
+/// An idle rank's sleep.
+const LONGEST: Duration = Duration::from_millis(4);
+
+/// Since when nothing has happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    since: Instant,
+}
+
+/// What to do until the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    None,
+    Yield,
+    Sleep(Duration),
+}
+
+impl Pace {
+    /// Something happened just now.
+    pub(crate) fn begin() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    /// The next pause; whether MPI works on something meanwhile.
+    pub(crate) fn pause(self, works: bool) -> Pause {
+        pause(self.since.elapsed(), works)
+    }
+
+    /// Pauses this thread, where it has nothing else to do.
+    pub(crate) fn wait(self) {
+        match self.pause(false) {
+            Pause::None => std::hint::spin_loop(),
+            Pause::Yield => thread::yield_now(),
+            Pause::Sleep(time) => thread::sleep(time),
+        }
+    }
+}
+
+fn pause(idle: Duration, works: bool) -> Pause {
+    if idle < SPIN {
+        Pause::None
+    } else if idle < if works { PIECE } else { YIELD } {
+        Pause::Yield
+    } else {
+        Pause::Sleep((idle / 8).min(LONGEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_the_time_that_nothing_happens_up_to_a_bound() {
+        assert_eq!(pause(Duration::ZERO, false), Pause::None);
+        assert_eq!(pause(SPIN, false), Pause::Yield);
+        assert_eq!(pause(YIELD, false), Pause::Sleep(YIELD / 8));
+        assert_eq!(pause(Duration::from_millis(4), false), Pause::Sleep(Duration::from_micros(500)));
+        assert_eq!(pause(Duration::from_secs(9), false), Pause::Sleep(LONGEST));
+    }
+
+    #[test]
+    fn while_something_is_under_way_it_sleeps_only_if_nothing_comes_of_it() {
+        assert_eq!(pause(YIELD, true), Pause::Yield);
+        assert_eq!(pause(PIECE, true), Pause::Sleep(PIECE / 8));
+    }
+}

@@ -1,0 +1,241 @@
+//! What a packet holds: records, one after the other, of any of the connections between two ranks.
+//!
+//! ```text
+//! record:   length | kind | to | argument         four u32, little endian; the length is the whole record's
+//! Message:  ... | head length | payload bytes     two u64
+//!           | the frames' lengths, a u64 each, if there are at most LISTED of them
+//!           | the head, if it is small | the small frames
+//! End:      ... | pieces                          a u64
+//! ```
+//!
+//! What of a message does not travel in its record follows as pieces of its own, in this order: the
+//! list of lengths, the head, the frames. Both sides reckon by the same rule ([`Room`]) which these are.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rankine_transport::Message;
+
+/// Bytes of a packet at most.
+pub(crate) const PACKET: usize = 16 << 10;
+/// A head or frame of more bytes travels by itself.
+pub(crate) const SMALL: usize = 4 << 10;
+/// The lengths of more frames travel by themselves, and so do all these frames.
+pub(crate) const LISTED: usize = 256;
+/// Bytes of a piece at most. MPI counts up to 2 GiB; smaller pieces leave less to be received in vain
+/// where a receiver goes.
+pub(crate) const PIECE: usize = 16 << 20;
+
+const HEADER: usize = 16;
+const MESSAGE: usize = HEADER + 16;
+
+/// A record.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Record<'a> {
+    /// The sending rank's connection `from` asks for a listener.
+    Connect { port: u32, from: u32 },
+    /// A listener took connection `to`; it is the sending rank's connection `from`.
+    Accept { to: u32, from: u32 },
+    /// Nobody takes connection `to`.
+    Refuse { to: u32 },
+    /// A message.
+    Message { to: u32, message: Described<'a> },
+    /// Records of so many bytes were taken by the reader.
+    Credit { to: u32, bytes: u32 },
+    /// The sender's last word: so many pieces it sent in all, and it closed in order or not.
+    End { to: u32, orderly: bool, pieces: u64 },
+    /// The receiver's last word.
+    Stop { to: u32 },
+}
+
+/// A message as its record describes it. Nothing it says is bounded yet but by what is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Described<'a> {
+    pub(crate) head: u64,
+    pub(crate) frames: u32,
+    pub(crate) payload: u64,
+    /// The lengths of the frames, where they are in the record.
+    pub(crate) lengths: Option<Vec<u64>>,
+    /// What of head and frames is in the record, in this order.
+    pub(crate) data: &'a [u8],
+    /// Bytes of the whole record.
+    pub(crate) size: usize,
+}
+
+/// What room a record has left: the rule by which parts travel in it.
+pub(crate) struct Room(usize);
+
+impl Room {
+    pub(crate) fn of(frames: usize) -> Self {
+        let list = if frames <= LISTED { 8 * frames } else { 0 };
+        Self(PACKET - MESSAGE - list)
+    }
+
+    /// Whether a part of this length is in the record.
+    pub(crate) fn takes(&mut self, length: u64) -> bool {
+        match usize::try_from(length) {
+            Ok(length) if length <= SMALL && length <= self.0 => {
+                self.0 -= length;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Record<'_> {
+    /// Bytes of any record but a message's, at most.
+    pub(crate) const LENGTH: usize = HEADER + 8;
+
+    /// Appends any record but a message's, of which [`write`] is.
+    pub(crate) fn put(&self, packet: &mut BytesMut) {
+        let (kind, to, argument, pieces) = match *self {
+            Self::Connect { port, from } => (0, port, from, None),
+            Self::Accept { to, from } => (1, to, from, None),
+            Self::Refuse { to } => (2, to, 0, None),
+            Self::Message { .. } => return,
+            Self::Credit { to, bytes } => (4, to, bytes, None),
+            Self::End { to, orderly, pieces } => (5, to, u32::from(orderly), Some(pieces)),
+            Self::Stop { to } => (6, to, 0, None),
+        };
+        put_header(packet, HEADER + 8 * usize::from(pieces.is_some()), kind, to, argument);
+        if let Some(pieces) = pieces {
+            packet.put_u64_le(pieces);
+        }
+    }
+}
+
+fn put_header(packet: &mut BytesMut, length: usize, kind: u32, to: u32, argument: u32) {
+    let mut header = [0; HEADER];
+    header[0..4].copy_from_slice(&(length as u32).to_le_bytes());
+    header[4..8].copy_from_slice(&kind.to_le_bytes());
+    header[8..12].copy_from_slice(&to.to_le_bytes());
+    header[12..16].copy_from_slice(&argument.to_le_bytes());
+    packet.put_slice(&header);
+}
+
+/// Bytes of the record of `message`; no more than a packet's.
+pub(crate) fn length(message: &Message) -> usize {
+    let frames = message.frames.len();
+    let mut length = MESSAGE + if frames <= LISTED { 8 * frames } else { 0 };
+    let mut room = Room::of(frames);
+    let frames = if frames <= LISTED { &message.frames[..] } else { &[] };
+    for part in std::iter::once(&message.head).chain(frames) {
+        if room.takes(part.len() as u64) {
+            length += part.len();
+        }
+    }
+    length
+}
+
+/// Appends the record of `message`, of [`length`] bytes, and gives what does not travel in it to `part`.
+pub(crate) fn write(
+    packet: &mut BytesMut,
+    to: u32,
+    length: usize,
+    message: &Message,
+    mut part: impl FnMut(Bytes),
+) {
+    let frames = message.frames.len();
+    let payload: u64 = message.frames.iter().map(|frame| frame.len() as u64).sum();
+    put_header(packet, length, 3, to, frames as u32);
+    packet.put_u64_le(message.head.len() as u64);
+    packet.put_u64_le(payload);
+    let listed = frames <= LISTED;
+    if listed {
+        message.frames.iter().for_each(|frame| packet.put_u64_le(frame.len() as u64));
+    } else {
+        part(message.frames.iter().flat_map(|frame| (frame.len() as u64).to_le_bytes()).collect());
+    }
+    let mut room = Room::of(frames);
+    if room.takes(message.head.len() as u64) {
+        packet.put_slice(&message.head);
+    } else {
+        part(message.head.clone());
+    }
+    for frame in &message.frames {
+        if listed && room.takes(frame.len() as u64) {
+            packet.put_slice(frame);
+        } else if !frame.is_empty() {
+            part(frame.clone());
+        }
+    }
+}
+
+/// The records of a packet. An error is the last item: what follows cannot be told apart.
+pub(crate) struct Records<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let length = if self.0.len() < HEADER { 0 } else { u32_at(self.0, 0) as usize };
+        if length < HEADER || length > self.0.len() {
+            let left = std::mem::take(&mut self.0).len();
+            return Some(Err(format!("a record of {length} bytes where {left} are left")));
+        }
+        let (record, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some(read(record))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// Reads a whole record of at least a header.
+fn read(record: &[u8]) -> Result<Record<'_>, String> {
+    let (kind, to, argument) = (u32_at(record, 4), u32_at(record, 8), u32_at(record, 12));
+    let expected = match kind {
+        3 => return read_message(record, to, argument),
+        5 => HEADER + 8,
+        _ => HEADER,
+    };
+    if record.len() != expected {
+        return Err(format!("a record of kind {kind} and {} bytes", record.len()));
+    }
+    Ok(match kind {
+        0 => Record::Connect { port: to, from: argument },
+        1 => Record::Accept { to, from: argument },
+        2 => Record::Refuse { to },
+        4 => Record::Credit { to, bytes: argument },
+        5 => Record::End { to, orderly: argument == 1, pieces: u64_at(record, HEADER) },
+        6 => Record::Stop { to },
+        kind => return Err(format!("a record of unknown kind {kind}")),
+    })
+}
+
+fn read_message(record: &[u8], to: u32, frames: u32) -> Result<Record<'_>, String> {
+    let short = || format!("a message in a record of {} bytes", record.len());
+    let (head, payload) = (u64_at(record, HEADER), u64_at(record, HEADER + 8));
+    let mut data = record.get(MESSAGE..).ok_or_else(short)?;
+    let count = frames as usize;
+    let mut room = Room::of(count);
+    let mut here = if room.takes(head) { head } else { 0 };
+    let mut lengths = None;
+    if count <= LISTED {
+        let (list, rest) = data.split_at_checked(8 * count).ok_or_else(short)?;
+        let listed = read_lengths(list, payload)?;
+        here += listed.iter().filter(|length| room.takes(**length)).sum::<u64>();
+        lengths = Some(listed);
+        data = rest;
+    }
+    if here != data.len() as u64 {
+        return Err(format!("a message with {} bytes in its record where {here} belong", data.len()));
+    }
+    let message = Described { head, frames, payload, lengths, data, size: record.len() };
+    Ok(Record::Message { to, message })
+}
+
+/// The frames' lengths, which must add up to the payload.
+pub(crate) fn read_lengths(list: &[u8], payload: u64) -> Result<Vec<u64>, String> {
+    let lengths: Vec<u64> = list.chunks_exact(8).map(|bytes| u64_at(bytes, 0)).collect();
+    let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
+    if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
+}

@@ -1,0 +1,65 @@
+//! What an idle rank costs, and how soon it is awake.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
+
+use crate::{Ranks, receive, send};
+
+/// With a connection open, and with none but those that keep ranks in step.
+pub(crate) async fn idle_ranks_use_next_to_nothing(ranks: &mut Ranks<'_>) {
+    const WHILE: Duration = Duration::from_secs(2);
+    let connection = ranks.pair().await;
+    sleep(Duration::from_millis(100)).await;
+    let before = processor_time();
+    sleep(WHILE).await;
+    let share = (processor_time() - before).as_secs_f64() / WHILE.as_secs_f64();
+    drop(connection);
+    if ranks.rank() == 0 {
+        println!("    an idle rank uses {:.2} % of a core", 100.0 * share);
+    }
+    assert!(share < 0.02, "an idle rank uses {:.1} % of a core", 100.0 * share);
+}
+
+/// A message to a rank that has been idle for a while.
+pub(crate) async fn an_idle_rank_wakes_in_time(ranks: &mut Ranks<'_>) {
+    const TIMES: usize = 40;
+    let Some(mut connection) = ranks.pair().await else { return };
+    let mut times = Vec::new();
+    for _ in 0..TIMES {
+        if ranks.rank() == 1 {
+            receive(&mut connection).await;
+            // The other side is idle now for more than eight of the longest sleeps.
+            sleep(Duration::from_millis(40)).await;
+            send(&mut connection, now().to_le_bytes().to_vec(), vec![]).await;
+        } else {
+            send(&mut connection, "idle from here on", vec![]).await;
+            let head = receive(&mut connection).await.head;
+            let sent = u64::from_le_bytes(head[..].try_into().expect("eight bytes"));
+            times.push(Duration::from_nanos(now().saturating_sub(sent)));
+        }
+    }
+    times.sort_unstable();
+    if let (Some(longest), Some(median)) = (times.last(), times.get(TIMES / 2)) {
+        println!("    an idle rank wakes in {median:.2?} (median), {longest:.2?} (longest)");
+        // A sleep is 4 ms at most; the rest is for a machine with more ranks than cores.
+        assert!(*median < Duration::from_millis(6), "{times:?}");
+    }
+}
+
+/// Nanoseconds on a clock that all ranks of a host share.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+/// What this process has used of its cores.
+fn processor_time() -> Duration {
+    // SAFETY: plain figures, for which zero is good, and a valid place for them.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let time = |t: libc::timeval| Duration::from_micros(t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
