@@ -112,11 +112,14 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
     }
     let wide = options.test.iter().any(|test| matches!(test, Test::Pairs | Test::Alltoall));
     let processes = if wide { options.processes.max(4) } else { options.processes };
-    let party = match &options.listen {
-        Some(address) => Party::listen(&settings, address)?,
-        None => Party::start(&settings, processes)?,
+    let (party, local) = match &options.listen {
+        Some(address) => (Party::listen(&settings, address)?, false),
+        None => match ranks(&settings)? {
+            Some(party) if party.rank > 0 => return Session::new(party).follow(),
+            Some(party) => (party, false),
+            None => (Party::start(&settings, processes)?, settings.interface.is_none()),
+        },
     };
-    let local = options.listen.is_none() && settings.interface.is_none();
     let schemes: Vec<String> = party.registry.schemes().map(String::from).collect();
     let chosen = settings.transport != "auto";
     let mut session = Session::new(party);
@@ -144,6 +147,14 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
         eprintln!("report: {}", path.display());
     }
     Ok(())
+}
+
+/// The ranks of an MPI job, where this is one.
+fn ranks(_settings: &Settings) -> Result<Option<Party>> {
+    #[cfg(feature = "mpi")]
+    return Party::ranks(_settings);
+    #[cfg(not(feature = "mpi"))]
+    Ok(None)
 }
 
 impl Session {
