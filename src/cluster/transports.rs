@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rankine_transport::{Registry, Secret};
 use rankine_transport_inproc::Inproc;
+use rankine_transport_shm::Shm;
 use rankine_transport_tcp::Tcp;
 #[cfg(feature = "tls")]
 use rankine_transport_tcp::Tls;
@@ -16,7 +17,7 @@ use crate::{Result, link::Endpoint, settings::Settings};
 /// If one of them is not in this build, or cannot be set up so.
 pub fn transports(settings: &Settings) -> Result<Registry> {
     // A transport more is a line more; the order is that of `auto`.
-    let all = Registry::new().with(Inproc).with(tcp(settings)?);
+    let all = Registry::new().with(Inproc).with(Shm).with(tcp(settings)?);
     match settings.schemes() {
         Some(schemes) => Ok(all.only(&schemes)?),
         None => Ok(all),

@@ -1,0 +1,3 @@
+use super::*;
+
+rankine_transport::conformance_suite!(Shm, "shm://*");
