@@ -126,13 +126,14 @@ async fn greeting(stream: &UnixStream) -> io::Result<([u8; BLOCK], Vec<OwnedFd>)
 }
 
 fn connection(stream: UnixStream, control: UnixStream, local: Address, peer: Address) -> Connection {
+    let (sender, receiver) = halves(stream, control, &peer);
+    let (sender, receiver) = (Box::new(sender), Box::new(receiver));
+    Connection { sender, receiver, local, peer, carries_objects: false }
+}
+
+/// Both halves over the socket of the messages and the one beside it.
+pub(crate) fn halves(stream: UnixStream, control: UnixStream, peer: &Address) -> (ShmSender, ShmReceiver) {
     let account = Account::open(control);
     let (reader, writer) = stream.into_split();
-    Connection {
-        sender: Box::new(ShmSender::new(writer, peer.clone(), account.clone())),
-        receiver: Box::new(ShmReceiver::new(reader, peer.clone(), account)),
-        local,
-        peer,
-        carries_objects: false,
-    }
+    (ShmSender::new(writer, peer.clone(), account.clone()), ShmReceiver::new(reader, peer.clone(), account))
 }

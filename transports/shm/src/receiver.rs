@@ -150,7 +150,7 @@ impl ShmReceiver {
                             Reading::Body { head, table, frames, lent, payload }
                         }
                         Block::Segments { first, count } => {
-                            for number in first..first.saturating_add(count) {
+                            for number in first..first + count {
                                 let missing = || refused("memory segments without their descriptors".into());
                                 let file = intake.descriptors.pop_front().ok_or_else(missing)?;
                                 let segment = Segment::adopt(file).map_err(|error| match error {

@@ -48,7 +48,7 @@ pub(crate) fn receive(
         }
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(if count == DESCRIPTORS {
+        return Err(if count >= DESCRIPTORS {
             io::Error::new(io::ErrorKind::InvalidData, "more descriptors than travel at once")
         } else {
             io::Error::other(

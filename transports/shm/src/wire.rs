@@ -108,6 +108,7 @@ impl Block {
             3 => {
                 let (first, count) = (number(0), number(1));
                 bounded("memory segments", count, limits.frames.min(crate::socket::DESCRIPTORS as u64))?;
+                first.checked_add(count).ok_or("memory segments beyond all numbers")?;
                 Ok(Self::Segments { first, count })
             }
             4 => Ok(Self::Hello),
