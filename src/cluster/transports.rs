@@ -6,6 +6,7 @@ use rankine_transport::{Registry, Secret};
 use rankine_transport_inproc::Inproc;
 #[cfg(feature = "mpi")]
 use rankine_transport_mpi::Mpi;
+use rankine_transport_shm::Shm;
 use rankine_transport_tcp::Tcp;
 #[cfg(feature = "tls")]
 use rankine_transport_tcp::Tls;
@@ -20,7 +21,7 @@ use crate::{Result, link::Endpoint, settings::Settings};
 /// If one of them is not in this build, or cannot be set up so.
 pub fn transports(settings: &Settings) -> Result<Registry> {
     // A transport more is a line more; the order is that of `auto`.
-    let all = Registry::new().with(Inproc);
+    let all = Registry::new().with(Inproc).with(Shm);
     #[cfg(feature = "verbs")]
     let all = all.with(verbs(settings));
     #[cfg(feature = "mpi")]
