@@ -107,7 +107,7 @@ pub(crate) async fn many_connections_among_all_ranks_do_not_mix(ranks: &mut Rank
 
 /// A writer is not ready for ever while nobody reads, neither of small messages nor of big ones.
 pub(crate) async fn a_slow_reader_bounds_its_writer(ranks: &mut Ranks<'_>) {
-    for (length, most) in [(0, 20_000), (200, 2_000), (5_000, 2_000), (1 << 18, 40)] {
+    for (length, most) in [(0, 20_000), (200, 2_000), (5_000, 3_000), (60_000, 300), (1 << 18, 60)] {
         let Some(mut connection) = ranks.pair().await else { continue };
         let mut taken = 0u32;
         if ranks.rank() == 1 {
