@@ -432,7 +432,8 @@ impl Engine {
         let to = match record {
             Record::Connect { port, from: remote } => return self.visitor(from, remote, port),
             Record::Accept { to, .. } | Record::Refuse { to } | Record::Message { to, .. } => to,
-            Record::Credit { to, .. } | Record::End { to, .. } | Record::Stop { to } => to,
+            Record::Credit { to, .. } | Record::Received { to, .. } => to,
+            Record::End { to, .. } | Record::Stop { to } => to,
         };
         // Whom the peer has not told yet that it is over still gets words; others are no peer's business.
         let Some(connection) = self.connections.get_mut(to).filter(|c| c.link.rank == from) else { return };
@@ -442,6 +443,7 @@ impl Engine {
             Record::Refuse { .. } => connection.refused(),
             Record::Message { message, .. } => connection.incoming.message(message, &link, wire),
             Record::Credit { bytes, .. } => connection.outgoing.credited(bytes, &link, wire),
+            Record::Received { bytes, .. } => connection.outgoing.received(bytes, &link, wire),
             Record::End { orderly, pieces, .. } => connection.incoming.end(orderly, pieces),
             Record::Stop { .. } => connection.outgoing.stop(&link, wire),
             Record::Connect { .. } => {}

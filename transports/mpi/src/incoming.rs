@@ -12,8 +12,8 @@ use rankine_transport::{AlignedBuffer, Limits, Message};
 use crate::{
     arriving::{Arriving, Next},
     failure::Failure,
-    outgoing::WINDOW,
-    packet::{Described, PACKET, PIECE, Record},
+    outgoing::{UNRECEIVED, WINDOW},
+    packet::{Described, EAGER, PACKET, PIECE, Record},
     wire::{Link, Note, Wire, tag},
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Incoming {
     held: usize,
     /// Bytes of records that were taken, not yet told to the sender.
     consumed: usize,
+    /// Bytes of pieces that were received, each counted up to [`EAGER`], not yet told to the sender.
+    received: usize,
     /// Bytes of pieces of messages of the inbox that are received or asked for.
     ahead: u64,
     pub(crate) limits: Limits,
@@ -74,6 +76,7 @@ impl Incoming {
             cursor: 0,
             held: 0,
             consumed: 0,
+            received: 0,
             ahead: 0,
             limits: Limits::HANDSHAKE,
             wanted: false,
@@ -173,6 +176,7 @@ impl Incoming {
             };
             pulled.found = true;
             self.found += 1;
+            self.count(found.length, link, wire);
             let fits = slot.and_then(|slot| {
                 let arriving = self.inbox.get_mut(self.cursor)?;
                 let buffer = arriving.take_buffer(slot, found.length)?;
@@ -258,6 +262,15 @@ impl Incoming {
     /// Whether MPI works for it.
     pub(crate) fn in_flight(&self) -> bool {
         self.in_flight > 0
+    }
+
+    /// Tells the sender now and then what its pieces no longer keep of the library's memory.
+    fn count(&mut self, length: usize, link: &Link, wire: &mut Wire) {
+        self.received += length.min(EAGER);
+        if self.received >= UNRECEIVED / 2 {
+            let bytes = u32::try_from(std::mem::take(&mut self.received)).unwrap_or(u32::MAX);
+            wire.put(link.rank, &Record::Received { to: link.remote, bytes });
+        }
     }
 
     fn is_drained(&self) -> bool {

@@ -7,7 +7,7 @@ use rankine_transport::Message;
 
 use crate::{
     failure::Failure,
-    packet::{self, PIECE, Record},
+    packet::{self, EAGER, PIECE, Record},
     wire::{Link, Wire},
 };
 
@@ -16,6 +16,8 @@ pub(crate) const WINDOW: usize = 256 << 10;
 /// A sender with more payload than this waiting is not ready: so the next big frame is announced before
 /// the one before it is through.
 const HIGH_WATER: usize = 8 << 20;
+/// Bytes of pieces, each counted up to [`EAGER`], that the other side's library may have to keep.
+pub(crate) const UNRECEIVED: usize = 1 << 20;
 /// Pieces that MPI works on at a time.
 const IN_FLIGHT: usize = 16;
 /// Bytes of them from which on no other is begun.
@@ -32,6 +34,8 @@ pub(crate) struct Outgoing {
     queued: usize,
     in_flight: usize,
     in_flight_bytes: usize,
+    /// Bytes of pieces that were handed to MPI and may not be received yet, each counted up to [`EAGER`].
+    unreceived: usize,
     /// Pieces ever handed to MPI.
     posted: u64,
     /// The last word was said.
@@ -53,6 +57,7 @@ impl Outgoing {
             queued: 0,
             in_flight: 0,
             in_flight_bytes: 0,
+            unreceived: 0,
             posted: 0,
             ended: false,
             stopped: false,
@@ -114,6 +119,7 @@ impl Outgoing {
         wire.post(link.rank);
         while self.in_flight < IN_FLIGHT
             && self.in_flight_bytes < IN_FLIGHT_BYTES
+            && self.unreceived < UNRECEIVED
             && let Some(piece) = self.pieces.pop_front()
         {
             let bytes = piece.len();
@@ -122,6 +128,7 @@ impl Outgoing {
             }
             self.in_flight += 1;
             self.in_flight_bytes += bytes;
+            self.unreceived += bytes.min(EAGER);
             self.posted += 1;
         }
     }
@@ -131,6 +138,12 @@ impl Outgoing {
         self.credit = (self.credit + i64::from(bytes)).min(WINDOW as i64);
         self.pump(link, wire);
         self.wake();
+    }
+
+    /// The other side received pieces of so many bytes.
+    pub(crate) fn received(&mut self, bytes: u32, link: &Link, wire: &mut Wire) {
+        self.unreceived = self.unreceived.saturating_sub(bytes as usize);
+        self.pump(link, wire);
     }
 
     /// MPI is done with a piece.

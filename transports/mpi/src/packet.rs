@@ -24,6 +24,10 @@ pub(crate) const LISTED: usize = 256;
 /// where a receiver goes.
 pub(crate) const PIECE: usize = 16 << 20;
 
+/// What an MPI library sends at once although nobody receives it yet is no longer than this, where it is set
+/// up as it comes: the receiving library keeps it.
+pub(crate) const EAGER: usize = 64 << 10;
+
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
 
@@ -40,6 +44,8 @@ pub(crate) enum Record<'a> {
     Message { to: u32, message: Described<'a> },
     /// Records of so many bytes were taken by the reader.
     Credit { to: u32, bytes: u32 },
+    /// Pieces of so many bytes, each counted up to [`EAGER`], were received.
+    Received { to: u32, bytes: u32 },
     /// The sender's last word: so many pieces it sent in all, and it closed in order or not.
     End { to: u32, orderly: bool, pieces: u64 },
     /// The receiver's last word.
@@ -95,6 +101,7 @@ impl Record<'_> {
             Self::Credit { to, bytes } => (4, to, bytes, None),
             Self::End { to, orderly, pieces } => (5, to, u32::from(orderly), Some(pieces)),
             Self::Stop { to } => (6, to, 0, None),
+            Self::Received { to, bytes } => (7, to, bytes, None),
         };
         put_header(packet, HEADER + 8 * usize::from(pieces.is_some()), kind, to, argument);
         if let Some(pieces) = pieces {
@@ -207,6 +214,7 @@ fn read(record: &[u8]) -> Result<Record<'_>, String> {
         4 => Record::Credit { to, bytes: argument },
         5 => Record::End { to, orderly: argument == 1, pieces: u64_at(record, HEADER) },
         6 => Record::Stop { to },
+        7 => Record::Received { to, bytes: argument },
         kind => return Err(format!("a record of unknown kind {kind}")),
     })
 }

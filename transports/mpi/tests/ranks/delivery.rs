@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rankine_transport::{Connection, Limits, Message};
 use tokio::time::timeout;
 
@@ -107,7 +107,7 @@ pub(crate) async fn many_connections_among_all_ranks_do_not_mix(ranks: &mut Rank
 
 /// A writer is not ready for ever while nobody reads, neither of small messages nor of big ones.
 pub(crate) async fn a_slow_reader_bounds_its_writer(ranks: &mut Ranks<'_>) {
-    for (length, most) in [(0, 20_000), (200, 2_000), (5_000, 2_000), (1 << 18, 40)] {
+    for (length, most) in [(0, 20_000), (200, 2_000), (5_000, 3_000), (60_000, 300), (1 << 18, 60)] {
         let Some(mut connection) = ranks.pair().await else { continue };
         let mut taken = 0u32;
         if ranks.rank() == 1 {
@@ -162,21 +162,23 @@ pub(crate) async fn frames_beyond_what_an_int_counts_arrive_whole(ranks: &mut Ra
         return;
     }
     let Some(mut connection) = ranks.pair().await else { return };
-    // A mark each 4099 bytes, which is prime to all sizes there are; pages between them stay untouched.
-    let mark = |at: usize| (at / 4099) as u8 | 1;
+    // A mark now and then, by a step that no size of the transport's is a multiple of; pages between them
+    // stay untouched.
+    const STEP: usize = 1_000_003;
+    let mark = |at: usize| (at / STEP) as u8 | 1;
     for length in [(2 << 30) + 3, BIG] {
         if ranks.rank() == 1 {
-            let mut frame = BytesMut::zeroed(length);
-            for at in (0..length).step_by(4099) {
+            let mut frame = vec![0; length];
+            for at in (0..length).step_by(STEP) {
                 frame[at] = mark(at);
             }
-            send(&mut connection, "big", vec![frame.freeze(), Bytes::from_static(b"after it")]).await;
+            send(&mut connection, "big", vec![frame.into(), Bytes::from_static(b"after it")]).await;
         } else {
             let got = receive(&mut connection).await;
             assert_eq!((got.frames[0].len(), &got.frames[1][..]), (length, &b"after it"[..]));
-            for (i, chunk) in got.frames[0].chunks(4099).enumerate() {
-                assert!(chunk[0] == mark(i * 4099), "at {}", i * 4099);
-                assert!(is_zero(&chunk[1..]), "after {}", i * 4099);
+            for (i, chunk) in got.frames[0].chunks(STEP).enumerate() {
+                assert!(chunk[0] == mark(i * STEP), "at {}", i * STEP);
+                assert!(is_zero(&chunk[1..]), "after {}", i * STEP);
             }
         }
     }

@@ -6,19 +6,23 @@ use tokio::time::sleep;
 
 use crate::{Ranks, receive, send};
 
-/// With a connection open, and with none but those that keep ranks in step.
+/// With connections open. What else the machine does adds to it, so the least of a few times counts.
 pub(crate) async fn idle_ranks_use_next_to_nothing(ranks: &mut Ranks<'_>) {
-    const WHILE: Duration = Duration::from_secs(2);
+    const WHILE: Duration = Duration::from_millis(700);
     let connection = ranks.pair().await;
-    sleep(Duration::from_millis(100)).await;
-    let before = processor_time();
-    sleep(WHILE).await;
-    let share = (processor_time() - before).as_secs_f64() / WHILE.as_secs_f64();
+    let mut shares = Vec::new();
+    for _ in 0..3 {
+        sleep(Duration::from_millis(100)).await;
+        let before = processor_time();
+        sleep(WHILE).await;
+        shares.push((processor_time() - before).as_secs_f64() / WHILE.as_secs_f64());
+    }
     drop(connection);
+    let share = shares.iter().copied().fold(f64::INFINITY, f64::min);
     if ranks.rank() == 0 {
         println!("    an idle rank uses {:.2} % of a core", 100.0 * share);
     }
-    assert!(share < 0.02, "an idle rank uses {:.1} % of a core", 100.0 * share);
+    assert!(share < 0.02, "an idle rank uses {shares:.3?} of a core");
 }
 
 /// A message to a rank that has been idle for a while.
