@@ -155,7 +155,7 @@ fn lead(stream: TcpStream, perftest: impl Fn(&str) -> Option<f64>) -> Result<(),
         let rate = |per_byte: f64| 1e-6 / per_byte;
         println!("{:>8} KiB, MB/s        transport {:8.1}", size >> 10, rate(*kept));
         println!("              from a program's own {}", over(Some(rate(*foreign)), rate(*kept)));
-        println!("                        bare WRITE {}", over(Some(rate(*bare)), rate(*kept)));
+        println!("                        bare READs {}", over(Some(rate(*bare)), rate(*kept)));
         println!("                        ib_read_bw {}", over(perftest(&size.to_string()), rate(*kept)));
     }
     Ok(())

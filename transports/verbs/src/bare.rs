@@ -1,4 +1,4 @@
-//! Verbs alone, for a benchmark to compare with: inline SENDs that are polled for, WRITEs for what is longer.
+//! Verbs alone, for a benchmark to compare with: SENDs that are polled for, inline where they are small; READs of streams.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use crate::{
     completion::Completion,
     exchange::{Endpoint, HELLO},
     queue_pair::{QueuePair, Shape},
-    region::{self, Access, Region},
+    region::{self, Access, Landing, Region},
     registrations::Registrations,
     wire::{DESCRIPTOR, Descriptor},
 };
@@ -27,15 +27,20 @@ const SEGMENT: usize = 1 << 20;
 const SHAPE: Shape = Shape { receives: 4, sends: 4, signals: 1, transfers: 16, segment: SEGMENT };
 /// The other side is gone if it does nothing for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that are read at once.
+const AHEAD: usize = 32 << 20;
 /// Looks between two at the clock.
 const LOOKS: u32 = 4096;
+/// Looks before it sleeps in between.
+const PATIENT_LOOKS: u32 = 256;
 
 /// One end of a queue pair.
 pub(crate) struct BareVerbs {
     pair: QueuePair,
     registrations: Arc<Registrations>,
     leads: bool,
-    max_write: usize,
+    /// Bytes of the longest READ or WRITE.
+    most: u32,
 }
 
 /// Memory that the other side writes to. Nobody reads it.
@@ -69,8 +74,8 @@ impl BareVerbs {
         pair.connect(&mine, &theirs)?;
         // Nothing is sent before both are connected.
         control.exchange(b"ready")?;
-        let max_write = mine.max_message.min(theirs.max_message).min(1 << 30) as usize;
-        Ok(Self { pair, registrations, leads, max_write })
+        let most = mine.max_message.min(theirs.max_message).min(1 << 30);
+        Ok(Self { pair, registrations, leads, most })
     }
 
     /// Waits until a message comes, or until `done`.
@@ -90,7 +95,11 @@ impl BareVerbs {
                 Some(_) => looks = 0,
                 None if done(&self.pair) => return Ok(None),
                 None => {
-                    thread::yield_now();
+                    // Whoever waits for a whole stream takes no time from the one who reads it.
+                    match looks {
+                        ..PATIENT_LOOKS => thread::yield_now(),
+                        PATIENT_LOOKS.. => thread::sleep(Duration::from_micros(50)),
+                    }
                     looks += 1;
                     if looks.is_multiple_of(LOOKS)
                         && since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
@@ -122,18 +131,27 @@ impl BareVerbs {
         let region = Region::register(device, &(start..start + memory.capacity()), Access::Open)
             .map_err(|error| region::explain(device, size, &error))?;
         let target = Target { region, memory };
-        let descriptor = Descriptor { address: start as u64, key: target.region.remote_key() };
-        if let Some((_, space)) = self.pair.segment() {
-            space[..DESCRIPTOR].copy_from_slice(&descriptor.encode());
-        }
-        self.send(DESCRIPTOR)?;
+        self.describe(start, target.region.remote_key())?;
         Ok(target)
     }
 
-    /// What the other side offered, and something to write there.
-    fn accept(&mut self, size: usize) -> io::Result<Source> {
-        let told = self.receive()?;
-        let told: [u8; DESCRIPTOR] = told.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+    /// Tells the other side where memory lies.
+    fn describe(&mut self, start: usize, key: u32) -> io::Result<()> {
+        let descriptor = Descriptor { address: start as u64, key };
+        if let Some((_, space)) = self.pair.segment() {
+            space[..DESCRIPTOR].copy_from_slice(&descriptor.encode());
+        }
+        self.send(DESCRIPTOR)
+    }
+
+    /// Where the other side's memory lies.
+    fn told(&mut self) -> io::Result<Descriptor> {
+        let told: [u8; DESCRIPTOR] = self.receive()?.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Descriptor::decode(&told))
+    }
+
+    /// Something to send.
+    fn source(&self, size: usize) -> io::Result<(Bytes, Arc<Region>)> {
         let mut buffer = AlignedBuffer::new(size.max(1) as u64)?;
         let zeros = [0; 4096];
         while !buffer.is_full() {
@@ -141,15 +159,22 @@ impl BareVerbs {
         }
         let bytes = buffer.freeze();
         let region = self.registrations.cover(&region::addresses(&bytes), Access::Lend)?;
-        Ok(Source { region, bytes, to: Descriptor::decode(&told) })
+        Ok((bytes, region))
+    }
+
+    /// What the other side offered, and something to write there.
+    fn accept(&mut self, size: usize) -> io::Result<Source> {
+        let to = self.told()?;
+        let (bytes, region) = self.source(size)?;
+        Ok(Source { region, bytes, to })
     }
 
     fn write(&mut self, source: &Source) -> io::Result<()> {
-        for start in (0..source.bytes.len()).step_by(self.max_write) {
+        for start in (0..source.bytes.len()).step_by(self.most as usize) {
             if !self.pair.may_transfer() {
                 self.wait(QueuePair::may_transfer)?;
             }
-            let piece = source.bytes.slice(start..source.bytes.len().min(start + self.max_write));
+            let piece = source.bytes.slice(start..source.bytes.len().min(start + self.most as usize));
             self.pair.post_write(
                 &piece,
                 &source.region,
@@ -166,7 +191,7 @@ impl Bare for BareVerbs {
     }
 
     fn ping_pong(&mut self, size: usize, rounds: usize) -> io::Result<Vec<Duration>> {
-        // What does not fit into a segment is written, and a short message tells of it.
+        // What does not fit into a segment is written, and a short message tells of that.
         let long = if size > SEGMENT {
             let target = self.offer(size)?;
             Some((self.accept(size)?, target))
@@ -192,22 +217,40 @@ impl Bare for BareVerbs {
     }
 
     fn stream(&mut self, size: usize, count: usize) -> io::Result<Duration> {
-        if !self.leads {
-            let start = Instant::now();
-            let target = self.offer(size)?;
+        let start = Instant::now();
+        if self.leads {
+            let (source, region) = self.source(size)?;
+            self.describe(region::addresses(&source).start, region.remote_key())?;
             self.receive()?;
-            self.send(1)?;
-            self.wait(QueuePair::is_idle)?;
-            drop(target);
             return Ok(start.elapsed());
         }
-        let source = self.accept(size)?;
-        let start = Instant::now();
-        for _ in 0..count {
-            self.write(&source)?;
+        let told = self.told()?;
+        // Some frames are read at once, and their memory is used again and again.
+        let frames = (AHEAD / size.max(1)).clamp(2, usize::from(SHAPE.transfers)).min(count.max(1));
+        let landings: Vec<(Arc<Landing>, Arc<Region>)> = (0..frames)
+            .map(|_| {
+                let landing = Landing::new(size.max(1) as u64)?;
+                let memory = landing.addresses(0, landing.capacity());
+                Ok((landing, self.registrations.cover(&memory, Access::Both)?))
+            })
+            .collect::<io::Result<_>>()?;
+        for i in 0..count {
+            let (landing, region) = &landings[i % frames];
+            if i >= frames {
+                self.wait(|_| landing.is_full())?;
+                landing.clear();
+            }
+            let mut at = told.address;
+            while at < told.address + landing.capacity() {
+                if !self.pair.may_transfer() {
+                    self.wait(QueuePair::may_transfer)?;
+                }
+                at += u64::from(self.pair.post_read(landing, region, self.most, (at, told.key))?);
+            }
         }
+        self.wait(|_| landings.iter().take(count).all(|(landing, _)| landing.is_full()))?;
         self.send(1)?;
-        self.receive()?;
+        self.wait(QueuePair::is_idle)?;
         Ok(start.elapsed())
     }
 }

@@ -256,6 +256,14 @@ impl Landing {
         self.landed.load(Ordering::Acquire) == self.capacity()
     }
 
+    /// Forgets the frame, once it is whole, so that another is read to its place.
+    pub(crate) fn clear(&self) {
+        if self.is_full() {
+            self.landed.store(0, Ordering::Relaxed);
+            self.posted.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// The frame, once it is whole and nobody else holds it.
     pub(crate) fn into_frame(self: Arc<Self>) -> Option<Bytes> {
         let mut landing = Arc::into_inner(self).filter(Self::is_full)?;
