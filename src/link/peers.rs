@@ -181,6 +181,11 @@ impl Peers {
         }
     }
 
+    /// Bytes of other processes' memory that are mapped in this one.
+    pub(crate) fn borrowed(&self) -> u64 {
+        self.endpoint.registry.borrowed()
+    }
+
     fn malformed(&self, address: &Arc<str>) -> Error {
         Error::Refused { peer: address.to_string(), reason: "its answer does not fit the request".into() }
     }

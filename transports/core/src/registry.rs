@@ -61,6 +61,11 @@ impl Registry {
         self.transports.iter().map(|transport| &**transport)
     }
 
+    /// Bytes of other processes' memory that are mapped here: see [`Transport::borrowed`].
+    pub fn borrowed(&self) -> u64 {
+        self.transports.iter().map(|transport| transport.borrowed()).sum()
+    }
+
     /// The schemes there are.
     pub fn schemes(&self) -> impl Iterator<Item = &'static str> {
         self.transports.iter().map(|transport| transport.scheme())

@@ -85,6 +85,10 @@ impl Transport for Shm {
         })
     }
 
+    fn borrowed(&self) -> u64 {
+        borrowed()
+    }
+
     fn survey(&self) -> Result<Vec<String>, String> {
         if !segment::works() {
             return Err("this system has no files in memory (memfd_create), or no descriptor is free".into());
