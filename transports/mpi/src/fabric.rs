@@ -114,7 +114,9 @@ pub(crate) fn check(code: c_int, what: &str) -> io::Result<()> {
 /// The library's name and version in one line; it tells them before it is initialised.
 pub(crate) fn library() -> String {
     let version = environment::library_version().unwrap_or_else(|_| "an MPI library".into());
+    // The library's text may end before its buffer does.
     version
+        .trim_matches('\0')
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .next()
