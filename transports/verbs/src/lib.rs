@@ -140,7 +140,7 @@ impl Transport for Verbs {
     }
 
     fn reaches(&self, address: &Address) -> bool {
-        address.scheme() == "verbs" && self.survey().is_ok()
+        address.scheme() == "verbs" && Registrations::open(self).is_ok()
     }
 }
 

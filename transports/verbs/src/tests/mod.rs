@@ -90,11 +90,13 @@ async fn a_frame_beyond_4_gib_arrives_whole() {
     let [mut ours, mut theirs] = pair().await;
     let length = (4u64 << 30) + 4321;
     let mut buffer = rankine_transport::AlignedBuffer::new(length).unwrap();
-    let mut number = 0u64;
-    while !buffer.is_full() {
-        let page: Vec<u8> = (number..number + 512).flat_map(u64::to_le_bytes).collect();
+    let mut page = vec![7; 1 << 20];
+    for number in 0u64.. {
+        page[..8].copy_from_slice(&number.to_le_bytes());
         buffer.extend(&page);
-        number += 512;
+        if buffer.is_full() {
+            break;
+        }
     }
     let frame = buffer.freeze();
     let send = async { ours.sender.send(Message::new("", vec![frame.clone()])).await.unwrap() };
