@@ -1,32 +1,7 @@
-#![cfg(feature = "mpi")]
 //! `mpi://WORLD/RANK:PORT`: connections between the ranks of an MPI job.
 //!
 //! It is built only with the feature `mpi`, where an MPI library with its headers and libclang are;
 //! without it this crate is empty. `MPICC` chooses among several libraries.
-//!
-//! ```no_run
-//! # async fn program() -> Result<(), Box<dyn std::error::Error>> {
-//! use rankine_transport::{Limits, Message, Transport};
-//! use rankine_transport_mpi::Mpi;
-//!
-//! // On the thread that runs the tokio current-thread runtime: mpirun -n 2 PROGRAM
-//! let membership = Mpi::join()?;
-//! if membership.rank() == 0 {
-//!     let mut listener = Mpi::default().listen(&"mpi://*:1".parse()?).await?;
-//!     membership.broadcast(b"rank 0 listens")?;
-//!     let mut visitor = listener.accept().await?;
-//!     visitor.receiver.set_limits(Limits::PEER);
-//!     assert_eq!(visitor.receiver.recv().await?.expect("a message").head, "hello");
-//! } else {
-//!     membership.broadcast(&[])?;
-//!     let mut connection = Mpi::default().connect(&membership.address(0, 1)).await?;
-//!     connection.sender.send(Message::new("hello", vec![])).await?;
-//!     connection.sender.close().await?;
-//! }
-//! membership.leave()?;
-//! # Ok(())
-//! # }
-//! ```
 //!
 //! # Protocol
 //!
@@ -64,7 +39,7 @@
 //! # Threads and waiting
 //!
 //! One thread makes all calls of MPI (`MPI_THREAD_FUNNELED` is asked for): the one that joined, by
-//! [`Mpi::join`] or by listening or connecting. It runs the tokio current-thread runtime, with I/O enabled,
+//! `Mpi::join` or by listening or connecting. It runs the tokio current-thread runtime, with I/O enabled,
 //! that the connections are used on. A handle that is used on another thread gives an error that says so;
 //! one that is dropped there is taken care of.
 //!
@@ -78,6 +53,8 @@
 //!
 //! Under plain MPI the death of a rank ends the job: the launcher sees to it within seconds. Where it
 //! must not, use `tcp://` or `verbs://` under a launcher that lets the others live.
+
+#![cfg(feature = "mpi")]
 
 mod arriving;
 mod bare;
@@ -113,7 +90,31 @@ use rankine_transport::{
     bare::{Bare, Control},
 };
 
-/// The transport.
+/// The transport. A program of two ranks, `mpirun -n 2 PROGRAM`:
+///
+/// ```no_run
+/// # async fn program() -> Result<(), Box<dyn std::error::Error>> {
+/// use rankine_transport::{Limits, Message, Transport};
+/// use rankine_transport_mpi::Mpi;
+///
+/// // On the thread that runs the tokio current-thread runtime:
+/// let membership = Mpi::join()?;
+/// if membership.rank() == 0 {
+///     let mut listener = Mpi::default().listen(&"mpi://*:1".parse()?).await?;
+///     membership.broadcast(b"rank 0 listens")?;
+///     let mut visitor = listener.accept().await?;
+///     visitor.receiver.set_limits(Limits::PEER);
+///     assert_eq!(visitor.receiver.recv().await?.expect("a message").head, "hello");
+/// } else {
+///     membership.broadcast(&[])?;
+///     let mut connection = Mpi::default().connect(&membership.address(0, 1)).await?;
+///     connection.sender.send(Message::new("hello", vec![])).await?;
+///     connection.sender.close().await?;
+/// }
+/// membership.leave()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Mpi {}
 
