@@ -211,3 +211,79 @@ impl Arriving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{LISTED, SMALL};
+
+    fn arriving(head: u64, lengths: &[u64], data: &[u8]) -> Arriving {
+        let payload = lengths.iter().fold(0, |sum: u64, length| sum.saturating_add(*length));
+        let frames = lengths.len() as u32;
+        let lengths = (lengths.len() <= LISTED).then(|| lengths.to_vec());
+        Arriving::new(Described { head, frames, payload, lengths, data, size: 100 }).unwrap()
+    }
+
+    /// Fills the next slot as a piece of this length would.
+    fn receive(arriving: &mut Arriving, length: usize) -> Result<(), String> {
+        let Next::Slot(slot) = arriving.next().unwrap() else { panic!("no slot is next") };
+        let mut buffer = arriving.take_buffer(slot, length).expect("such a piece belongs there");
+        buffer.extend(&vec![slot as u8; length]);
+        arriving.put_buffer(slot, buffer)
+    }
+
+    #[test]
+    fn what_is_in_the_record_is_whole_at_once() {
+        let message = arriving(3, &[2, 0], b"abcde");
+        assert!(message.is_whole() && message.ahead == 0);
+        let message = message.into_message();
+        assert_eq!((&message.head[..], &message.frames[0][..]), (&b"abc"[..], &b"de"[..]));
+        assert!(message.frames[1].is_empty());
+    }
+
+    #[test]
+    fn pieces_go_where_they_belong_and_only_there() {
+        const LONG: usize = PIECE + 5;
+        let mut message = arriving(1, &[LONG as u64, 2, 5000], b"hzz");
+        assert_eq!(message.ahead, LONG as u64 + 5000);
+        let Next::Slot(slot) = message.next().unwrap() else { panic!("the long frame is next") };
+        for wrong in [0, 5, PIECE - 1, PIECE + 1, LONG] {
+            assert!(message.take_buffer(slot, wrong).is_none(), "a piece of {wrong}");
+        }
+        receive(&mut message, PIECE).unwrap();
+        receive(&mut message, 5).unwrap();
+        assert!(!message.is_whole());
+        receive(&mut message, 5000).unwrap();
+        assert!(matches!(message.next(), Ok(Next::Nothing)) && message.is_whole());
+        let lengths: Vec<usize> = message.into_message().frames.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [LONG, 2, 5000]);
+    }
+
+    #[test]
+    fn a_piece_of_the_same_frame_waits_for_the_one_before() {
+        let mut message = arriving(0, &[2 * PIECE as u64, 5000], b"");
+        let Next::Slot(slot) = message.next().unwrap() else { panic!("the long frame is next") };
+        let buffer = message.take_buffer(slot, PIECE).unwrap();
+        assert!(matches!(message.next(), Ok(Next::InFlight)));
+        drop(buffer);
+    }
+
+    #[test]
+    fn lengths_that_come_by_themselves_must_add_up() {
+        let mut message = arriving(0, &[1; LISTED + 1], b"");
+        let Next::Slot(slot) = message.next().unwrap() else { panic!("the list is next") };
+        let list = 8 * (LISTED + 1);
+        let mut buffer = message.take_buffer(slot, list).unwrap();
+        assert!(matches!(message.next(), Ok(Next::InFlight)));
+        buffer.extend(&vec![0xff; list]);
+        assert!(message.put_buffer(slot, buffer).is_err());
+    }
+
+    #[test]
+    fn what_is_announced_beyond_the_limits_is_told() {
+        let hostile = arriving(1 << 63, &[u64::MAX], b"");
+        assert!(hostile.within(&Limits::PEER).is_err() && hostile.ahead == u64::MAX);
+        assert!(arriving(SMALL as u64 + 1, &[], b"").within(&Limits::HANDSHAKE).is_err());
+        assert!(arriving(128, &[], &[0; 128]).within(&Limits::HANDSHAKE).is_ok());
+    }
+}

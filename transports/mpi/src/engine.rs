@@ -17,7 +17,7 @@ use crate::{
     fabric::{Done, Fabric, Outcome, PATIENCE},
     failure::Failure,
     outgoing::Outgoing,
-    pace::{Pace, Pause},
+    pace::{Pace, Pause, Work},
     packet::{PACKET, Record, Records},
     table::Table,
     wire::{Link, Note, PACKETS, PIECES, Wire},
@@ -109,12 +109,12 @@ impl Engine {
 
     /// How long to wait for the next turn.
     pub(crate) fn pause(&self) -> Pause {
-        self.pace.pause(self.works())
+        self.pace.pause(self.work())
     }
 
     /// Whether anything may come to, or leave, this rank.
     pub(crate) fn has_business(&self) -> bool {
-        !self.listeners.is_empty() || self.connections.len() > 0 || self.works()
+        !self.listeners.is_empty() || self.connections.len() > 0 || self.work() != Work::Nothing
     }
 
     /// Something is about to happen: the progress task looks often again.
@@ -321,7 +321,7 @@ impl Engine {
         }
         let deadline = Instant::now() + LINGER;
         self.turn();
-        while self.works() && Instant::now() < deadline && self.failed.is_none() {
+        while self.work() != Work::Nothing && Instant::now() < deadline && self.failed.is_none() {
             self.turn();
             self.pace.wait();
         }
@@ -345,9 +345,13 @@ impl Engine {
         }
     }
 
-    /// Whether MPI works on anything but the receive of the next packet.
-    fn works(&self) -> bool {
-        self.wire.fabric.pending() > 1
+    /// What MPI works on, besides the receive of the next packet.
+    fn work(&self) -> Work {
+        match (self.wire.fabric.receiving(), self.wire.fabric.pending()) {
+            (2.., _) => Work::Receiving,
+            (_, 2..) => Work::Sending,
+            _ => Work::Nothing,
+        }
     }
 
     fn poll_out(

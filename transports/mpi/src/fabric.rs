@@ -212,6 +212,11 @@ impl<N> Fabric<N> {
         self.requests.len()
     }
 
+    /// How many of them are receives.
+    pub(crate) fn receiving(&self) -> usize {
+        self.operations.iter().filter(|operation| matches!(operation.memory, Memory::Received(_))).count()
+    }
+
     /// Starts to send from the memory of `bytes` itself.
     ///
     /// # Errors
@@ -387,8 +392,7 @@ impl<N> Fabric<N> {
             }
         }
         let deadline = Instant::now() + Duration::from_secs(1);
-        let receiving = |of: &Self| of.operations.iter().any(|o| matches!(o.memory, Memory::Received(_)));
-        while receiving(&self) && Instant::now() < deadline {
+        while self.receiving() > 0 && Instant::now() < deadline {
             self.poll(&mut cancelled)?;
         }
         if self.requests.is_empty() {

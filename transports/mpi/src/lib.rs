@@ -1,7 +1,60 @@
-#![cfg(feature = "mpi")]
-//! `mpi://`: connections between the ranks of an MPI job.
+//! `mpi://WORLD/RANK:PORT`: connections between the ranks of an MPI job.
 //!
-//! (protocol)
+//! It is built only with the feature `mpi`, where an MPI library with its headers and libclang are;
+//! without it this crate is empty. `MPICC` chooses among several libraries.
+//!
+//! # Protocol
+//!
+//! All connections between two ranks share a private communicator: packets of records go under one tag,
+//! the pieces for a connection under the tag of its number.
+//!
+//! ```text
+//!   sender                                                        receiver
+//!  head ─────┐ copied                                      copied ┌───▶ head
+//!  frame ────┤                                                    ├───▶ frame (≤ 4 KiB)
+//!            ▼                                                    │
+//!         record ──▶ packet (≤ 16 KiB) ══ tag 0, posted receive ══╡
+//!                                                                 └ what else comes, and how long
+//!  frame ──┬─────▶ piece (≤ 8 MiB) ══════ tag of the connection, matched probe ════▶ frame
+//!          └─────▶ piece ════════════════════════════════════════════════════════▶  (> 4 KiB)
+//! ```
+//!
+//! - **Records.** A message is a record: its lengths, and of its head and frames those of up to 4 KiB, as
+//!   long as all fit into a packet. What was started before a flush travels in one packet, whichever the
+//!   connection.
+//! - **Pieces.** A longer head or frame travels by itself, in pieces of up to 8 MiB: MPI is given the frame's
+//!   own memory to send from, and the final, aligned memory to receive into. A piece is received when
+//!   a matched probe finds it and it is of the length that the record announced.
+//! - **Copies.** Of a frame of more than 4 KiB none on either side but MPI's own; a smaller one is copied
+//!   into its packet and out of it.
+//! - **Flow.** A sender may be 256 KiB of records ahead of its reader; of pieces that are not received, and
+//!   that the library on the other side keeps if it sends them at once, 1 MiB (each counted up to
+//!   64 KiB). Up to 1 MiB of pieces is received before the reader asks, whatever its limits: as much
+//!   as a socket's buffer would take. A message beyond the limits is refused before memory for its pieces is
+//!   made. A sender is ready while no more than 8 MiB wait.
+//! - **Ends.** Each half says a last word. When both sides have heard both and taken in all pieces,
+//!   the number is free for another connection. A half that is dropped breaks its direction
+//!   at once; pieces of it that are under way are received in vain.
+//!
+//! # Threads and waiting
+//!
+//! One thread makes all calls of MPI (`MPI_THREAD_FUNNELED` is asked for): the one that joined, by
+//! `Mpi::join` or by listening or connecting. It runs the tokio current-thread runtime, with I/O enabled,
+//! that the connections are used on. A handle that is used on another thread gives an error that says so;
+//! one that is dropped there is taken care of.
+//!
+//! Whoever waits for a message lets MPI work itself; while nobody does, a task on the same runtime does.
+//! It spins for 20 µs after the last thing that happened, then yields to other processes, and from 200 µs on
+//! sleeps for an eighth of the time that nothing has happened for, at most 4 ms. So an idle rank looks
+//! 250 times a second, which costs about 1 % of a core, and is awake 4 ms after a message came at the latest.
+//! While something big is under way it only yields, since MPI may copy at each look.
+//!
+//! # A rank that fails
+//!
+//! Under plain MPI the death of a rank ends the job: the launcher sees to it within seconds. Where it
+//! must not, use `tcp://` or `verbs://` under a launcher that lets the others live.
+
+#![cfg(feature = "mpi")]
 
 mod arriving;
 mod bare;
@@ -37,7 +90,31 @@ use rankine_transport::{
     bare::{Bare, Control},
 };
 
-/// The transport.
+/// The transport. A program of two ranks, `mpirun -n 2 PROGRAM`:
+///
+/// ```no_run
+/// # async fn program() -> Result<(), Box<dyn std::error::Error>> {
+/// use rankine_transport::{Limits, Message, Transport};
+/// use rankine_transport_mpi::Mpi;
+///
+/// // On the thread that runs the tokio current-thread runtime:
+/// let membership = Mpi::join()?;
+/// if membership.rank() == 0 {
+///     let mut listener = Mpi::default().listen(&"mpi://*:1".parse()?).await?;
+///     membership.broadcast(b"rank 0 listens")?;
+///     let mut visitor = listener.accept().await?;
+///     visitor.receiver.set_limits(Limits::PEER);
+///     assert_eq!(visitor.receiver.recv().await?.expect("a message").head, "hello");
+/// } else {
+///     membership.broadcast(&[])?;
+///     let mut connection = Mpi::default().connect(&membership.address(0, 1)).await?;
+///     connection.sender.send(Message::new("hello", vec![])).await?;
+///     connection.sender.close().await?;
+/// }
+/// membership.leave()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Mpi {}
 

@@ -21,7 +21,7 @@ pub(crate) const UNRECEIVED: usize = 1 << 20;
 /// Pieces that MPI works on at a time.
 const IN_FLIGHT: usize = 16;
 /// Bytes of them from which on no other is begun.
-const IN_FLIGHT_BYTES: usize = 4 * PIECE;
+const IN_FLIGHT_BYTES: usize = 2 * PIECE;
 
 /// The sending direction.
 pub(crate) struct Outgoing {

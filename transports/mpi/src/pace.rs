@@ -5,8 +5,9 @@
 //! at most [`LONGEST`]. So what comes after a while is noticed an eighth of that while late at most, and
 //! never later than a [`LONGEST`]; an idle rank looks 250 times a second.
 //!
-//! MPI may copy on both sides, a little at each look, and does not tell of it before all is there. So while
-//! it works on something this sleeps only after [`PIECE`], by which one more piece should have come.
+//! Many an MPI copies on both sides, a little at each look, and does not tell of it before all is there. So
+//! while it works on something this goes on yielding until a piece should be through ([`SENDING`],
+//! [`RECEIVING`]): a receive has begun on both sides, but for a send the other side may have no room yet.
 
 use std::{
     thread,
@@ -17,8 +18,10 @@ use std::{
 const SPIN: Duration = Duration::from_micros(20);
 /// From then on it sleeps between looks.
 const YIELD: Duration = Duration::from_micros(200);
-/// From then on it sleeps although MPI works on something: the other side does not.
-const PIECE: Duration = Duration::from_millis(20);
+/// From then on it sleeps although MPI sends something.
+const SENDING: Duration = Duration::from_millis(50);
+/// From then on it sleeps although MPI receives something.
+const RECEIVING: Duration = Duration::from_secs(1);
 /// An idle rank's sleep.
 const LONGEST: Duration = Duration::from_millis(4);
 
@@ -26,6 +29,14 @@ const LONGEST: Duration = Duration::from_millis(4);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     since: Instant,
+}
+
+/// What MPI works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Nothing,
+    Sending,
+    Receiving,
 }
 
 /// What to do until the next look.
@@ -42,14 +53,14 @@ impl Pace {
         Self { since: Instant::now() }
     }
 
-    /// The next pause; whether MPI works on something meanwhile.
-    pub(crate) fn pause(self, works: bool) -> Pause {
-        pause(self.since.elapsed(), works)
+    /// The next pause.
+    pub(crate) fn pause(self, work: Work) -> Pause {
+        pause(self.since.elapsed(), work)
     }
 
     /// Pauses this thread, where it has nothing else to do.
     pub(crate) fn wait(self) {
-        match self.pause(false) {
+        match self.pause(Work::Nothing) {
             Pause::None => std::hint::spin_loop(),
             Pause::Yield => thread::yield_now(),
             Pause::Sleep(time) => thread::sleep(time),
@@ -57,10 +68,15 @@ impl Pace {
     }
 }
 
-fn pause(idle: Duration, works: bool) -> Pause {
+fn pause(idle: Duration, work: Work) -> Pause {
+    let awake = match work {
+        Work::Nothing => YIELD,
+        Work::Sending => SENDING,
+        Work::Receiving => RECEIVING,
+    };
     if idle < SPIN {
         Pause::None
-    } else if idle < if works { PIECE } else { YIELD } {
+    } else if idle < awake {
         Pause::Yield
     } else {
         Pause::Sleep((idle / 8).min(LONGEST))
@@ -73,16 +89,18 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_the_time_that_nothing_happens_up_to_a_bound() {
-        assert_eq!(pause(Duration::ZERO, false), Pause::None);
-        assert_eq!(pause(SPIN, false), Pause::Yield);
-        assert_eq!(pause(YIELD, false), Pause::Sleep(YIELD / 8));
-        assert_eq!(pause(Duration::from_millis(4), false), Pause::Sleep(Duration::from_micros(500)));
-        assert_eq!(pause(Duration::from_secs(9), false), Pause::Sleep(LONGEST));
+        assert_eq!(pause(Duration::ZERO, Work::Nothing), Pause::None);
+        assert_eq!(pause(SPIN, Work::Nothing), Pause::Yield);
+        assert_eq!(pause(YIELD, Work::Nothing), Pause::Sleep(YIELD / 8));
+        assert_eq!(pause(Duration::from_millis(4), Work::Nothing), Pause::Sleep(Duration::from_micros(500)));
+        assert_eq!(pause(Duration::from_secs(9), Work::Nothing), Pause::Sleep(LONGEST));
     }
 
     #[test]
     fn while_something_is_under_way_it_sleeps_only_if_nothing_comes_of_it() {
-        assert_eq!(pause(YIELD, true), Pause::Yield);
-        assert_eq!(pause(PIECE, true), Pause::Sleep(PIECE / 8));
+        assert_eq!(pause(YIELD, Work::Sending), Pause::Yield);
+        assert_eq!(pause(SENDING, Work::Sending), Pause::Sleep(LONGEST));
+        assert_eq!(pause(SENDING, Work::Receiving), Pause::Yield);
+        assert_eq!(pause(RECEIVING, Work::Receiving), Pause::Sleep(LONGEST));
     }
 }

@@ -20,9 +20,9 @@ pub(crate) const PACKET: usize = 16 << 10;
 pub(crate) const SMALL: usize = 4 << 10;
 /// The lengths of more frames travel by themselves, and so do all these frames.
 pub(crate) const LISTED: usize = 256;
-/// Bytes of a piece at most. MPI counts up to 2 GiB; smaller pieces leave less to be received in vain
-/// where a receiver goes.
-pub(crate) const PIECE: usize = 16 << 20;
+/// Bytes of a piece at most. MPI counts up to 2 GiB; that smaller ones come one after the other shows that
+/// something moves, and leaves less to be received in vain where a receiver goes.
+pub(crate) const PIECE: usize = 8 << 20;
 
 /// What an MPI library sends at once although nobody receives it yet is no longer than this, where it is set
 /// up as it comes: the receiving library keeps it.
@@ -246,4 +246,109 @@ pub(crate) fn read_lengths(list: &[u8], payload: u64) -> Result<Vec<u64>, String
     let lengths: Vec<u64> = list.chunks_exact(8).map(|bytes| u64_at(bytes, 0)).collect();
     let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
     if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The record of a message, and what does not travel in it.
+    fn written(message: &Message) -> (BytesMut, Vec<Bytes>) {
+        let (mut packet, mut parts) = (BytesMut::new(), Vec::new());
+        write(&mut packet, 7, length(message), message, |part| parts.push(part));
+        assert_eq!(packet.len(), length(message));
+        assert!(packet.len() <= PACKET);
+        (packet, parts)
+    }
+
+    fn sized(head: usize, frames: &[usize]) -> Message {
+        let frame = |length: &usize| Bytes::from(vec![*length as u8; *length]);
+        Message::new(vec![1; head], frames.iter().map(frame).collect())
+    }
+
+    #[test]
+    fn small_parts_are_in_the_record_and_others_follow_in_their_order() {
+        for (head, frames, follow) in [
+            (8, vec![], vec![]),
+            (SMALL, vec![0, SMALL, 5], vec![]),
+            (SMALL + 1, vec![9, SMALL + 2], vec![SMALL + 1, SMALL + 2]),
+            (1, vec![SMALL; 5], vec![SMALL, SMALL]),
+            (0, vec![1; LISTED + 1], [vec![8 * (LISTED + 1)], vec![1; LISTED + 1]].concat()),
+        ] {
+            let message = sized(head, &frames);
+            let (packet, parts) = written(&message);
+            assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), follow, "{head}, {frames:?}");
+            let mut records = Records(&packet);
+            let Some(Ok(Record::Message { to: 7, message: described })) = records.next() else { panic!() };
+            assert!(records.next().is_none());
+            assert_eq!((described.head, described.frames as usize), (head as u64, frames.len()));
+            assert_eq!(described.payload, frames.iter().sum::<usize>() as u64);
+            assert_eq!(described.lengths.is_some(), frames.len() <= LISTED);
+            let total = described.data.len() + parts.iter().map(Bytes::len).sum::<usize>();
+            let list = if frames.len() <= LISTED { 0 } else { 8 * frames.len() };
+            assert_eq!(total, message.nbytes() as usize + list);
+        }
+    }
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        let records = [
+            Record::Connect { port: 1, from: 2 },
+            Record::Accept { to: 3, from: 4 },
+            Record::Refuse { to: 5 },
+            Record::Credit { to: 6, bytes: 7 },
+            Record::Received { to: 8, bytes: 9 },
+            Record::End { to: 10, orderly: true, pieces: u64::MAX },
+            Record::End { to: 11, orderly: false, pieces: 0 },
+            Record::Stop { to: 12 },
+        ];
+        let mut packet = BytesMut::new();
+        for record in &records {
+            let before = packet.len();
+            record.put(&mut packet);
+            assert!(packet.len() - before <= Record::LENGTH);
+        }
+        let read: Vec<_> = Records(&packet).map(Result::unwrap).collect();
+        assert_eq!(read, records);
+    }
+
+    #[test]
+    fn a_packet_cut_off_anywhere_is_refused() {
+        let (packet, _) = written(&sized(100, &[50, SMALL + 1]));
+        for cut in 1..packet.len() {
+            assert!(Records(&packet[..cut]).next().unwrap().is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_are_not_there_are_refused() {
+        let (packet, _) = written(&sized(8, &[16]));
+        // The head's, the payload's, the number of frames, and the frame's.
+        for (at, hostile) in [(16, 9), (16, u64::MAX), (24, 17), (24, 1 << 63), (12, 2), (32, 1 << 63)] {
+            let mut packet = packet.clone();
+            packet[at..at + if at == 12 { 4 } else { 8 }]
+                .copy_from_slice(&u64::to_le_bytes(hostile)[..if at == 12 { 4 } else { 8 }]);
+            assert!(Records(&packet).next().unwrap().is_err(), "{hostile} at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_packet_is_read_or_refused(mut packet in prop::collection::vec(any::<u8>(), 0..200), kind in 0..9u8) {
+            if packet.len() >= HEADER {
+                // Far enough to reach what depends on the kind.
+                packet[..8].fill(0);
+                packet[0] = packet.len() as u8;
+                packet[4] = kind;
+            }
+            for record in Records(&packet) {
+                if let Ok(Record::Message { message, .. }) = record {
+                    prop_assert!(message.data.len() < packet.len());
+                    prop_assert!(message.lengths.is_none_or(|l| l.iter().sum::<u64>() == message.payload));
+                }
+            }
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn messages_arrive_in_order_both_ways_at_once(ranks: &mut Ranks
 /// frames, alone and with others; and around the number of frames whose lengths are in a record.
 pub(crate) async fn messages_of_all_sizes_arrive_whole(ranks: &mut Ranks<'_>) {
     let Some(mut connection) = ranks.pair().await else { return };
-    let around = [4 << 10, 16 << 10, 64 << 10, 1 << 20, 16 << 20, 32 << 20];
+    let around = [4 << 10, 16 << 10, 64 << 10, 1 << 20, 8 << 20, 16 << 20];
     let sizes =
         [0, 1, 7, 64].into_iter().chain(around.into_iter().flat_map(|size| [size - 1, size, size + 1]));
     let mut messages: Vec<(usize, Vec<usize>)> = Vec::new();
