@@ -173,13 +173,13 @@ async fn memory_that_is_lent_when_the_connection_ends_is_never_written_to_again(
 #[tokio::test]
 async fn memory_that_was_lent_on_and_never_returned_is_not_used_again_by_its_owner() {
     const SIZE: usize = 15 << 20;
-    let [(mut a, _1), (_2, mut b)] = ends();
-    let [(mut b_to_c, _3), (_4, mut c)] = ends();
+    let [(mut a, _from_b), (_to_a, mut b)] = ends();
+    let [(mut b_to_c, from_c), (_to_b, mut c)] = ends();
     let owned = chunk(SIZE, 21);
     let (place, expected) = (page(&owned).unwrap().0, owned.to_vec());
     let borrowed = pass(&mut a, &mut b, owned.clone()).await;
     let lent_on = pass(&mut b_to_c, &mut c, borrowed).await;
-    drop((b_to_c, _3));
+    drop((b_to_c, from_c));
     eventually(|| Segment::holding(&owned).unwrap().0.is_tainted()).await;
     drop(owned);
     for seed in 22..30 {
