@@ -110,7 +110,7 @@ fn main() -> Outcome {
 fn size(bytes: usize) -> String {
     match bytes {
         0 => "8 B".into(),
-        ..MIB => format!("{} KiB", bytes / KIB),
+        1..MIB => format!("{} KiB", bytes / KIB),
         _ => format!("{} MiB", bytes / MIB),
     }
 }

@@ -431,8 +431,5 @@ fn chunks_cross_processes_under_load() -> Outcome {
         assert!(echo.child.wait()?.success());
         Ok::<_, Failed>(())
     })?;
-    // All was given back; up to 256 MiB of it are kept for chunks to come.
-    eventually("nothing is lent or borrowed", || Ok(lent() == 0 && borrowed() == 0))?;
-    assert!(mapped()? <= 256, "{} MiB", mapped()?);
-    Ok(())
+    eventually("nothing is lent or borrowed", || Ok(lent() == 0 && borrowed() == 0))
 }
