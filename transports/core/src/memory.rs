@@ -5,7 +5,7 @@
 //! memory, and marked as free to be taken: where memory gets scarce the system takes their pages without
 //! asking. Middling ones are kept as well, up to 64 MiB in all and unmarked, for the transports that keep what
 //! it cost them to make a block known to a device (see [`blocks`]). Blocks of a [`Source`](blocks::Source) have
-//! a bound of their own: their pages cannot be marked as free.
+//! a bound of their own, since their pages cannot be marked as free: a sixteenth of a core's share of the memory.
 
 use std::{
     alloc::{Layout, alloc, dealloc},
@@ -24,8 +24,6 @@ const KEPT: usize = 32 << 10;
 const BIG: usize = 4 << 20;
 /// Bytes that are kept in smaller blocks.
 const SMALL_LIMIT: usize = 64 << 20;
-/// Bytes that are kept in blocks of a source, at most; less on machines with less than 16 GiB.
-const SOURCED_LIMIT: usize = 256 << 20;
 const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -171,7 +169,9 @@ fn heap_pool(layout: Layout) -> &'static Mutex<Pool> {
 /// The pool for blocks of a source.
 fn sourced_pool() -> &'static Mutex<Pool> {
     static SOURCED_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
-    SOURCED_POOL.get_or_init(|| Mutex::new(Pool::new(SOURCED_LIMIT.min(machine_memory() / 64))))
+    // With a process a core all of them together keep a sixteenth of the machine's memory.
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    SOURCED_POOL.get_or_init(|| Mutex::new(Pool::new(machine_memory() / 16 / cores())))
 }
 
 impl Pool {

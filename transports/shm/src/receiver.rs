@@ -79,14 +79,21 @@ impl Intake {
             (self.start, self.end) = (0, self.end - self.start);
             let Self { reader, ahead, end, descriptors, .. } = self;
             let socket = (*reader).as_ref();
-            let receive = || socket::receive(socket, &mut ahead[*end..], descriptors);
-            match socket.try_io(Interest::READABLE, receive) {
+            ready!(socket.poll_read_ready(cx))?;
+            let (spare, before) = (&mut ahead[*end..], descriptors.len());
+            let mut received = 0;
+            let read = socket.try_io(Interest::READABLE, || {
+                let room = spare.len();
+                received = socket::receive(socket, spare, descriptors)?;
+                // Less than there is room for is all there was, unless descriptors cut it short: the socket need
+                // not be asked again before the system says that there is more.
+                let all = (1..room).contains(&received) && descriptors.len() == before;
+                if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(received) }
+            });
+            match read {
                 Ok(0) => return Poll::Ready(Err(Self::lost())),
-                Ok(count) => *end += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(socket.poll_read_ready(cx))?;
-                }
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ => *end += received,
             }
         }
     }

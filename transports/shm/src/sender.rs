@@ -204,13 +204,13 @@ impl ShmSender {
         while self.nbytes + self.batch.len() > left {
             // What is being copied comes after the batch.
             self.end_batch();
+            let lost = |source| Error::lost(&self.peer, source);
+            ready!(self.writer.as_ref().poll_write_ready(cx)).map_err(lost)?;
             match self.write() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.writer.as_ref().poll_write_ready(cx))
-                        .map_err(|source| Error::lost(&self.peer, source))?;
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(Error::lost(&self.peer, error)));
                 }
-                Err(source) => return Poll::Ready(Err(Error::lost(&self.peer, source))),
+                _ => {}
             }
         }
         Poll::Ready(Ok(()))

@@ -21,6 +21,7 @@ const OTHER_SIDE: &str = "RANKINE_TEST_OTHER_SIDE";
 const MIB: usize = 1 << 20;
 
 type Outcome = Result<(), Failed>;
+type Test = fn() -> Outcome;
 
 fn main() -> ExitCode {
     if let Ok(role) = env::var(OTHER_SIDE) {
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They look at memory that all processes of the host share.
     arguments.test_threads = Some(1);
-    let tests: Vec<(&str, fn() -> Outcome)> = vec![
+    let tests: Vec<(&str, Test)> = vec![
         ("what_a_killed_sender_lent_is_read_to_the_end", what_a_killed_sender_lent_is_read_to_the_end),
         ("memory_lent_to_a_killed_receiver_comes_back", memory_lent_to_a_killed_receiver_comes_back),
         ("a_shared_chunk_is_counted_once", a_shared_chunk_is_counted_once),
@@ -430,8 +431,5 @@ fn chunks_cross_processes_under_load() -> Outcome {
         assert!(echo.child.wait()?.success());
         Ok::<_, Failed>(())
     })?;
-    // All was given back; up to 256 MiB of it are kept for chunks to come.
-    eventually("nothing is lent or borrowed", || Ok(lent() == 0 && borrowed() == 0))?;
-    assert!(mapped()? <= 256, "{} MiB", mapped()?);
-    Ok(())
+    eventually("nothing is lent or borrowed", || Ok(lent() == 0 && borrowed() == 0))
 }
