@@ -128,7 +128,7 @@ fn draw(test: Test, rows: &[&Row]) -> Result<String> {
             .y_desc(test.unit())
             .x_labels(12)
             .y_labels(10)
-            .x_label_formatter(&|size| show_size(size.round() as u64).replace(' ', " "))
+            .x_label_formatter(&|size| show_size(size.round() as u64))
             .y_label_formatter(&|figure| show(*figure).trim_end_matches(".00").to_owned())
             .bold_line_style(RGBColor(215, 215, 215))
             .light_line_style(RGBColor(242, 242, 242))
