@@ -251,7 +251,8 @@ fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()
     let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
     let name = flags.value("--name")?;
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
-    let local = file.address.starts_with("tcp://127.") || file.address.starts_with("tcp://[::1]");
+    let place = file.address.split_once("://").map_or("", |(_, place)| place);
+    let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
     let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
     flags.nothing_left("worker")?;
     let options = worker::server::Options {
