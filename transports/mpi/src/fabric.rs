@@ -111,14 +111,14 @@ pub(crate) fn check(code: c_int, what: &str) -> io::Result<()> {
     Err(io::Error::other(format!("{what}: {words} (MPI error {code})")))
 }
 
-/// The library's name and version in one line; it tells them before it is initialised.
+/// The library's name and version, which it tells before it is initialised.
 pub(crate) fn library() -> String {
-    let version = environment::library_version().unwrap_or_else(|_| "an MPI library".into());
-    version
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .next()
-        .unwrap_or_default()
+    let version = environment::library_version().unwrap_or_default();
+    // What follows is how it was built.
+    let version = version.split([',', '\n']).next().unwrap_or_default();
+    let words: Vec<&str> =
+        version.split(|c: char| c.is_whitespace() || c == '\0').filter(|w| !w.is_empty()).collect();
+    if words.is_empty() { "an MPI library without a name".into() } else { words.join(" ") }
 }
 
 impl<N> Fabric<N> {
