@@ -29,8 +29,11 @@ const BACKLOG: usize = 4096;
 const LONGEST_BROADCAST: u64 = 1 << 20;
 /// Times in a row that a turn lets MPI work.
 const ROUNDS: usize = 32;
-/// Looks for a message while its reader waits for it, shared by all connections there are.
-const LOOKS: usize = 8;
+/// Looks for a message while its reader waits for it, shared by all connections there are: some
+/// microseconds.
+const LOOKS: usize = 32;
+/// Looks that it takes to notice what is there: Open MPI may tell only at the next one what it came upon.
+pub(crate) const NOTICE: usize = 2;
 /// What is under way when this rank leaves is given this long.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -108,8 +111,9 @@ impl Engine {
     }
 
     /// How long to wait for the next turn.
-    pub(crate) fn pause(&self) -> Pause {
-        self.pace.pause(self.work())
+    pub(crate) fn pause(&mut self) -> Pause {
+        let work = self.work();
+        self.pace.pause(work)
     }
 
     /// Whether anything may come to, or leave, this rank.
@@ -128,7 +132,7 @@ impl Engine {
     /// Lets MPI work, and hands on what came of it. Tells whether anything did.
     pub(crate) fn turn(&mut self) -> bool {
         let mut active = false;
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             let mut done = std::mem::take(&mut self.done);
             if let Err(error) = self.wire.fabric.poll(&mut done) {
                 self.fail_all(&error.to_string());
@@ -136,11 +140,10 @@ impl Engine {
             let nothing = done.is_empty();
             done.drain(..).for_each(|done| self.completed(done));
             self.done = done;
-            active |= !nothing;
-            // Open MPI tells only at the next call what it came upon in this one.
-            if nothing && (active || round > 0) {
+            if nothing {
                 break;
             }
+            active = true;
         }
         for id in std::mem::take(&mut self.awaiting) {
             let Some(connection) = self.connections.get_mut(id) else { continue };
@@ -268,7 +271,7 @@ impl Engine {
     ) -> Poll<Result<Option<Message>, Failure>> {
         // A rank of few connections may as well wait here a moment; but once something came of it, which
         // may have been megabytes for whomever, others have their turn.
-        let mut looks = (LOOKS / self.connections.len().max(1)).max(1);
+        let mut looks = (LOOKS / self.connections.len().max(1)).max(NOTICE);
         loop {
             let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
             let received = connection.incoming.poll(&connection.link, &mut self.wire);

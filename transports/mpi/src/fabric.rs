@@ -38,6 +38,7 @@ pub(crate) struct Fabric<N> {
     operations: Vec<Operation<N>>,
     indices: Vec<c_int>,
     statuses: Vec<ffi::MPI_Status>,
+    ended: Vec<(usize, ffi::MPI_Status)>,
     of_one_thread: PhantomData<*const ()>,
 }
 
@@ -111,16 +112,14 @@ pub(crate) fn check(code: c_int, what: &str) -> io::Result<()> {
     Err(io::Error::other(format!("{what}: {words} (MPI error {code})")))
 }
 
-/// The library's name and version in one line; it tells them before it is initialised.
+/// The library's name and version, which it tells before it is initialised.
 pub(crate) fn library() -> String {
-    let version = environment::library_version().unwrap_or_else(|_| "an MPI library".into());
-    // The library's text may end before its buffer does.
-    version
-        .trim_matches('\0')
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .next()
-        .unwrap_or_default()
+    let version = environment::library_version().unwrap_or_default();
+    // What follows is how it was built.
+    let version = version.split([',', '\n']).next().unwrap_or_default();
+    let words: Vec<&str> =
+        version.split(|c: char| c.is_whitespace() || c == '\0').filter(|w| !w.is_empty()).collect();
+    if words.is_empty() { "an MPI library without a name".into() } else { words.join(" ") }
 }
 
 impl<N> Fabric<N> {
@@ -141,6 +140,7 @@ impl<N> Fabric<N> {
             operations: Vec::new(),
             indices: Vec::new(),
             statuses: Vec::new(),
+            ended: Vec::new(),
             of_one_thread: PhantomData,
         };
         fabric.return_errors()?;
@@ -324,13 +324,11 @@ impl<N> Fabric<N> {
         if ended == 0 {
             return Ok(());
         }
-        let mut ended: Vec<(usize, ffi::MPI_Status)> = (self.indices.iter().zip(&self.statuses).take(ended))
-            .map(|(index, status)| (usize::try_from(*index).unwrap_or(usize::MAX), *status))
-            .filter(|(index, _)| *index < pending)
-            .collect();
+        let ended = self.indices.iter().zip(&self.statuses).take(ended);
+        self.ended.extend(ended.filter_map(|(index, status)| Some((usize::try_from(*index).ok()?, *status))));
         // From the last, so that the others stay where they are.
-        ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
-        for (index, status) in ended {
+        self.ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, status) in self.ended.drain(..).filter(|(index, _)| *index < pending) {
             self.requests.swap_remove(index);
             let operation = self.operations.swap_remove(index);
             let code = if each { status.MPI_ERROR } else { ffi::MPI_SUCCESS as c_int };
@@ -484,7 +482,7 @@ fn settle<M>(
     check(start(request.as_mut_ptr()), what)?;
     // SAFETY: MPI wrote it.
     let mut request = unsafe { request.assume_init() };
-    let pace = Pace::begin();
+    let mut pace = Pace::begin();
     while !test(&mut request, what)? {
         if Instant::now() > deadline {
             let why = "not all ranks of the job joined in time: each one must use mpi://, or none";

@@ -25,10 +25,10 @@ const RECEIVING: Duration = Duration::from_secs(1);
 /// An idle rank's sleep.
 const LONGEST: Duration = Duration::from_millis(4);
 
-/// Since when nothing has happened.
+/// Since when nothing has happened. The clock is read only between looks that found nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
-    since: Instant,
+    since: Option<Instant>,
 }
 
 /// What MPI works on.
@@ -50,16 +50,17 @@ pub(crate) enum Pause {
 impl Pace {
     /// Something happened just now.
     pub(crate) fn begin() -> Self {
-        Self { since: Instant::now() }
+        Self { since: None }
     }
 
     /// The next pause.
-    pub(crate) fn pause(self, work: Work) -> Pause {
-        pause(self.since.elapsed(), work)
+    pub(crate) fn pause(&mut self, work: Work) -> Pause {
+        let now = Instant::now();
+        pause(now - *self.since.get_or_insert(now), work)
     }
 
     /// Pauses this thread, where it has nothing else to do.
-    pub(crate) fn wait(self) {
+    pub(crate) fn wait(&mut self) {
         match self.pause(Work::Nothing) {
             Pause::None => std::hint::spin_loop(),
             Pause::Yield => thread::yield_now(),

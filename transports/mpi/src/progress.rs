@@ -16,10 +16,7 @@ use tokio::{
     task,
 };
 
-use crate::{local, pace::Pause, timer::Timer};
-
-/// Looks in a row, while it spins, before the other tasks have their turn, which costs a system call.
-const LOOKS: usize = 2;
+use crate::{engine::NOTICE, local, pace::Pause, timer::Timer};
 
 /// Sees to it that a progress task is there.
 ///
@@ -60,8 +57,7 @@ impl Future for Progress {
                 }
             }
             let pause = local::with(|engine| {
-                let looks = if engine.pause() == Pause::None { LOOKS } else { 1 };
-                let _ = (0..looks).any(|_| engine.turn());
+                let _ = (0..NOTICE).any(|_| engine.turn());
                 engine.has_business().then(|| engine.pause())
             });
             // Nothing to do any more, or MPI was left.
