@@ -10,14 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result};
+use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads};
 use tokio::{io::Interest, net::unix::OwnedReadHalf};
 
 use crate::{
     control::Account,
     segment::{Refused, Segment},
     socket,
-    wire::{self, BLOCK, Block, Heads, Slot},
+    wire::{self, BLOCK, Block, Slot},
 };
 
 /// Bytes read ahead: a small message, or the start of a big one, takes one system call.

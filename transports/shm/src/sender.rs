@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use rankine_transport::{Address, AlignedBuffer, Error, Message, Result, Sender};
+use rankine_transport::{
+    Address, AlignedBuffer, Error, Message, Result, Sender,
+    batch::{self, Batch},
+};
 use tokio::{io::Interest, net::unix::OwnedWriteHalf};
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     ledger::Ended,
     segment::{self, Segment},
     socket,
-    wire::{self, Batch, Block, Slot},
+    wire::{self, Block, Slot},
 };
 
 /// A sender with this much waiting for the socket is not ready.
@@ -136,7 +139,7 @@ fn segment_buffer(length: usize) -> Option<AlignedBuffer> {
 
 impl ShmSender {
     pub(crate) fn new(writer: OwnedWriteHalf, peer: Address, account: Arc<Account>) -> Self {
-        let (waiting, batch) = (VecDeque::new(), Batch::default());
+        let (waiting, batch) = (VecDeque::new(), wire::batch());
         Self { writer, peer, account, waiting, nbytes: 0, batch, copying: None, closing: false }
     }
 
@@ -149,7 +152,7 @@ impl ShmSender {
 
     fn end_batch(&mut self) {
         if !self.batch.is_empty() {
-            let batch = self.batch.take();
+            let batch = wire::batched(&mut self.batch);
             self.push(batch, Vec::new());
         }
     }
@@ -201,7 +204,7 @@ impl ShmSender {
 
     /// Writes until no more than `left` bytes wait.
     fn poll_write(&mut self, cx: &mut Context<'_>, left: usize) -> Poll<Result<()>> {
-        while self.nbytes + self.batch.len() > left {
+        while self.nbytes + self.batch.nbytes() > left {
             // What is being copied comes after the batch.
             self.end_batch();
             let lost = |source| Error::lost(&self.peer, source);
@@ -273,7 +276,7 @@ impl Sender for ShmSender {
             before.copy(usize::MAX);
             self.enqueue(before).map_err(|ended| ended.error(&self.peer))?;
         }
-        if message.frames.is_empty() && message.head.len() <= wire::SMALL {
+        if message.frames.is_empty() && message.head.len() <= batch::SMALL {
             if !self.batch.takes(message.head.len()) {
                 self.end_batch();
             }

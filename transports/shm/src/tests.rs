@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rankine_transport::{AlignedBuffer, Limits, Message, Receiver, Sender};
+use rankine_transport::{AlignedBuffer, Limits, Message, Receiver, Sender, batch::Heads};
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, SealFlags},
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
@@ -20,7 +20,7 @@ use crate::{
     receiver::ShmReceiver,
     segment::{Refused, Segment},
     sender::ShmSender,
-    wire::{BLOCK, Batch, Block, Heads, INLINE, Slot},
+    wire::{BLOCK, Block, INLINE, Slot, batch, batched},
 };
 
 rankine_transport::conformance_suite!(Shm, "shm://*");
@@ -623,12 +623,12 @@ proptest! {
 
     #[test]
     fn batches_hold_what_they_were_given(heads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..500), 1..20)) {
-        let mut batch = Batch::default();
+        let mut batch = batch();
         for head in &heads {
             prop_assert!(batch.takes(head.len()));
             batch.push(head);
         }
-        let bytes = batch.take();
+        let bytes = batched(&mut batch);
         prop_assert!(batch.is_empty() && bytes.len() >= BLOCK);
         match Block::read(bytes[..BLOCK].try_into().unwrap(), &Limits::PEER).unwrap() {
             Block::Batch { body, messages, first } => {

@@ -7,10 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result};
+use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::wire::{self, BLOCK, Block, Heads, INLINE};
+use crate::wire::{self, BLOCK, Block, INLINE};
 
 pub(crate) struct TcpReceiver<R> {
     reader: R,
