@@ -18,7 +18,7 @@ pub struct SchedulerFile {
     /// Where the scheduler listens, over the most general of its transports.
     pub address: String,
     /// All its addresses, the preferred first, with spaces between.
-    pub contact: String,
+    contact: String,
     /// The executable that all members run.
     pub build_id: String,
     secret: String,
@@ -79,6 +79,13 @@ impl SchedulerFile {
         file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed())?;
         file.persist(path).map_err(|e| failed()(e.error))?;
         Ok(())
+    }
+
+    /// The addresses to try, with spaces between: all of the scheduler's, or the one that somebody put in
+    /// their place.
+    pub(super) fn contact(&self) -> &str {
+        let known = self.contact.split(' ').any(|address| address == self.address);
+        if known { &self.contact } else { &self.address }
     }
 
     pub(super) fn secret(&self) -> Result<Secret> {

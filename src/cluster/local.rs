@@ -78,7 +78,7 @@ impl LocalCluster {
     /// If the cluster has ended.
     pub fn client(&self) -> Result<Client> {
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
-        Ok(Client::new(connect(io, self.endpoint.clone(), self.file.contact.clone())?, None))
+        Ok(Client::new(connect(io, self.endpoint.clone(), self.file.contact().to_owned())?, None))
     }
 
     /// What another process of this program needs to join as a client or worker; only a cluster of
@@ -104,7 +104,7 @@ impl LocalCluster {
         start_worker(
             io,
             self.endpoint.clone(),
-            self.file.contact.clone(),
+            self.file.contact().to_owned(),
             None,
             builder.threads_each(1),
             builder,
@@ -209,7 +209,7 @@ impl Builder {
                 start_worker(
                     io,
                     cluster.endpoint.clone(),
-                    cluster.file.contact.clone(),
+                    cluster.file.contact().to_owned(),
                     Some(name),
                     threads,
                     self,

@@ -59,7 +59,7 @@ impl Client {
     /// As [`connect`](Self::connect).
     pub fn connect_with(file: &SchedulerFile, settings: &Settings) -> Result<Self> {
         let io = IoThread::start()?;
-        let shared = connect(&io, endpoint(settings, file.secret()?)?, file.contact.clone())?;
+        let shared = connect(&io, endpoint(settings, file.secret()?)?, file.contact().to_owned())?;
         Ok(Self::new(shared.clone(), Some(Arc::new(Link { shared, _io: io }))))
     }
 }

@@ -262,7 +262,7 @@ fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),
     };
-    let (endpoint, address) = (endpoint(&settings, file.secret()?)?, file.contact.clone());
+    let (endpoint, address) = (endpoint(&settings, file.secret()?)?, file.contact().to_owned());
     let io = IoThread::start()?;
     let over = Arc::new(Notify::new());
     let (done, asked) = (over.clone(), stop.clone());
@@ -384,10 +384,6 @@ impl Flags {
         };
         let mut file = SchedulerFile::read(&path)?;
         if let Some(address) = address {
-            // The address that is said is the one that is meant, unless the file has it among others.
-            if address != file.address {
-                file.contact.clone_from(&address);
-            }
             file.address = address;
         }
         Ok(file)

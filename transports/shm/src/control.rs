@@ -83,9 +83,7 @@ impl Incoming {
     fn read(&mut self, control: &UnixStream, ledger: &Ledger) -> io::Result<()> {
         // Descriptors have no business here, and are closed.
         let mut strays = Vec::new();
-        let spare = &mut self.bytes[self.filled..];
-        let receive = || socket::receive(control, spare, &mut strays);
-        let count = control.try_io(Interest::READABLE, receive)?;
+        let count = socket::receive_all(control, &mut self.bytes[self.filled..], &mut strays)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

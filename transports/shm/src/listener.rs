@@ -117,7 +117,7 @@ async fn greeting(stream: &UnixStream) -> io::Result<([u8; BLOCK], Vec<OwnedFd>)
     let (mut block, mut filled, mut descriptors) = ([0; BLOCK], 0, Vec::new());
     while filled < BLOCK {
         let receive = || socket::receive(stream, &mut block[filled..], &mut descriptors);
-        filled += match stream.async_io(Interest::READABLE, receive).await? {
+        filled += match stream.async_io(Interest::READABLE, receive).await?.0 {
             0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it went without a greeting")),
             count => count,
         };

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads};
-use tokio::{io::Interest, net::unix::OwnedReadHalf};
+use tokio::net::unix::OwnedReadHalf;
 
 use crate::{
     control::Account,
@@ -80,20 +80,11 @@ impl Intake {
             let Self { reader, ahead, end, descriptors, .. } = self;
             let socket = (*reader).as_ref();
             ready!(socket.poll_read_ready(cx))?;
-            let (spare, before) = (&mut ahead[*end..], descriptors.len());
-            let mut received = 0;
-            let read = socket.try_io(Interest::READABLE, || {
-                let room = spare.len();
-                received = socket::receive(socket, spare, descriptors)?;
-                // Less than there is room for is all there was, unless descriptors cut it short: the socket need
-                // not be asked again before the system says that there is more.
-                let all = (1..room).contains(&received) && descriptors.len() == before;
-                if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(received) }
-            });
-            match read {
+            match socket::receive_all(socket, &mut ahead[*end..], descriptors) {
                 Ok(0) => return Poll::Ready(Err(Self::lost())),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                _ => *end += received,
+                Ok(count) => *end += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }

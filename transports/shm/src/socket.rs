@@ -12,6 +12,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use tokio::{io::Interest, net::UnixStream};
 
 /// Descriptors that travel at once.
 pub(crate) const DESCRIPTORS: usize = 64;
@@ -31,12 +32,31 @@ pub(crate) fn send(
     Ok(rustix::net::sendmsg(socket, bytes, &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
-/// Receives some bytes, 0 at the end, and the descriptors that came with them.
+/// Receives what has come, 0 bytes at the end, and the descriptors that came along; `WouldBlock` where nothing
+/// has. Where that was all there was, the runtime is told so, and the socket not asked again before the system
+/// says that there is more.
+pub(crate) fn receive_all(
+    socket: &UnixStream,
+    bytes: &mut [u8],
+    descriptors: &mut impl Extend<OwnedFd>,
+) -> io::Result<usize> {
+    let (room, mut received) = (bytes.len(), None);
+    let tried = socket.try_io(Interest::READABLE, || {
+        let (count, files) = receive(socket, bytes, descriptors)?;
+        received = Some(count);
+        // Descriptors cut short what comes with them, although there is more.
+        let all = (1..room).contains(&count) && files == 0;
+        if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    });
+    received.map_or(tried, Ok)
+}
+
+/// Receives some bytes, 0 at the end, and the descriptors that came with them; gives how many of each.
 pub(crate) fn receive(
     socket: impl AsFd,
     bytes: &mut [u8],
     descriptors: &mut impl Extend<OwnedFd>,
-) -> io::Result<usize> {
+) -> io::Result<(usize, usize)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -57,5 +77,5 @@ pub(crate) fn receive(
             )
         });
     }
-    Ok(received.bytes)
+    Ok((received.bytes, count))
 }
