@@ -13,6 +13,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use rankine::array::Chunk;
 use rankine::{
     Error, FailureKind, Local, LocalCluster, ReturnWhen, Settings, Status, blocking::Client,
     protocol::Metrics,
@@ -75,6 +76,7 @@ fn main() {
         a_worker_may_be_added,
         scattered_data_that_dies_says_so,
         chunks_are_compressed_where_that_is_asked_for,
+        shared_chunks_count_once,
         the_transport_asked_for_is_taken,
         processes_end_with_the_cluster,
         a_cluster_that_ends_at_once_tells_its_clients,
@@ -554,8 +556,34 @@ fn chunks_are_compressed_where_that_is_asked_for() -> Outcome {
     Ok(())
 }
 
+/// Between processes of a host a chunk lies in memory once, and counts once.
+fn shared_chunks_count_once() -> Outcome {
+    const CHUNK: u64 = 128 << 20;
+    let builder = LocalCluster::builder().workers(2).threads(1).processes(true);
+    let cluster = builder.settings(settings("shm", Compression::Auto)).start()?;
+    let client = Client::from(cluster.client()?);
+    let names: Vec<String> =
+        client.scheduler_info()?.workers.iter().map(|worker| worker.info.name.to_string()).collect();
+    let make = || Chunk::write(&[(CHUNK / 8) as usize], |numbers: &mut [f64]| numbers.fill(0.5));
+    let chunk = client.options().workers([&*names[0]]).submit(make, ());
+    let sum =
+        client.options().workers([&*names[1]]).submit(|chunk: Chunk<f64>| chunk.view().sum(), (&chunk,));
+    assert_eq!(sum.result()?, CHUNK as f64 / 16.0);
+    let resident = || -> Result<Vec<u64>, Error> {
+        let workers = client.scheduler_info()?.workers;
+        let of =
+            |name: &String| workers.iter().find(|w| *w.info.name == **name).map_or(0, |w| w.metrics.resident);
+        Ok(names.iter().map(of).collect())
+    };
+    until("its maker accounts for it", || Ok(resident()?[0] > CHUNK))?;
+    until("who reads it does not", || Ok(resident()?[1] < CHUNK / 2))?;
+    Ok(())
+}
+
 fn the_transport_asked_for_is_taken() -> Outcome {
-    for (transport, processes) in [("tcp", true), ("tcp", false), ("inproc,tcp", true), ("inproc", false)] {
+    for (transport, processes) in
+        [("tcp", true), ("shm", true), ("tcp", false), ("inproc,shm,tcp", true), ("inproc", false)]
+    {
         let builder = LocalCluster::builder().workers(2).threads(1).processes(processes);
         let cluster = builder.settings(settings(transport, Compression::Auto)).start()?;
         let client = Client::from(cluster.client()?);

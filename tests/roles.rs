@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         Trial::test("the_program_runs_on_processes_of_itself", the_program_runs_on_processes_of_itself),
         Trial::test("separate_roles_work_together", separate_roles_work_together),
         Trial::test(
+            "each_pair_of_peers_says_once_what_it_talks_over",
+            each_pair_of_peers_says_once_what_it_talks_over,
+        ),
+        Trial::test(
             "a_vanished_scheduler_ends_workers_and_clients",
             a_vanished_scheduler_ends_workers_and_clients,
         ),
@@ -118,6 +122,21 @@ fn the_program_runs_alone() -> Outcome {
 fn the_program_runs_on_processes_of_itself() -> Outcome {
     let output = end(start(&["sum", "2", "--processes", "2", "--threads=1"]));
     assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 2\n"));
+    Ok(())
+}
+
+fn each_pair_of_peers_says_once_what_it_talks_over() -> Outcome {
+    let output =
+        end(start(&["sum", "2", "--processes", "2", "--threads=1", "--transport=tcp", "--log=info"]));
+    let log = String::from_utf8(output.stderr.clone())?;
+    let pairs: Vec<&str> = log.lines().filter_map(|line| line.split("talks over tcp peer=").nth(1)).collect();
+    let said = |peer: &str| pairs.iter().filter(|pair| **pair == peer).count();
+    // To the scheduler: two workers, the client, and who waited for the workers to come.
+    assert_eq!(said(pairs[0]), 4, "{log}");
+    // To a worker: the other worker and the client, if they want something.
+    assert!(pairs.iter().all(|peer| *peer == pairs[0] || said(peer) <= 2), "{log}");
+    let quiet = end(start(&["sum", "2", "--processes", "2", "--threads=1", "--transport=tcp"]));
+    assert_eq!(String::from_utf8(quiet.stderr)?, "");
     Ok(())
 }
 

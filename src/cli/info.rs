@@ -50,8 +50,15 @@ struct Info {
     limits: Vec<(&'static str, String)>,
 }
 
-/// Shows it.
+/// Shows it. Of the ranks of an MPI job the first does.
 pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
+    #[cfg(feature = "mpi")]
+    let _membership = match rankine_transport_mpi::Mpi::join() {
+        Ok(membership) if membership.rank() > 0 => return Ok(()),
+        Ok(membership) => Some(membership),
+        // Why, the survey says.
+        Err(_) => None,
+    };
     let info = find(settings)?;
     match options.format {
         Format::Json => {

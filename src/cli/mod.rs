@@ -46,8 +46,9 @@ enum Action {
 struct Given(Vec<(String, String)>);
 
 impl Given {
-    fn settings(&self) -> Result<Settings> {
-        Settings::load_with(&self.0)
+    /// The settings, of which the log begins at once.
+    fn logging(&self) -> Result<Settings> {
+        Settings::load_with(&self.0).inspect(Settings::start_log)
     }
 }
 
@@ -83,8 +84,8 @@ pub fn main() -> ExitCode {
     let Command { action, given } = Command::parse();
     let done = match action {
         Action::Config => config::show(&given.0),
-        Action::Info(options) => given.settings().and_then(|settings| info::show(&options, &settings)),
-        Action::Bench(command) => given.settings().and_then(|settings| bench::run(command, settings)),
+        Action::Info(options) => given.logging().and_then(|settings| info::show(&options, &settings)),
+        Action::Bench(command) => given.logging().and_then(|settings| bench::run(command, settings)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -161,12 +161,14 @@ where
         "client" => {
             let file = flags.scheduler_file()?;
             let settings = flags.settings()?;
+            settings.start_log();
             let _ = ARGUMENTS.set(flags.words);
             let client = Client::connect_with(&file, &settings)?;
             serve_body(body, client)
         }
         _ => {
             let builder = flags.builder()?;
+            builder.settings.iter().for_each(Settings::start_log);
             let _ = ARGUMENTS.set(flags.words);
             let cluster = builder.start()?;
             serve_body(body, cluster.client()?)
@@ -206,6 +208,7 @@ async fn interrupted() -> Result<ExitCode> {
 
 fn schedule(flags: &mut Flags) -> Result<()> {
     let settings = flags.settings()?;
+    settings.start_log();
     let listen = flags.listen(EVERY_INTERFACE)?;
     let path = flags.value("--scheduler-file")?.map(PathBuf::from);
     flags.nothing_left("scheduler")?;
@@ -244,10 +247,12 @@ fn schedule(flags: &mut Flags) -> Result<()> {
 fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()> {
     let mut builder = flags.builder()?;
     let settings = builder.settings.take().map_or_else(Settings::load, Ok)?;
+    settings.start_log();
     let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
     let name = flags.value("--name")?;
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
-    let local = file.address.starts_with("tcp://127.") || file.address.starts_with("tcp://[::1]");
+    let place = file.address.split_once("://").map_or("", |(_, place)| place);
+    let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
     let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
     flags.nothing_left("worker")?;
     let options = worker::server::Options {

@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use rankine_transport::{Registry, Secret};
 use rankine_transport_inproc::Inproc;
+#[cfg(feature = "mpi")]
+use rankine_transport_mpi::Mpi;
+use rankine_transport_shm::Shm;
 use rankine_transport_tcp::Tcp;
 #[cfg(feature = "tls")]
 use rankine_transport_tcp::Tls;
+#[cfg(feature = "verbs")]
+use rankine_transport_verbs::Verbs;
 
 use crate::{Result, link::Endpoint, settings::Settings};
 
@@ -16,10 +21,25 @@ use crate::{Result, link::Endpoint, settings::Settings};
 /// If one of them is not in this build, or cannot be set up so.
 pub fn transports(settings: &Settings) -> Result<Registry> {
     // A transport more is a line more; the order is that of `auto`.
-    let all = Registry::new().with(Inproc).with(tcp(settings)?);
+    let all = Registry::new().with(Inproc).with(Shm);
+    #[cfg(feature = "verbs")]
+    let all = all.with(verbs(settings));
+    #[cfg(feature = "mpi")]
+    let all = all.with(Mpi::default());
+    let all = all.with(tcp(settings)?);
     match settings.schemes() {
         Some(schemes) => Ok(all.only(&schemes)?),
         None => Ok(all),
+    }
+}
+
+#[cfg(feature = "verbs")]
+fn verbs(settings: &Settings) -> Verbs {
+    Verbs {
+        device: settings.verbs_device.clone(),
+        port: settings.verbs_port,
+        gid_index: settings.verbs_gid_index.map(u32::from),
+        ..Verbs::default()
     }
 }
 

@@ -75,12 +75,19 @@ impl Endpoint {
         let mut missing = Vec::new();
         for transport in self.registry.transports() {
             let scheme = transport.scheme();
-            if let (Some(address), "tcp") = (tcp, scheme) {
-                listeners.push(self.listen(address).await?);
-                continue;
-            }
+            let address = match (tcp, scheme) {
+                (Some(address), "tcp") => {
+                    listeners.push(self.listen(address).await?);
+                    continue;
+                }
+                // Queue pairs meet over a socket, which may stay on the machine as well.
+                (Some(address), "verbs") if address.starts_with("tcp://127.") => {
+                    Address::new("verbs", "127.0.0.1:0")
+                }
+                _ => transport.anywhere(),
+            };
             let listened = match transport.survey() {
-                Ok(_) => transport.listen(&transport.anywhere()).await.map_err(|error| error.to_string()),
+                Ok(_) => transport.listen(&address).await.map_err(|error| error.to_string()),
                 Err(reason) => Err(reason),
             };
             match listened {
@@ -172,6 +179,11 @@ impl Peers {
             ToPeer::Stored { nbytes, .. } if nbytes.len() == expected => Ok(nbytes),
             _ => Err(self.malformed(address)),
         }
+    }
+
+    /// Bytes of other processes' memory that are mapped in this one.
+    pub(crate) fn borrowed(&self) -> u64 {
+        self.endpoint.registry.borrowed()
     }
 
     fn malformed(&self, address: &Arc<str>) -> Error {

@@ -436,7 +436,7 @@ pub struct Finished {
 pub struct Metrics {
     /// Bytes of results it holds.
     pub managed: u64,
-    /// Bytes its process occupies.
+    /// Bytes its process occupies, but for those that another process shares with it and accounts for.
     pub resident: u64,
     /// Tasks running.
     pub executing: u32,

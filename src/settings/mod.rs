@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    io::IsTerminal,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use figment::{
 };
 use rankine_transport::compression::Compression;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 use crate::{Error, Result};
 
@@ -38,6 +40,8 @@ pub struct Settings {
     pub tls_ca: Option<PathBuf>,
     /// Seconds without an acknowledgement after which a peer's host counts as gone.
     pub dead_after: f64,
+    /// What is logged on standard error, as a filter: `off`, `warn`, `info`, `rankine=debug`.
+    pub log: String,
     /// The RDMA device that `verbs://` uses.
     pub verbs_device: Option<String>,
     /// The port of the RDMA device.
@@ -56,6 +60,7 @@ impl Default for Settings {
             tls_key: None,
             tls_ca: None,
             dead_after: 30.0,
+            log: "warn".into(),
             verbs_device: None,
             verbs_port: None,
             verbs_gid_index: None,
@@ -76,6 +81,11 @@ pub const NAMES: &[(&str, &str, &str)] = &[
     ("tls-key", "FILE", "the key of the certificate (PEM)"),
     ("tls-ca", "FILE", "the authority that signed all certificates of the cluster (PEM)"),
     ("dead-after", "SECONDS", "silence after which the host of a TCP peer counts as gone"),
+    (
+        "log",
+        "FILTER",
+        "what is logged on standard error: off, error, warn, info, debug, or a filter like rankine=info",
+    ),
     ("verbs-device", "NAME", "RDMA device, such as mlx5_0 (default: the first with an active port)"),
     ("verbs-port", "NUMBER", "port of the RDMA device (default: the first active one)"),
     (
@@ -181,6 +191,16 @@ impl Settings {
         Duration::from_secs_f64(self.dead_after)
     }
 
+    /// Writes what the setting `log` wants to standard error, from now on, unless the program sees to its logs
+    /// itself.
+    pub(crate) fn start_log(&self) {
+        let filter = EnvFilter::new(&self.log);
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // The error is that somebody else writes the logs.
+        let _ = log.with_ansi(colours).try_init();
+    }
+
     /// What the types of the values do not tell.
     fn check(&self) -> Result<()> {
         const SCHEMES: &[&str] = &["inproc", "shm", "verbs", "mpi", "tcp"];
@@ -195,6 +215,9 @@ impl Settings {
         }
         if !(0.1..=1e6).contains(&self.dead_after) {
             return wrong("dead-after", &self.dead_after.to_string(), "say seconds, from 0.1 up".into());
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log) {
+            return wrong("log", &self.log, error.to_string());
         }
         let tls = [("tls-cert", &self.tls_cert), ("tls-key", &self.tls_key), ("tls-ca", &self.tls_ca)];
         let missing: Vec<&str> =
@@ -346,6 +369,7 @@ mod tests {
             |_| {},
             || {
                 assert!(text(&[flag("transport", "smoke")]).contains("inproc, shm, verbs, mpi, tcp"));
+                assert!(text(&[flag("log", "rankine=loud")]).contains("loud"));
                 assert!(text(&[flag("dead-after", "-1")]).contains("seconds"));
                 assert!(text(&[flag("tls-ca", "ca.pem")]).contains("say tls-cert and tls-key too"));
             },

@@ -279,7 +279,7 @@ impl Server {
         loop {
             beat.tick().await;
             let mut metrics = self.state.borrow().metrics();
-            metrics.resident = resident();
+            metrics.resident = resident().saturating_sub(self.peers.borrowed());
             let traffic = traffic();
             (metrics.sent, metrics.saved) = (traffic.sent, traffic.saved);
             self.scheduler.put(FromWorker::Heartbeat(metrics));

@@ -17,6 +17,9 @@ use tokio::{runtime, time::timeout};
 
 use crate::{Error, Result, cluster::transports, settings::Settings};
 
+/// Where rank 0 of an MPI job listens for the others.
+#[cfg(feature = "mpi")]
+const CONTROL_PORT: u32 = 1;
 /// Where the secret of a benchmark's processes is said.
 pub(super) const TOKEN: &str = "RANKINE_BENCH_TOKEN";
 /// How long a process that was started or announced may take to come.
@@ -30,6 +33,9 @@ pub(super) struct Party {
     pub(super) rank: usize,
     /// How many there are.
     pub(super) size: usize,
+    /// Left while the runtime is still there.
+    #[cfg(feature = "mpi")]
+    membership: Option<rankine_transport_mpi::Membership>,
     pub(super) runtime: runtime::Runtime,
     pub(super) registry: Registry,
     pub(super) secret: Secret,
@@ -44,7 +50,17 @@ impl Party {
         let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(7).build();
         let runtime = runtime.map_err(Error::io("start a runtime"))?;
         let registry = transports(settings)?;
-        Ok(Self { rank: 0, size: 1, runtime, registry, secret, controls: Vec::new(), children: Vec::new() })
+        Ok(Self {
+            rank: 0,
+            size: 1,
+            #[cfg(feature = "mpi")]
+            membership: None,
+            runtime,
+            registry,
+            secret,
+            controls: Vec::new(),
+            children: Vec::new(),
+        })
     }
 
     /// Processes of this machine, started by this one.
@@ -98,18 +114,62 @@ impl Party {
             ))
         })?;
         let mut party = Self::new(settings, token)?;
-        let registry = control(settings)?;
-        let mut connection = party.runtime.block_on(registry.connect(address))?;
-        party.runtime.block_on(authenticate(&mut connection, &party.secret, Side::Connecting))?;
-        party.controls.push(connection);
-        (party.rank, party.size) = party.hear()?;
+        party.visit(&control(settings)?, address, None)?;
         Ok(party)
+    }
+
+    /// The ranks of an MPI job; `None` where no launcher started this process.
+    ///
+    /// # Errors
+    /// If there is only one, or they do not find each other.
+    #[cfg(feature = "mpi")]
+    pub(super) fn ranks(settings: &Settings) -> Result<Option<Self>> {
+        use rankine_transport::Transport;
+        use rankine_transport_mpi::Mpi;
+
+        if Mpi::default().survey().is_err() {
+            return Ok(None);
+        }
+        let mut party = Self::new(settings, Secret::random())?;
+        let membership = Mpi::join()?;
+        let together = || Error::io("agree with the other ranks on a secret");
+        let hex = membership.broadcast(party.secret.to_hex().as_bytes()).map_err(together())?;
+        let secret = String::from_utf8(hex).ok().and_then(|hex| Secret::from_hex(&hex));
+        party.secret = secret.ok_or_else(|| Error::closed("what rank 0 said is no secret"))?;
+        let (rank, size) = (membership.rank(), membership.size());
+        if size < 2 {
+            return Err(Error::Usage(
+                "this job has one rank, and a message goes from one to another: mpirun -n 2".into(),
+            ));
+        }
+        let registry = Registry::new().with(Mpi::default());
+        let leader = membership.address(0, CONTROL_PORT);
+        let listener = if rank == 0 { Some(party.runtime.block_on(registry.listen(&leader))?) } else { None };
+        // From here on rank 0 listens.
+        membership.broadcast(b"come").map_err(together())?;
+        party.membership = Some(membership);
+        match listener {
+            Some(mut listener) => party.gather(&mut *listener, size)?,
+            None => party.visit(&registry, &leader, Some(rank))?,
+        }
+        Ok(Some(party))
+    }
+
+    /// Comes to who leads, as the rank that this process has or is given.
+    fn visit(&mut self, registry: &Registry, leader: &Address, rank: Option<usize>) -> Result<()> {
+        let mut connection = self.runtime.block_on(registry.connect(leader))?;
+        self.runtime.block_on(authenticate(&mut connection, &self.secret, Side::Connecting))?;
+        self.controls.push(connection);
+        self.tell(&rank)?;
+        (self.rank, self.size) = self.hear()?;
+        Ok(())
     }
 
     /// Takes in all the others.
     fn gather(&mut self, listener: &mut (dyn Listener + 'static), size: usize) -> Result<()> {
         self.size = size;
-        while self.controls.len() + 1 < size {
+        let mut visitors: Vec<(usize, Connection)> = Vec::new();
+        while visitors.len() + 1 < size {
             let coming = async { timeout(COMING, listener.accept()).await };
             let mut visitor = self.runtime.block_on(coming).map_err(|_| {
                 Error::Usage(format!("the other process of the benchmark did not come within {COMING:?}"))
@@ -119,10 +179,13 @@ impl Party {
                 eprintln!("rankine: {error}");
                 continue;
             }
-            let rank = self.controls.len() + 1;
+            let own: Option<usize> = self.runtime.block_on(hear(&mut visitor))?;
+            let rank = own.unwrap_or(visitors.len() + 1);
             self.runtime.block_on(say(&mut visitor, &(rank, size)))?;
-            self.controls.push(visitor);
+            visitors.push((rank, visitor));
         }
+        visitors.sort_by_key(|(rank, _)| *rank);
+        self.controls.extend(visitors.into_iter().map(|(_, visitor)| visitor));
         Ok(())
     }
 
@@ -228,8 +291,8 @@ impl Party {
         transport
             .survey()
             .map_err(|reason| Error::Usage(format!("{scheme}:// does not work here: {reason}")))?;
-        let anywhere =
-            if scheme == "tcp" && local { "tcp://127.0.0.1:0".parse()? } else { transport.anywhere() };
+        let on_loopback = local && matches!(scheme, "tcp" | "verbs");
+        let anywhere = if on_loopback { Address::new(scheme, "127.0.0.1:0") } else { transport.anywhere() };
         let listener = self.runtime.block_on(transport.listen(&anywhere))?;
         let address = listener.address().to_string();
         Ok((Mesh { listener: Some(listener), connections: Vec::new() }, address))

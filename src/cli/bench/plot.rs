@@ -37,9 +37,9 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; }
 ///
 /// # Errors
 /// If a plot cannot be drawn.
-pub(super) fn page(rows: &[Row], absent: &[(String, String)]) -> Result<String> {
+pub(super) fn page(context: &str, rows: &[Row], absent: &[(String, String)]) -> Result<String> {
     let mut body = String::new();
-    body += "<h1>Transports of Rankine</h1>\n<ul>\n";
+    body += &format!("<h1>Transports of Rankine</h1>\n<p>{}</p>\n<ul>\n", escape(context));
     for sentence in sentences(rows) {
         body += &format!("<li>{}</li>\n", escape(&sentence));
     }
@@ -128,7 +128,7 @@ fn draw(test: Test, rows: &[&Row]) -> Result<String> {
             .y_desc(test.unit())
             .x_labels(12)
             .y_labels(10)
-            .x_label_formatter(&|size| show_size(size.round() as u64).replace(' ', " "))
+            .x_label_formatter(&|size| show_size(size.round() as u64))
             .y_label_formatter(&|figure| show(*figure).trim_end_matches(".00").to_owned())
             .bold_line_style(RGBColor(215, 215, 215))
             .light_line_style(RGBColor(242, 242, 242))

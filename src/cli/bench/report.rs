@@ -104,6 +104,15 @@ pub(super) fn sentences(rows: &[Row]) -> Vec<String> {
             }
             told.push(sentence + ".");
         }
+        let sizes = of(Test::Latency).map(|row| row.size);
+        if transport == "inproc"
+            && let Some(row) = sizes.max().and_then(|most| of(Test::Latency).find(|row| row.size == most))
+        {
+            let (size, taken) = (show_size(row.size), show(row.rankine.p50));
+            told.push(format!(
+                "{transport}: {size} take {taken} µs: chunks change hands, whatever their size."
+            ));
+        }
         let best = of(Test::Bandwidth).filter(|row| row.size >= BIG);
         if let Some(row) = best.max_by(|a, b| a.rankine.p50.total_cmp(&b.rankine.p50)) {
             let mut sentence = format!(
@@ -111,7 +120,7 @@ pub(super) fn sentences(rows: &[Row]) -> Vec<String> {
                 show_size(row.size),
                 show(row.rankine.p50)
             );
-            if let (Some(ratio), Some(baseline), true) = (row.ratio, row.baseline, transport != "inproc") {
+            if let (Some(ratio), Some(baseline)) = (row.ratio, row.baseline) {
                 sentence += &format!(", {:.0} % of a {baseline}", ratio * 100.0);
             }
             let [sends, receives] = row.cpu;

@@ -112,11 +112,14 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
     }
     let wide = options.test.iter().any(|test| matches!(test, Test::Pairs | Test::Alltoall));
     let processes = if wide { options.processes.max(4) } else { options.processes };
-    let party = match &options.listen {
-        Some(address) => Party::listen(&settings, address)?,
-        None => Party::start(&settings, processes)?,
+    let (party, local) = match &options.listen {
+        Some(address) => (Party::listen(&settings, address)?, false),
+        None => match ranks(&settings)? {
+            Some(party) if party.rank > 0 => return Session::new(party).follow(),
+            Some(party) => (party, false),
+            None => (Party::start(&settings, processes)?, settings.interface.is_none()),
+        },
     };
-    let local = options.listen.is_none() && settings.interface.is_none();
     let schemes: Vec<String> = party.registry.schemes().map(String::from).collect();
     let chosen = settings.transport != "auto";
     let mut session = Session::new(party);
@@ -131,11 +134,27 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
     let text = report::write(&rows, &absent, options.format)?;
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write the figures"))?;
     if let Some(path) = &options.html {
-        let page = plot::page(&rows, &absent)?;
+        let context = format!(
+            "rankine {} on {}: {} processes on {} cores, {} s a figure",
+            env!("CARGO_PKG_VERSION"),
+            crate::worker::server::hostname(),
+            session.party.size,
+            std::thread::available_parallelism().map_or(1, usize::from),
+            options.seconds,
+        );
+        let page = plot::page(&context, &rows, &absent)?;
         fs::write(path, page).map_err(Error::io(format!("write {}", path.display())))?;
         eprintln!("report: {}", path.display());
     }
     Ok(())
+}
+
+/// The ranks of an MPI job, where this is one.
+fn ranks(_settings: &Settings) -> Result<Option<Party>> {
+    #[cfg(feature = "mpi")]
+    return Party::ranks(_settings);
+    #[cfg(not(feature = "mpi"))]
+    Ok(None)
 }
 
 impl Session {
@@ -355,7 +374,8 @@ impl Session {
     /// Both ends in this process.
     fn within(&mut self, scheme: &str, options: &Options, sizes: &[u64], rows: &mut Vec<Row>) -> Result<()> {
         let mut ends = self.party.both_ends(scheme)?;
-        for &test in options.test.iter().filter(|test| !matches!(test, Test::Pairs | Test::Alltoall)) {
+        // Chunks change hands: what they weigh is nothing that passes, so their bandwidth would tell nothing.
+        for &test in options.test.iter().filter(|test| matches!(test, Test::Latency | Test::Rate)) {
             for &size in sizes {
                 progress(scheme, test, size);
                 let payload = self.payload(size)?;
@@ -364,25 +384,18 @@ impl Session {
                     let batch = Batch { test, size, count };
                     self.party.runtime.block_on(measure::within(batch, &payload, &mut ends))
                 };
-                let copies = |count| Ok(vec![measure::copies(size, count)?]);
                 let count = calibrate(share, 0, &mut ours)?;
-                let copy_count = calibrate(share, size, copies)?;
-                let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+                let mut mine = Vec::new();
                 let (cpu, mut elapsed) = (measure::cpu_time(), Duration::ZERO);
-                let senders = if test == Test::Bibandwidth { 2 } else { 1 };
                 for _ in 0..BATCHES {
                     let times = ours(count)?;
                     elapsed += times.iter().sum::<Duration>();
                     let each = if test == Test::Latency { 1 } else { count };
-                    mine.push(times.iter().map(|took| test.figure(*took, size, each, senders)).collect());
-                    if matches!(test, Test::Bandwidth | Test::Rate) {
-                        let took = measure::copies(size, copy_count)?;
-                        theirs.push(vec![test.figure(took, size, copy_count, 1)]);
-                    }
+                    mine.push(times.iter().map(|took| test.figure(*took, size, each, 1)).collect());
                 }
                 let used = measure::cpu_time().saturating_sub(cpu).as_secs_f64();
                 let part = (used / elapsed.as_secs_f64().max(1e-9)).min(1.0);
-                rows.push(make_row(scheme, test, size, &mine, &theirs, "memcpy", [part; 2])?);
+                rows.push(make_row(scheme, test, size, &mine, &[], "", [part; 2])?);
             }
         }
         progress_done();

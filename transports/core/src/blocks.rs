@@ -4,11 +4,16 @@
 //! That is only right while the memory stays where it is, which [`block_of`] and a [`Watcher`] tell of the
 //! blocks of this crate ([`AlignedBuffer`](crate::AlignedBuffer)s of 32 KiB and more). Of other memory, such as
 //! a program's own vectors, nobody can tell when it goes.
+//!
+//! Blocks lie on the heap, unless a [`Source`] has better memory for them, such as memory that other processes
+//! can map.
 
 use std::{
     collections::BTreeMap,
+    io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    ptr::NonNull,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
 /// Somebody who keeps knowledge about blocks.
@@ -21,6 +26,46 @@ pub trait Watcher: Send + Sync {
     /// nothing that was known about it is true. Called from whichever thread drops the last owner: it must not
     /// drop a buffer itself.
     fn forget(&self, block: &Range<usize>);
+}
+
+/// Where blocks lie instead of on the heap.
+pub trait Source: Send + Sync {
+    /// Bytes from which on blocks are asked of it; at least 32 KiB are.
+    fn smallest(&self) -> usize;
+
+    /// Memory for a block of `length` bytes, a multiple of the page size; `None` leaves it to the heap.
+    ///
+    /// # Errors
+    /// If there is no such memory on the heap either.
+    fn region(&self, length: usize) -> io::Result<Option<Box<dyn Region>>>;
+}
+
+/// Memory of one block, given back to the system when it is dropped.
+///
+/// # Safety
+/// From `start`, which is aligned to a page, `length` bytes may be read and written as long as this lives, and
+/// nobody else writes to them. Others may read them while they read what a lent frame holds.
+pub unsafe trait Region: Send + Sync {
+    /// Where it begins.
+    fn start(&self) -> NonNull<u8>;
+
+    /// Its bytes.
+    fn length(&self) -> usize;
+
+    /// Whether nobody but the block's owners reads it any more, so that other frames may be written there.
+    fn reusable(&self) -> bool;
+}
+
+static SOURCE: OnceLock<&'static dyn Source> = OnceLock::new();
+
+/// From now on blocks come from `source`, for the life of the process; false where they come from another
+/// one already. Blocks that are in use stay where they are.
+pub fn supply(source: &'static dyn Source) -> bool {
+    SOURCE.set(source).is_ok()
+}
+
+pub(crate) fn source(length: usize) -> Option<&'static dyn Source> {
+    SOURCE.get().copied().filter(|source| length >= source.smallest())
 }
 
 static BLOCKS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());

@@ -15,8 +15,8 @@ use crate::memory::Block;
 
 /// A buffer of fixed length which is filled once and then becomes [`Bytes`], without a copy.
 ///
-/// Aligned to 64 bytes, to a page from 64 KiB up and to a huge page from 4 MiB up, so that what it
-/// holds is viewed as numbers of any type.
+/// Aligned to 64 bytes and to a page from 64 KiB up, so that what it holds is viewed as numbers of any
+/// type.
 pub struct AlignedBuffer {
     /// At least `length` bytes.
     block: Block,
@@ -25,14 +25,14 @@ pub struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// An empty buffer of `length` bytes; memory is touched only as it is filled.
+    /// An empty buffer of `length` bytes; memory on the heap is touched only as it is filled.
     ///
     /// # Errors
     /// If there is no such memory.
     pub fn new(length: u64) -> io::Result<Self> {
         let none = || io::Error::new(io::ErrorKind::OutOfMemory, format!("no memory for {length} bytes"));
         let length = usize::try_from(length).map_err(|_| none())?;
-        Ok(Self { block: Block::new(length).ok_or_else(none)?, length, filled: 0 })
+        Ok(Self { block: Block::new(length)?, length, filled: 0 })
     }
 
     /// How many bytes it takes in all.

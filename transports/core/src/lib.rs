@@ -40,6 +40,7 @@
 mod address;
 mod auth;
 pub mod bare;
+pub mod batch;
 pub mod blocks;
 mod buffer;
 pub mod compression;

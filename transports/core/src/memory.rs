@@ -4,17 +4,19 @@
 //! So big blocks are not given back when a chunk goes but kept, up to a sixteenth of the machine's
 //! memory, and marked as free to be taken: where memory gets scarce the system takes their pages without
 //! asking. Middling ones are kept as well, up to 64 MiB in all and unmarked, for the transports that keep what
-//! it cost them to make a block known to a device (see [`blocks`]).
+//! it cost them to make a block known to a device (see [`blocks`]). Blocks of a [`Source`](blocks::Source) have
+//! a bound of their own, since their pages cannot be marked as free: a sixteenth of a core's share of the memory.
 
 use std::{
     alloc::{Layout, alloc, dealloc},
     collections::BTreeMap,
+    io,
     ops::Range,
     ptr::NonNull,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use crate::blocks;
+use crate::blocks::{self, Region};
 
 /// Blocks from this size up are kept.
 const KEPT: usize = 32 << 10;
@@ -29,6 +31,8 @@ const HUGE_PAGE: usize = 2 << 20;
 pub(crate) struct Block {
     memory: NonNull<u8>,
     layout: Layout,
+    /// What it lies in, unless that is the heap.
+    region: Option<Box<dyn Region>>,
 }
 
 // SAFETY: a block owns its memory alone, like a `Box<[MaybeUninit<u8>]>`.
@@ -37,28 +41,47 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// A block of at least `size` bytes, `None` where there is no such memory. Aligned to 64 bytes, to a
-    /// page from 64 KiB up and to a huge page from 4 MiB up.
-    pub(crate) fn new(size: usize) -> Option<Self> {
+    /// A block of at least `size` bytes, aligned to 64 bytes, to a page from 32 KiB up and, on the heap, to a
+    /// huge page from 4 MiB up.
+    ///
+    /// # Errors
+    /// If there is no such memory.
+    pub(crate) fn new(size: usize) -> io::Result<Self> {
+        let none = || io::Error::new(io::ErrorKind::OutOfMemory, format!("no memory for {size} bytes"));
+        let Some(layout) = Self::layout(size) else { return Err(none()) };
+        if layout.size() < KEPT {
+            return Self::fresh(layout).ok_or_else(none);
+        }
+        let take = |pool: &Mutex<Pool>| lock(pool).take(layout.size());
+        if let Some(source) = blocks::source(layout.size()) {
+            if let Some(kept) = take(sourced_pool()) {
+                return Ok(kept);
+            }
+            if let Some(region) = source.region(layout.size())? {
+                return Ok(Self::within(region));
+            }
+        }
+        take(heap_pool(layout)).or_else(|| Self::fresh(layout)).ok_or_else(none)
+    }
+
+    /// Big blocks come in steps of an eighth, so that they fit for other frames of about their size.
+    fn layout(size: usize) -> Option<Layout> {
         let align = match size {
-            ..KEPT => return Self::fresh(Layout::from_size_align(size, 64).ok()?),
+            ..KEPT => return Layout::from_size_align(size, 64).ok(),
             KEPT..BIG => PAGE,
             BIG.. => HUGE_PAGE,
         };
-        // In steps of an eighth, so that blocks fit for other frames of about their size.
         let step = (size.checked_next_power_of_two()? / 16).max(align);
-        let layout = Layout::from_size_align(size.checked_next_multiple_of(step)?, align).ok()?;
-        let kept = pool(layout).lock().unwrap_or_else(PoisonError::into_inner).take(layout.size());
-        kept.or_else(|| Self::fresh(layout))
+        Layout::from_size_align(size.checked_next_multiple_of(step)?, align).ok()
     }
 
     fn fresh(layout: Layout) -> Option<Self> {
         if layout.size() == 0 {
-            return Some(Self { memory: NonNull::dangling(), layout });
+            return Some(Self { memory: NonNull::dangling(), layout, region: None });
         }
         // SAFETY: the layout's size is not zero.
         let memory = NonNull::new(unsafe { alloc(layout) })?;
-        let block = Self { memory, layout };
+        let block = Self { memory, layout, region: None };
         if layout.align() == HUGE_PAGE {
             block.advise(libc::MADV_HUGEPAGE);
         }
@@ -66,6 +89,18 @@ impl Block {
             blocks::enter(&block.addresses());
         }
         Some(block)
+    }
+
+    fn within(region: Box<dyn Region>) -> Self {
+        // No memory is longer than a layout can be; an empty block is no harm.
+        let layout = Layout::from_size_align(region.length(), PAGE).unwrap_or(Layout::new::<()>());
+        let block = Self { memory: region.start(), layout, region: Some(region) };
+        blocks::enter(&block.addresses());
+        block
+    }
+
+    fn pool(&self) -> &'static Mutex<Pool> {
+        if self.region.is_some() { sourced_pool() } else { heap_pool(self.layout) }
     }
 
     fn addresses(&self) -> Range<usize> {
@@ -91,9 +126,10 @@ impl Drop for Block {
     fn drop(&mut self) {
         let (memory, layout) = (self.memory, self.layout);
         if layout.size() >= KEPT {
-            let mut pool = pool(layout).lock().unwrap_or_else(PoisonError::into_inner);
-            if pool.bytes + layout.size() <= pool.limit {
-                let block = Self { memory, layout };
+            let reusable = self.region.as_ref().is_none_or(|region| region.reusable());
+            let mut pool = lock(self.pool());
+            if reusable && pool.bytes + layout.size() <= pool.limit {
+                let block = Self { memory, layout, region: self.region.take() };
                 if layout.align() == HUGE_PAGE && !blocks::pinned(&block.addresses()) {
                     block.advise(libc::MADV_FREE);
                 }
@@ -102,7 +138,7 @@ impl Drop for Block {
             drop(pool);
             blocks::leave(&self.addresses());
         }
-        if layout.size() > 0 {
+        if self.region.is_none() && layout.size() > 0 {
             // SAFETY: allocated in `fresh` with this layout; who kept it would have returned above.
             unsafe { dealloc(memory.as_ptr(), layout) };
         }
@@ -116,14 +152,26 @@ struct Pool {
     limit: usize,
 }
 
-/// The pool for blocks of this layout.
-fn pool(layout: Layout) -> &'static Mutex<Pool> {
+fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The pool for blocks of this layout on the heap.
+fn heap_pool(layout: Layout) -> &'static Mutex<Pool> {
     static BIG_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
     static SMALL_POOL: Mutex<Pool> = Mutex::new(Pool::new(SMALL_LIMIT));
     if layout.align() < HUGE_PAGE {
         return &SMALL_POOL;
     }
     BIG_POOL.get_or_init(|| Mutex::new(Pool::new(machine_memory() / 16)))
+}
+
+/// The pool for blocks of a source.
+fn sourced_pool() -> &'static Mutex<Pool> {
+    static SOURCED_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
+    // With a process a core all of them together keep a sixteenth of the machine's memory.
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    SOURCED_POOL.get_or_init(|| Mutex::new(Pool::new(machine_memory() / 16 / cores())))
 }
 
 impl Pool {
@@ -198,10 +246,10 @@ mod tests {
     fn what_is_kept_has_a_bound() {
         for (size, limit) in [(limit() + BIG, limit()), (BIG - 1, SMALL_LIMIT)] {
             assert!(limit > 0);
-            let blocks: Vec<Block> = (0..=limit / size).filter_map(|_| Block::new(size)).collect();
+            let blocks: Vec<Block> = (0..=limit / size).filter_map(|_| Block::new(size).ok()).collect();
             let layout = blocks[0].layout;
             drop(blocks);
-            let pool = pool(layout).lock().unwrap();
+            let pool = heap_pool(layout).lock().unwrap();
             assert!(pool.bytes <= limit && pool.limit == limit);
         }
     }

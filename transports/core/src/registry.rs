@@ -6,13 +6,20 @@ use tokio::time;
 
 use crate::{Address, Connection, Error, Listener, Result, Transport};
 
-/// Connecting takes no longer than this.
+/// Connecting takes no longer than this, unless another bound is set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The transports of a program, by scheme. Adding one is one line.
-#[derive(Default, Clone)]
+#[derive(Clone)]
 pub struct Registry {
     transports: Vec<Arc<dyn Transport>>,
+    patience: Duration,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { transports: Vec::new(), patience: CONNECT_TIMEOUT }
+    }
 }
 
 impl Registry {
@@ -28,6 +35,13 @@ impl Registry {
         self
     }
 
+    /// The same with another bound on how long connecting takes.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Only the transports of these schemes, in this order.
     ///
     /// # Errors
@@ -39,12 +53,17 @@ impl Registry {
             self.find(&address)?;
             transports.extend(self.transports.iter().find(|t| t.scheme() == *scheme).cloned());
         }
-        Ok(Self { transports })
+        Ok(Self { transports, ..self })
     }
 
     /// The transports there are, those that are to be preferred first.
     pub fn transports(&self) -> impl Iterator<Item = &dyn Transport> {
         self.transports.iter().map(|transport| &**transport)
+    }
+
+    /// Bytes of other processes' memory that are mapped here: see [`Transport::borrowed`].
+    pub fn borrowed(&self) -> u64 {
+        self.transports.iter().map(|transport| transport.borrowed()).sum()
     }
 
     /// The schemes there are.
@@ -55,11 +74,11 @@ impl Registry {
     /// Connects to a listener. Prove the secret next.
     ///
     /// # Errors
-    /// If no transport has the scheme, or nobody answers within 30 s.
+    /// If no transport has the scheme, or nobody answers within 30 s (or what [`patience`](Self::patience) says).
     pub async fn connect(&self, address: &Address) -> Result<Connection> {
         let connecting = self.find(address)?.connect(address);
-        time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
-            let source = io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {CONNECT_TIMEOUT:?}"));
+        time::timeout(self.patience, connecting).await.unwrap_or_else(|_| {
+            let source = io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {:?}", self.patience));
             Err(Error::Connect { address: address.clone(), source })
         })
     }

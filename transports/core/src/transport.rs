@@ -44,6 +44,12 @@ pub trait Transport: Send + Sync {
         address.scheme() == self.scheme()
     }
 
+    /// Bytes that this process has mapped of other processes' memory. They count in its resident set, but it
+    /// is their owner who accounts for them.
+    fn borrowed(&self) -> u64 {
+        0
+    }
+
     /// Two ends of the bare fabric, which a benchmark compares this transport with. Both processes call
     /// it at the same time, one as the leader, and tell each other over `control` what they need to know.
     ///

@@ -7,10 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result};
-use tokio::io::AsyncRead;
+use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads};
+use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::wire::{self, BLOCK, Block, Heads};
+use crate::wire::{self, BLOCK, Block, INLINE};
 
 pub(crate) struct TcpReceiver<R> {
     reader: R,
@@ -21,7 +21,7 @@ pub(crate) struct TcpReceiver<R> {
 
 /// How far the message under way has come; kept here so that a dropped future loses nothing.
 pub(crate) enum Reading {
-    Block(AlignedBuffer),
+    Block { bytes: [u8; BLOCK], filled: usize },
     Batch { body: AlignedBuffer, messages: u64, first: u64 },
     Heads(Heads),
     Body { head: AlignedBuffer, table: AlignedBuffer, payload: u64 },
@@ -31,9 +31,13 @@ pub(crate) enum Reading {
 }
 
 impl Reading {
-    fn start() -> Self {
-        AlignedBuffer::new(BLOCK as u64).map_or(Self::Failed, Self::Block)
+    const fn start() -> Self {
+        Self::Block { bytes: [0; BLOCK], filled: 0 }
     }
+}
+
+fn ended(peer: &Address) -> Error {
+    Error::lost(peer, io::Error::new(io::ErrorKind::UnexpectedEof, "it went without closing"))
 }
 
 fn take(buffer: &mut AlignedBuffer) -> io::Result<Bytes> {
@@ -43,6 +47,26 @@ fn take(buffer: &mut AlignedBuffer) -> io::Result<Bytes> {
 impl<R: AsyncRead + Unpin + Send> TcpReceiver<R> {
     pub(crate) fn new(reader: R, peer: Address) -> Self {
         Self { reader, peer, limits: Limits::HANDSHAKE, state: Reading::start() }
+    }
+
+    /// Fills a block: as many bytes as it has are read, and none of what follows.
+    fn poll_block(
+        reader: &mut R,
+        peer: &Address,
+        bytes: &mut [u8; BLOCK],
+        filled: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<()>> {
+        while *filled < BLOCK {
+            let mut rest = ReadBuf::new(&mut bytes[*filled..]);
+            ready!(Pin::new(&mut *reader).poll_read(cx, &mut rest))
+                .map_err(|source| Error::lost(peer, source))?;
+            match rest.filled().len() {
+                0 => return Poll::Ready(Err(ended(peer))),
+                count => *filled += count,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Fills a buffer.
@@ -56,8 +80,7 @@ impl<R: AsyncRead + Unpin + Send> TcpReceiver<R> {
             let count = ready!(buffer.poll_fill(Pin::new(&mut *reader), cx))
                 .map_err(|source| Error::lost(peer, source))?;
             if count == 0 {
-                let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it went without closing");
-                return Poll::Ready(Err(Error::lost(peer, source)));
+                return Poll::Ready(Err(ended(peer)));
             }
         }
         Poll::Ready(Ok(()))
@@ -69,11 +92,15 @@ impl<R: AsyncRead + Unpin + Send> TcpReceiver<R> {
         let refused = |reason: String| Error::protocol(peer, reason);
         loop {
             match state {
-                Reading::Block(block) => {
-                    ready!(Self::poll_fill(reader, peer, block, cx))?;
-                    let block = block.as_ref();
+                Reading::Block { bytes: block, filled } => {
+                    ready!(Self::poll_block(reader, peer, block, filled, cx))?;
                     *state = match Block::read(block, limits).map_err(refused)? {
                         Block::Close => Reading::Closed,
+                        Block::Message { head, frames: 0, .. } if head <= INLINE as u64 => {
+                            let head = Bytes::copy_from_slice(wire::inline(block, head as usize));
+                            *filled = 0;
+                            return Poll::Ready(Ok(Some(Message::new(head, Vec::new()))));
+                        }
                         Block::Batch { body: length, messages, first } => {
                             let mut body = AlignedBuffer::new(length as u64).map_err(memory)?;
                             body.extend(wire::inline(block, length));

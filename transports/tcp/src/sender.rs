@@ -8,10 +8,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use rankine_transport::{Address, Error, Message, Result, Sender};
+use rankine_transport::{
+    Address, Error, Message, Result, Sender,
+    batch::{self, Batch},
+};
 use tokio::io::AsyncWrite;
 
-use crate::wire::{self, Batch};
+use crate::wire;
 
 /// A sender with this much waiting is not ready.
 const HIGH_WATER: usize = 1 << 20;
@@ -31,7 +34,7 @@ pub(crate) struct TcpSender<W> {
 
 impl<W: AsyncWrite + Unpin + Send> TcpSender<W> {
     pub(crate) fn new(writer: W, peer: Address) -> Self {
-        let (waiting, batch) = (VecDeque::new(), Batch::default());
+        let (waiting, batch) = (VecDeque::new(), wire::batch());
         Self { writer, peer, waiting, nbytes: 0, batch, closing: false }
     }
 
@@ -44,7 +47,7 @@ impl<W: AsyncWrite + Unpin + Send> TcpSender<W> {
 
     fn end_batch(&mut self) {
         if !self.batch.is_empty() {
-            let batch = self.batch.take();
+            let batch = wire::batched(&mut self.batch);
             self.push(batch);
         }
     }
@@ -52,7 +55,7 @@ impl<W: AsyncWrite + Unpin + Send> TcpSender<W> {
     /// Writes until no more than `left` bytes wait.
     fn poll_write(&mut self, cx: &mut Context<'_>, left: usize) -> Poll<Result<()>> {
         let lost = |peer: &Address, source| Error::lost(peer, source);
-        while self.nbytes + self.batch.len() > left {
+        while self.nbytes + self.batch.nbytes() > left {
             self.end_batch();
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.waiting.len().min(SLICES);
@@ -93,7 +96,7 @@ impl<W: AsyncWrite + Unpin + Send> Sender for TcpSender<W> {
             let source = io::Error::new(io::ErrorKind::BrokenPipe, "this direction was closed");
             return Err(Error::lost(&self.peer, source));
         }
-        if message.frames.is_empty() && message.head.len() <= wire::SMALL {
+        if message.frames.is_empty() && message.head.len() <= batch::SMALL {
             if !self.batch.takes(message.head.len()) {
                 self.end_batch();
             }

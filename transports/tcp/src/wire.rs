@@ -18,7 +18,10 @@
 //! 4 bytes, before it. Numbers are little-endian.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rankine_transport::{Limits, Message};
+use rankine_transport::{
+    Limits, Message,
+    batch::{self, Batch, Contents, bounded},
+};
 
 /// Bytes of the block that begins every message.
 pub(crate) const BLOCK: usize = 256;
@@ -26,10 +29,6 @@ pub(crate) const BLOCK: usize = 256;
 const PREFIX: usize = 32;
 /// Bytes of the body that fit into the block.
 pub(crate) const INLINE: usize = BLOCK - PREFIX;
-/// Bytes of a batch's body at most.
-pub(crate) const BATCH: usize = 64 << 10;
-/// Heads up to this size are copied, to travel with what else is small.
-pub(crate) const SMALL: usize = 4 << 10;
 
 const MAGIC: [u8; 4] = *b"RKN2";
 
@@ -42,6 +41,25 @@ pub(crate) enum Block {
     Batch { body: usize, messages: u64, first: u64 },
     /// No more messages come.
     Close,
+}
+
+/// A batch in blocks of this wire.
+pub(crate) fn batch() -> Batch {
+    Batch::new(BLOCK, PREFIX)
+}
+
+/// What waits in a batch, ready to be written.
+pub(crate) fn batched(batch: &mut Batch) -> Bytes {
+    batch.take(|prefix, contents| prefix.copy_from_slice(&Block::from(contents).prefix()))
+}
+
+impl From<Contents> for Block {
+    fn from(contents: Contents) -> Self {
+        match contents {
+            Contents::One { head } => Self::Message { head, frames: 0, payload: 0 },
+            Contents::Many { body, messages, first } => Self::Batch { body, messages, first },
+        }
+    }
 }
 
 impl Block {
@@ -71,12 +89,6 @@ impl Block {
             bytes.copy_from_slice(&block[8 + 8 * i..16 + 8 * i]);
             u64::from_le_bytes(bytes)
         };
-        let bounded = |what: &str, is: u64, most: u64| {
-            if is <= most {
-                return Ok(());
-            }
-            Err(format!("a message of {is} {what} where at most {most} are taken"))
-        };
         match block[4] {
             0 => {
                 let (head, frames, payload) = (number(0), number(1), number(2));
@@ -88,7 +100,7 @@ impl Block {
             1 => Ok(Self::Close),
             2 => {
                 let (body, messages, first) = (number(0), number(1), number(2));
-                bounded("bytes of a batch", body, BATCH as u64)?;
+                bounded("bytes of a batch", body, batch::MOST as u64)?;
                 if messages == 0 {
                     return Err("a batch of no messages".into());
                 }
@@ -111,7 +123,7 @@ pub(crate) fn pieces(message: Message) -> impl Iterator<Item = Bytes> {
     let payload = message.frames.iter().map(|f| f.len() as u64).sum();
     let (head, frames) = (message.head.len(), message.frames.len());
     let block = Block::Message { head: head as u64, frames: frames as u64, payload };
-    let copied = if head <= SMALL { head } else { INLINE };
+    let copied = if head <= batch::SMALL { head } else { INLINE };
     let mut start = BytesMut::with_capacity(BLOCK.max(PREFIX + copied + 8 * frames));
     start.put_slice(&block.prefix());
     start.put_slice(&message.head[..copied]);
@@ -126,58 +138,6 @@ pub(crate) fn pieces(message: Message) -> impl Iterator<Item = Bytes> {
     [start.freeze(), message.head.slice(copied..), rest.freeze()].into_iter().chain(message.frames)
 }
 
-/// Small messages that wait to be written together.
-#[derive(Default)]
-pub(crate) struct Batch {
-    bytes: BytesMut,
-    messages: u64,
-    first: u64,
-}
-
-impl Batch {
-    /// Whether a head of that size travels in a batch, and there is still room for it.
-    pub(crate) fn takes(&self, head: usize) -> bool {
-        head <= SMALL && self.bytes.len() + 4 + head <= PREFIX + BATCH
-    }
-
-    /// Adds a message of this head, which it [`takes`](Self::takes).
-    pub(crate) fn push(&mut self, head: &[u8]) {
-        if self.messages == 0 {
-            self.bytes.reserve(BLOCK);
-            self.bytes.put_slice(&[0; PREFIX]);
-            self.first = head.len() as u64;
-        } else {
-            self.bytes.put_u32_le(head.len() as u32);
-        }
-        self.bytes.put_slice(head);
-        self.messages += 1;
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.messages == 0
-    }
-
-    /// Its bytes; the batch is empty again.
-    pub(crate) fn take(&mut self) -> Bytes {
-        let mut bytes = self.bytes.split();
-        let body = bytes.len() - PREFIX;
-        let block = match self.messages {
-            1 => Block::Message { head: body as u64, frames: 0, payload: 0 },
-            messages => Block::Batch { body, messages, first: self.first },
-        };
-        bytes[..PREFIX].copy_from_slice(&block.prefix());
-        if bytes.len() < BLOCK {
-            bytes.resize(BLOCK, 0);
-        }
-        self.messages = 0;
-        bytes.freeze()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        if self.is_empty() { 0 } else { self.bytes.len().max(BLOCK) }
-    }
-}
-
 /// The inline part of a block's body, of which `length` bytes are meant.
 pub(crate) fn inline(block: &[u8], length: usize) -> &[u8] {
     &block[PREFIX..PREFIX + length.min(INLINE)]
@@ -189,44 +149,4 @@ pub(crate) fn read_lengths(table: &[u8], payload: u64) -> Result<Vec<u64>, Strin
         table.chunks_exact(8).map(|bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)).collect();
     let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
     if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
-}
-
-/// The heads of a received batch, one after the other.
-pub(crate) struct Heads {
-    body: Bytes,
-    left: u64,
-    next: u64,
-}
-
-impl Heads {
-    /// Those of a batch as its block announced it.
-    pub(crate) fn new(body: Bytes, messages: u64, first: u64) -> Self {
-        Self { body, left: messages, next: first }
-    }
-
-    /// The next head, `None` after the last; an error where the batch is not what it said.
-    pub(crate) fn next(&mut self, limits: &Limits) -> Option<Result<Bytes, String>> {
-        if self.left == 0 {
-            return None;
-        }
-        self.left -= 1;
-        if self.next > limits.head {
-            let reason =
-                format!("a message of {} head bytes where at most {} are taken", self.next, limits.head);
-            return Some(Err(reason));
-        }
-        let short = || Some(Err("a batch that is shorter than its messages".into()));
-        if self.next > self.body.len() as u64 {
-            return short();
-        }
-        let head = self.body.split_to(self.next as usize);
-        if self.left > 0 {
-            let Some(length) = self.body.first_chunk::<4>() else { return short() };
-            self.next = u64::from(u32::from_le_bytes(*length));
-            let _ = self.body.split_to(4);
-        } else if !self.body.is_empty() {
-            return Some(Err("a batch that is longer than its messages".into()));
-        }
-        Some(Ok(head))
-    }
 }

@@ -10,11 +10,11 @@ use crate::{Error, Message, Transport};
 /// A sender is not ready for ever while nobody reads, and all arrives once somebody does.
 pub async fn a_slow_reader_bounds_its_writer(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, mut theirs) = pair(transport, place).await;
-    let mut taken = 0u32;
+    let (mut taken, frame) = (0u32, pattern(1 << 18, 0));
     while let Ok(ready) = timeout(Duration::from_millis(300), poll_fn(|cx| ours.sender.poll_ready(cx))).await
     {
         ready.expect("it is ready");
-        let message = Message::new(taken.to_le_bytes().to_vec(), vec![pattern(1 << 18, 0)]);
+        let message = Message::new(taken.to_le_bytes().to_vec(), vec![frame.clone()]);
         ours.sender.start_send(message).expect("it takes a message");
         taken += 1;
         assert!(taken < 400, "100 MiB were taken although nobody reads");
@@ -116,8 +116,11 @@ pub async fn nothing_follows_a_close(transport: &dyn Transport, place: &str) {
 pub async fn who_closes_and_goes_is_no_error(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, mut theirs) = pair(transport, place).await;
     for i in 0..10usize {
-        ours.sender.send(Message::new(vec![i as u8], vec![pattern(9000 * i, i)])).await.expect("it sends");
-        assert_eq!(expect(&mut theirs).await.frames[0], pattern(9000 * i, i));
+        let message = Message::new(vec![i as u8], vec![pattern(9000 * i, i)]);
+        // A frame may be through only once the reader has fetched it.
+        let (sent, got) = tokio::join!(ours.sender.send(message), expect(&mut theirs));
+        sent.expect("it sends");
+        assert_eq!(got.frames[0], pattern(9000 * i, i));
     }
     for i in 0..10u8 {
         ours.sender.send(Message::new(vec![i], vec![])).await.expect("it sends");
@@ -136,9 +139,10 @@ pub async fn who_closes_and_goes_is_no_error(transport: &dyn Transport, place: &
 /// In bounded time, also one who waits for room.
 pub async fn a_writer_hears_that_its_reader_went(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, theirs) = pair(transport, place).await;
+    let frame = pattern(1 << 20, 0);
     let write = async {
         loop {
-            if let Err(error) = ours.sender.send(Message::new("", vec![pattern(1 << 20, 0)])).await {
+            if let Err(error) = ours.sender.send(Message::new("", vec![frame.clone()])).await {
                 return error;
             }
         }

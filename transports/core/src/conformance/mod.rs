@@ -59,7 +59,7 @@ behaviours! {
     a_listener_that_goes_takes_its_visitors_with_it a_cancelled_accept_loses_nobody
     a_cancelled_connect_harms_nobody listening_on_a_taken_address_is_an_error
     a_listener_is_within_reach strangers_may_send_only_handshakes who_shares_the_secret_is_let_in
-    who_does_not_share_the_secret_is_refused
+    who_speaks_another_version_is_refused who_does_not_share_the_secret_is_refused
 }
 
 /// Runs all behaviours over a transport, one after the other, and says of each how it went; for

@@ -56,6 +56,20 @@ pub async fn who_shares_the_secret_is_let_in(transport: &dyn Transport, place: &
     assert_eq!(expect(&mut theirs).await.frames[0], pattern(5000, 1));
 }
 
+/// One of an earlier or later version, or of something else.
+pub async fn who_speaks_another_version_is_refused(transport: &dyn Transport, place: &str) {
+    let (_listener, mut ours, mut theirs) = strangers(transport, place).await;
+    let secret = Secret::random();
+    let greet = async {
+        let greeting = [&b"RANKINE\x00"[..], &[7; 32]].concat();
+        ours.sender.send(Message::new(greeting, vec![])).await.expect("it sends");
+        ours
+    };
+    let (_ours, refused) = tokio::join!(greet, authenticate(&mut theirs, &secret, Side::Accepting));
+    let error = refused.expect_err("another version");
+    assert!(matches!(error, Error::Protocol { .. }) && error.to_string().contains("version"), "{error}");
+}
+
 /// On both sides, with a message that says so.
 pub async fn who_does_not_share_the_secret_is_refused(transport: &dyn Transport, place: &str) {
     let (_listener, mut ours, mut theirs) = strangers(transport, place).await;
