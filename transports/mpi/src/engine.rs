@@ -27,8 +27,6 @@ use crate::{
 const BACKLOG: usize = 4096;
 /// Bytes of a broadcast at most.
 const LONGEST_BROADCAST: u64 = 1 << 20;
-/// Times in a row that a turn lets MPI work.
-const ROUNDS: usize = 32;
 /// Looks for a message while its reader waits for it, shared by all connections there are: some
 /// microseconds.
 const LOOKS: usize = 32;
@@ -45,6 +43,8 @@ pub(crate) struct Engine {
     next_port: u32,
     /// Connections that pieces are looked for.
     awaiting: Vec<u32>,
+    /// Those of them that this turn has not come to.
+    looking: Vec<u32>,
     done: Vec<Done<Note>>,
     pace: Pace,
     /// A progress task is there.
@@ -75,6 +75,7 @@ impl Engine {
             listeners: HashMap::new(),
             next_port: 1,
             awaiting: Vec::new(),
+            looking: Vec::new(),
             done: Vec::new(),
             pace: Pace::begin(),
             progressing: false,
@@ -131,21 +132,16 @@ impl Engine {
 
     /// Lets MPI work, and hands on what came of it. Tells whether anything did.
     pub(crate) fn turn(&mut self) -> bool {
-        let mut active = false;
-        for _ in 0..ROUNDS {
-            let mut done = std::mem::take(&mut self.done);
-            if let Err(error) = self.wire.fabric.poll(&mut done) {
-                self.fail_all(&error.to_string());
-            }
-            let nothing = done.is_empty();
-            done.drain(..).for_each(|done| self.completed(done));
-            self.done = done;
-            if nothing {
-                break;
-            }
-            active = true;
+        let mut done = std::mem::take(&mut self.done);
+        if let Err(error) = self.wire.fabric.poll(&mut done) {
+            self.fail_all(&error.to_string());
         }
-        for id in std::mem::take(&mut self.awaiting) {
+        let mut active = !done.is_empty();
+        done.drain(..).for_each(|done| self.completed(done));
+        self.done = done;
+
+        std::mem::swap(&mut self.awaiting, &mut self.looking);
+        while let Some(id) = self.looking.pop() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             connection.incoming.listed = false;
             let pulled = connection.incoming.pull(&connection.link, &mut self.wire);
@@ -476,9 +472,10 @@ impl Engine {
         self.wire.put(rank, &answer);
     }
 
-    /// Looks for pieces for a connection from now on.
+    /// Looks for pieces for a connection from now on, if it lacks any.
     fn await_pieces(&mut self, id: u32) {
         if let Some(connection) = self.connections.get_mut(id)
+            && connection.incoming.lacks_pieces()
             && !std::mem::replace(&mut connection.incoming.listed, true)
         {
             self.awaiting.push(id);

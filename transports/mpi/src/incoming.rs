@@ -154,6 +154,11 @@ impl Incoming {
         Poll::Ready(Ok(Some(first.into_message())))
     }
 
+    /// Whether there are pieces that are not found yet.
+    pub(crate) fn lacks_pieces(&self) -> bool {
+        self.cursor < self.inbox.len() || (self.stopped && !self.is_drained())
+    }
+
     /// Takes the pieces that are there for the messages whose turn it is.
     pub(crate) fn pull(&mut self, link: &Link, wire: &mut Wire) -> Pulled {
         let mut pulled = Pulled::default();

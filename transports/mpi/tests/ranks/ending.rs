@@ -1,9 +1,9 @@
 //! How connections end, in order and not.
 
-use std::{future::poll_fn, io, task::Poll, thread, time::Duration};
+use std::{collections::HashSet, future::poll_fn, io, task::Poll, thread, time::Duration};
 
 use bytes::Bytes;
-use rankine_transport::{Connection, Error, Message, Transport};
+use rankine_transport::{Address, Connection, Error, Message, Transport};
 use rankine_transport_mpi::Mpi;
 use tokio::time::{sleep, timeout};
 
@@ -54,10 +54,10 @@ pub(crate) async fn a_dropped_connection_is_lost_to_the_other_side(ranks: &mut R
 
 /// Of which not all can have been handed to MPI at once.
 pub(crate) async fn a_sender_that_goes_amid_a_frame_is_lost_and_its_number_used_again(ranks: &mut Ranks<'_>) {
-    let mut names = Vec::new();
+    let mut names = HashSet::new();
     for looks in 0..12 {
         let Some(mut connection) = ranks.pair().await else { return };
-        names.push(connection.local.to_string() + connection.peer.as_str());
+        names.insert(name(ranks, &connection));
         if ranks.rank() == 1 {
             connection.sender.start_send(Message::new("", vec![vec![0; BIG].into()])).expect("it takes it");
             for _ in 0..looks {
@@ -69,16 +69,16 @@ pub(crate) async fn a_sender_that_goes_amid_a_frame_is_lost_and_its_number_used_
         }
         ranks.steps_pair().await;
     }
-    some_are_the_same(names);
+    one_is_used_again(ranks, &names).await;
 }
 
 pub(crate) async fn a_receiver_that_goes_amid_a_frame_is_lost_and_its_number_used_again(
     ranks: &mut Ranks<'_>,
 ) {
-    let mut names = Vec::new();
+    let mut names = HashSet::new();
     for looks in 0..12 {
         let Some(mut connection) = ranks.pair().await else { return };
-        names.push(connection.local.to_string() + connection.peer.as_str());
+        names.insert(name(ranks, &connection));
         if ranks.rank() == 1 {
             let frames = vec![vec![0; BIG].into()];
             let sent = timeout(SOON, connection.sender.send(Message::new("", frames))).await;
@@ -92,7 +92,7 @@ pub(crate) async fn a_receiver_that_goes_amid_a_frame_is_lost_and_its_number_use
         }
         ranks.steps_pair().await;
     }
-    some_are_the_same(names);
+    one_is_used_again(ranks, &names).await;
 }
 
 /// Polled once, and dropped.
@@ -188,12 +188,27 @@ async fn is_lost(connection: &mut Connection) {
     assert!(matches!(received, Err(Error::Lost { .. })), "{received:?}");
 }
 
-/// The name of a connection shows its number.
-fn some_are_the_same(mut names: Vec<String>) {
-    let all = names.len();
-    names.sort();
-    names.dedup();
-    assert!(names.len() < all, "no number was used again in {all} connections");
+/// What shows the number that rank 1 has for a connection.
+fn name(ranks: &Ranks<'_>, connection: &Connection) -> Address {
+    if ranks.rank() == 1 { connection.local.clone() } else { connection.peer.clone() }
+}
+
+/// What was under way may take a while to be received in vain. Each time there is one connection more, so that
+/// the numbers of those before do not suffice.
+async fn one_is_used_again(ranks: &mut Ranks<'_>, names: &HashSet<Address>) {
+    for many in 1..100 {
+        let mut connections = Vec::new();
+        for _ in 0..many {
+            connections.extend(ranks.pair().await);
+        }
+        ranks.steps_pair().await;
+        if connections.iter().any(|connection| names.contains(&name(ranks, connection))) {
+            return;
+        }
+        drop(connections);
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("none of {names:?} is used again");
 }
 
 impl Ranks<'_> {
