@@ -551,7 +551,10 @@ fn chunks_are_compressed_where_that_is_asked_for() -> Outcome {
         };
         // A million numbers went to the other worker, and as many to the client.
         until("it is counted", || Ok(sum(|m| m.sent)? >= 16_000_000))?;
-        assert_eq!(sum(|m| m.saved)? > 8_000_000, saves, "{compression}: {}", sum(|m| m.saved)?);
+        if saves {
+            until("both were made smaller", || Ok(sum(|m| m.saved)? > 8_000_000))?;
+        }
+        assert_eq!(sum(|m| m.saved)? > 0, saves, "{compression}");
     }
     Ok(())
 }
