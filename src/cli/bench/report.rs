@@ -105,7 +105,10 @@ pub(super) fn sentences(rows: &[Row]) -> Vec<String> {
             told.push(sentence + ".");
         }
         let sizes = of(Test::Latency).map(|row| row.size);
-        if transport == "inproc"
+        // Nothing lies below a transport that hands chunks over: what it carries is not what bounds it.
+        let hands_over =
+            transport == "inproc" || of(Test::Bandwidth).any(|row| row.baseline == Some("memcpy"));
+        if hands_over
             && let Some(row) = sizes.max().and_then(|most| of(Test::Latency).find(|row| row.size == most))
         {
             let (size, taken) = (show_size(row.size), show(row.rankine.p50));
@@ -113,7 +116,7 @@ pub(super) fn sentences(rows: &[Row]) -> Vec<String> {
                 "{transport}: {size} take {taken} µs: chunks change hands, whatever their size."
             ));
         }
-        let best = of(Test::Bandwidth).filter(|row| row.size >= BIG);
+        let best = of(Test::Bandwidth).filter(|row| row.size >= BIG && !hands_over);
         if let Some(row) = best.max_by(|a, b| a.rankine.p50.total_cmp(&b.rankine.p50)) {
             let mut sentence = format!(
                 "{transport}: chunks of {} go at {} MiB/s",

@@ -368,7 +368,15 @@ impl Session {
             }
         }
         let seconds = elapsed.as_secs_f64().max(1e-9);
-        make_row(scheme, test, size, &mine, &theirs, baseline, cpu.map(|nanos| nanos as f64 / 1e9 / seconds))
+        make_row(
+            scheme,
+            test,
+            size,
+            &mine,
+            &theirs,
+            baseline,
+            cpu.map(|nanos| (nanos as f64 / 1e9 / seconds).min(1.0)),
+        )
     }
 
     /// Both ends in this process.
