@@ -2,7 +2,7 @@
 //!
 //! The head of every message between processes ends with how many of its frames are compressed, 4 bytes,
 //! and before that with each one's place (4 bytes) and its bytes as they were (8 bytes). The work is done
-//! on the blocking pool, so that the I/O thread serves others meanwhile.
+//! on the blocking pool, the samples' too, so that the I/O thread serves others meanwhile.
 
 use std::{
     cell::Cell,
@@ -41,37 +41,58 @@ pub(crate) fn traffic() -> Traffic {
     TRAFFIC.get()
 }
 
+/// Messages that are sent without asking, at most, after one of which nothing was worth it.
+const MOST_UNASKED: u32 = 64;
+
 /// Compresses what goes over one link, as its policy and the link's rate say.
+///
+/// Asking costs some 100 µs a frame, so a link over which nothing is worth it is asked ever more rarely.
 pub(super) struct Packer {
     policy: Compression,
     rate: LinkRate,
+    /// Messages to send before the next is asked about.
+    unasked: u32,
+    /// How many there were last time.
+    pause: u32,
 }
 
 impl Packer {
     pub(super) fn new(policy: Compression, peer: &Address) -> Self {
         // Within a machine memory is handed over: there is nothing to make smaller.
         let here = matches!(peer.scheme(), "inproc" | "shm");
-        Self { policy: if here { Compression::Off } else { policy }, rate: LinkRate::default() }
+        let policy = if here { Compression::Off } else { policy };
+        Self { policy, rate: LinkRate::default(), unasked: 0, pause: 0 }
     }
 
     /// Compresses the frames for which that is worthwhile.
-    pub(super) async fn pack(&self, message: Message) -> Message {
+    pub(super) async fn pack(&mut self, message: Message) -> Message {
         let before = frame_bytes(&message);
         let mut traffic = TRAFFIC.get();
         traffic.sent += before;
         TRAFFIC.set(traffic);
-        if self.policy == Compression::Off || before == 0 {
+        let (policy, rate) = (self.policy, self.rate);
+        if !policy.asks(before, rate) {
             return message;
         }
-        let wanted = |(_, frame): &(usize, &Bytes)| self.policy.wants(frame, self.rate);
-        let chosen: Vec<(usize, Bytes)> =
-            message.frames.iter().enumerate().filter(wanted).map(|(i, frame)| (i, frame.clone())).collect();
-        if chosen.is_empty() {
+        if self.unasked > 0 {
+            self.unasked -= 1;
             return message;
         }
-        let all = move || chosen.into_iter().filter_map(|(i, frame)| Some((i, compress(&frame)?))).collect();
+        let frames = message.frames.clone();
+        let all = move || {
+            let wanted = frames.iter().enumerate().filter(|(_, frame)| policy.wants(frame, rate));
+            wanted.filter_map(|(i, frame)| Some((i, compress(frame)?))).collect()
+        };
         // The pool refuses only while the process ends.
         let packed: Vec<(usize, Bytes)> = spawn_blocking(all).await.unwrap_or_default();
+        if packed.is_empty() {
+            if policy == Compression::Auto {
+                self.pause = (2 * self.pause).clamp(1, MOST_UNASKED);
+                self.unasked = self.pause;
+            }
+            return message;
+        }
+        self.pause = 0;
         let message = with_packed(message, packed);
         let mut traffic = TRAFFIC.get();
         traffic.saved += before.saturating_sub(frame_bytes(&message));
@@ -200,18 +221,46 @@ mod tests {
     async fn what_stays_on_the_machine_or_goes_fast_is_left_alone() {
         let frames = vec![Bytes::from(vec![1; 1 << 20])];
         let (near, far): (Address, Address) = ("shm://x".parse().unwrap(), "tcp://far:1".parse().unwrap());
-        let untouched = async |packer: &Packer| packer.pack(message(frames.clone())).await.frames == frames;
-        assert!(untouched(&Packer::new(Compression::Always, &near)).await);
-        assert!(untouched(&Packer::new(Compression::Off, &far)).await);
+        let untouched =
+            async |packer: &mut Packer| packer.pack(message(frames.clone())).await.frames == frames;
+        assert!(untouched(&mut Packer::new(Compression::Always, &near)).await);
+        assert!(untouched(&mut Packer::new(Compression::Off, &far)).await);
         let mut packer = Packer::new(Compression::Auto, &far);
-        assert!(untouched(&packer).await, "the link's rate is not known yet");
+        assert!(untouched(&mut packer).await, "the link's rate is not known yet");
         packer.sent(1 << 20, Instant::now() - Duration::from_secs(10));
-        assert!(!untouched(&packer).await, "100 kB/s");
+        assert!(!untouched(&mut packer).await, "100 kB/s");
         for _ in 0..30 {
             packer.sent(1 << 40, Instant::now());
         }
-        assert!(untouched(&packer).await);
+        assert!(untouched(&mut packer).await);
         assert_eq!(back(packer.pack(message(frames.clone())).await).await.frames, frames);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_worth_it_it_is_asked_ever_more_rarely() {
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        let noise: Vec<u8> = (0..50_000).map(|_| random()).collect();
+        let mut packer = Packer::new(Compression::Auto, &"tcp://far:1".parse().unwrap());
+        packer.sent(1 << 20, Instant::now() - Duration::from_secs(10));
+        let mut asked = 0;
+        for _ in 0..1000 {
+            asked += u32::from(packer.unasked == 0);
+            let sent = packer.pack(message(vec![noise.clone().into()])).await;
+            assert_eq!(sent.frames[0], noise);
+        }
+        assert!((15..25).contains(&asked), "{asked} of 1000 messages");
+        // What is worth it is found, at the latest after the longest pause.
+        let zeros = || message(vec![Bytes::from(vec![0; 50_000])]);
+        let mut sent = 0;
+        while packer.pack(zeros()).await.frames[0].len() == 50_000 {
+            sent += 1;
+            assert!(sent <= MOST_UNASKED);
+        }
+        assert!(packer.pack(zeros()).await.frames[0].len() < 50_000, "and the next is asked about at once");
     }
 
     #[tokio::test]

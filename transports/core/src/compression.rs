@@ -117,6 +117,12 @@ impl Promise {
 }
 
 impl Compression {
+    /// Whether it is worth asking about frames of so many bytes together for a link.
+    pub fn asks(self, nbytes: u64, link: LinkRate) -> bool {
+        let known = self == Self::Always || link.bytes_per_second().is_some();
+        self != Self::Off && known && nbytes >= SMALLEST as u64
+    }
+
     /// Whether a frame is to be compressed for a link.
     pub fn wants(self, frame: &[u8], link: LinkRate) -> bool {
         match (self, link.bytes_per_second()) {
@@ -208,12 +214,14 @@ mod tests {
     fn the_policy_decides_with_what_is_known_of_the_link() {
         let (zeros, mut link) = (vec![0; 1 << 20], LinkRate::default());
         assert!(!Compression::Auto.wants(&zeros, link), "nothing is known yet");
+        assert!(!Compression::Auto.asks(1 << 20, link) && Compression::Always.asks(1 << 20, link));
         assert!(Compression::Always.wants(&zeros, link) && !Compression::Off.wants(&zeros, link));
         assert!(!Compression::Always.wants(&noise(1 << 20), link));
         link.sent(1000, Duration::from_secs(9));
         assert_eq!(link.bytes_per_second(), None, "a small message tells nothing");
         link.sent(10 << 20, Duration::from_secs(10));
         assert!(Compression::Auto.wants(&zeros, link), "1 MiB/s");
+        assert!(Compression::Auto.asks(10_000, link) && !Compression::Auto.asks(9_999, link));
         for _ in 0..20 {
             link.sent(1 << 30, Duration::from_millis(1));
         }
