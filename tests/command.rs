@@ -130,6 +130,26 @@ fn two_hosts_measure_what_is_between_them() {
 }
 
 #[test]
+fn a_leader_that_vanishes_is_no_success_for_who_follows() {
+    let options = ["--transport", "tcp", "--sizes", "8", "--seconds", "30"];
+    let mut leads = rankine(&["bench", "transport", "--listen", "tcp://127.0.0.1:0"]);
+    let mut leads = leads.args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(leads.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = told.nth(1).unwrap();
+    let (token, command) = line.trim().split_once(' ').unwrap();
+    let address = command.rsplit(' ').next().unwrap();
+    let (name, value) = token.split_once('=').unwrap();
+    let mut follows = rankine(&["bench", "transport", "--transport", "tcp", "--connect", address]);
+    let follows = follows.env(name, value).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    leads.kill().unwrap();
+    leads.wait().unwrap();
+    let output = follows.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("lost the connection"), "{said}");
+}
+
+#[test]
 fn workloads_run_over_each_transport_and_say_what_moved() {
     let json = text(&run(&[
         "bench",

@@ -158,8 +158,26 @@ pub(super) fn copies(size: u64, count: usize) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Processor time that the calling thread has used.
-pub(super) fn cpu_time() -> Duration {
+/// What the calling thread uses of its core from a moment on.
+pub(super) struct Used {
+    cpu: Duration,
+    start: Instant,
+}
+
+impl Used {
+    pub(super) fn from_now() -> Self {
+        Self { cpu: cpu_time(), start: Instant::now() }
+    }
+
+    /// The part of a core since then.
+    pub(super) fn part_of_a_core(&self) -> f64 {
+        let cpu = cpu_time().saturating_sub(self.cpu);
+        cpu.as_secs_f64() / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+/// Processor time that the calling thread has used; none where the system does not tell.
+fn cpu_time() -> Duration {
     let read = || -> io::Result<Option<u64>> {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
         Ok(text.split(' ').next().and_then(|number| number.parse().ok()))

@@ -77,6 +77,8 @@ enum Step {
     Bare(Batch),
     /// Let go of all that was opened.
     Close,
+    /// Nothing more comes.
+    End,
 }
 
 /// What each process answers.
@@ -88,8 +90,8 @@ struct Answer {
     said: String,
     /// Nanoseconds of what it measured.
     times: Vec<u64>,
-    /// Processor time over that, in nanoseconds.
-    cpu: u64,
+    /// Part of a core that it used meanwhile.
+    cpu: f64,
 }
 
 /// What a process has open while one transport is measured.
@@ -124,13 +126,23 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
     let chosen = settings.transport != "auto";
     let mut session = Session::new(party);
     let (mut rows, mut absent) = (Vec::new(), Vec::new());
-    for scheme in schemes {
-        match session.transport(&scheme, &options, &sizes, local, &mut rows) {
-            Ok(()) => {}
-            Err(error) if chosen => return Err(error),
-            Err(error) => absent.push((scheme, error.to_string())),
+    let measure = || {
+        for scheme in schemes {
+            let measured = session.transport(&scheme, &options, &sizes, local, &mut rows);
+            progress_done();
+            match measured {
+                Ok(()) => {}
+                Err(error) if chosen => return Err(error),
+                Err(error) => absent.push((scheme, error.to_string())),
+            }
+            session.lead(&Step::Close)?;
         }
-    }
+        Ok(())
+    };
+    let measured = measure();
+    // Whoever is still there need not wait, however it went.
+    let _ = session.party.tell(&Step::End);
+    measured?;
     let text = report::write(&rows, &absent, options.format)?;
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write the figures"))?;
     if let Some(path) = &options.html {
@@ -162,22 +174,31 @@ impl Session {
         Self { party, mesh: None, bare: None, payload: Bytes::new() }
     }
 
-    /// Does what the leader says until it leaves.
+    /// Does what the leader says until nothing more comes.
+    ///
+    /// # Errors
+    /// If the leader goes before that.
     fn follow(mut self) -> Result<()> {
-        // A leader that leaves has what it wanted.
-        while let Ok(step) = self.party.hear::<Step>() {
+        loop {
+            let step = self.party.hear::<Step>()?;
+            if matches!(step, Step::End) {
+                return Ok(());
+            }
             let answer = self
                 .perform(&step)
                 .unwrap_or_else(|e| Answer { failed: Some(e.to_string()), ..Answer::default() });
             self.party.tell(&answer)?;
         }
-        Ok(())
     }
 
     /// Has all processes do a step; gives their answers, the own first.
     fn lead(&mut self, step: &Step) -> Result<Vec<Answer>> {
         self.party.tell(step)?;
         let own = self.perform(step);
+        if own.is_err() {
+            // Those on the other side would wait for this one.
+            (self.mesh, self.bare) = (None, None);
+        }
         let mut answers = vec![Answer::default()];
         answers.extend(self.party.answers::<Answer>()?);
         answers[0] = own?;
@@ -205,7 +226,7 @@ impl Session {
             Step::Measure(batch) => self.measure(*batch),
             Step::OpenBare { scheme } => self.open_bare(scheme),
             Step::Bare(batch) => self.measure_bare(*batch),
-            Step::Close => {
+            Step::Close | Step::End => {
                 (self.mesh, self.bare) = (None, None);
                 Ok(Answer::default())
             }
@@ -220,22 +241,22 @@ impl Session {
     }
 
     fn measure(&mut self, batch: Batch) -> Result<Answer> {
-        let payload = self.payload(batch.size)?;
         let (rank, size) = (self.party.rank, self.party.size);
-        let mesh = self.mesh.as_mut().ok_or_else(|| Error::closed("nothing is open"))?;
         let (leads, partner) = match batch.test {
             Test::Alltoall => (true, None),
             Test::Pairs => (rank < size / 2, Some((rank + size / 2) % size)),
             _ if rank < 2 => (rank == 0, Some(1 - rank)),
             _ => return Ok(Answer::default()),
         };
-        let cpu = measure::cpu_time();
+        let payload = self.payload(batch.size)?;
+        let mesh = self.mesh.as_mut().ok_or_else(|| Error::closed("nothing is open"))?;
         let mut connections: Vec<&mut Connection> = mesh
             .connections
             .iter_mut()
             .filter(|(with, _)| partner.is_none_or(|p| p == *with))
             .map(|(_, c)| c)
             .collect();
+        let used = measure::Used::from_now();
         let times = match (&mut connections[..], partner) {
             ([connection], Some(_)) => {
                 self.party.runtime.block_on(measure::pair(batch, leads, &payload, connection))?
@@ -243,8 +264,7 @@ impl Session {
             (_, None) => self.party.runtime.block_on(measure::all_to_all(batch, &payload, connections))?,
             _ => return Err(Error::closed("there is no connection to measure")),
         };
-        let cpu = measure::cpu_time().saturating_sub(cpu);
-        Ok(Answer { times: nanos(&times), cpu: cpu.as_nanos() as u64, ..Answer::default() })
+        Ok(Answer { times: nanos(&times), cpu: used.part_of_a_core(), ..Answer::default() })
     }
 
     fn open_bare(&mut self, scheme: &str) -> Result<Answer> {
@@ -304,8 +324,6 @@ impl Session {
                 rows.push(self.row(scheme, test, size, baseline, options.seconds)?);
             }
         }
-        self.lead(&Step::Close)?;
-        progress_done();
         Ok(())
     }
 
@@ -326,9 +344,9 @@ impl Session {
         };
         let compares = !matches!(test, Test::Bibandwidth | Test::Pairs | Test::Alltoall);
         let share = Duration::from_secs_f64((seconds / 2.0 / BATCHES as f64).max(1e-3));
-        let ours = |session: &mut Self, count: usize| -> Result<(Vec<Duration>, [u64; 2])> {
+        let ours = |session: &mut Self, count: usize| -> Result<(Vec<Duration>, [f64; 2])> {
             let answers = session.lead(&Step::Measure(Batch { test, size, count }))?;
-            let cpu = [answers[0].cpu, answers.get(1).map_or(0, |answer| answer.cpu)];
+            let cpu = [answers[0].cpu, answers.get(1).map_or(0.0, |answer| answer.cpu)];
             let times = if test == Test::Pairs {
                 // All pairs together are as fast as the slowest lets them be.
                 answers.iter().take(half).flat_map(|a| &a.times).max().copied().into_iter().collect()
@@ -357,26 +375,16 @@ impl Session {
             times.iter().map(|took| test.figure(*took, size, count, senders)).collect()
         };
         let (mut mine, mut theirs) = (Vec::new(), Vec::new());
-        let (mut cpu, mut elapsed) = ([0u64; 2], Duration::ZERO);
+        let mut cpu = [0.0; 2];
         for _ in 0..BATCHES {
             let (times, used) = ours(self, our_count)?;
-            elapsed += times.iter().sum::<Duration>();
-            cpu = [cpu[0] + used[0], cpu[1] + used[1]];
+            cpu = [cpu[0] + used[0] / BATCHES as f64, cpu[1] + used[1] / BATCHES as f64];
             mine.push(figures(&times, our_count));
             if compares {
                 theirs.push(figures(&bare(self, bare_count)?, bare_count));
             }
         }
-        let seconds = elapsed.as_secs_f64().max(1e-9);
-        make_row(
-            scheme,
-            test,
-            size,
-            &mine,
-            &theirs,
-            baseline,
-            cpu.map(|nanos| (nanos as f64 / 1e9 / seconds).min(1.0)),
-        )
+        make_row(scheme, test, size, &mine, &theirs, baseline, cpu)
     }
 
     /// Both ends in this process.
@@ -394,19 +402,15 @@ impl Session {
                 };
                 let count = calibrate(share, 0, &mut ours)?;
                 let mut mine = Vec::new();
-                let (cpu, mut elapsed) = (measure::cpu_time(), Duration::ZERO);
+                let used = measure::Used::from_now();
                 for _ in 0..BATCHES {
                     let times = ours(count)?;
-                    elapsed += times.iter().sum::<Duration>();
                     let each = if test == Test::Latency { 1 } else { count };
                     mine.push(times.iter().map(|took| test.figure(*took, size, each, 1)).collect());
                 }
-                let used = measure::cpu_time().saturating_sub(cpu).as_secs_f64();
-                let part = (used / elapsed.as_secs_f64().max(1e-9)).min(1.0);
-                rows.push(make_row(scheme, test, size, &mine, &[], "", [part; 2])?);
+                rows.push(make_row(scheme, test, size, &mine, &[], "", [used.part_of_a_core(); 2])?);
             }
         }
-        progress_done();
         Ok(())
     }
 }
