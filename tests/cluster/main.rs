@@ -2,6 +2,9 @@
 //!
 //! The binary is its own worker, so `main` begins with `rankine::init()`.
 
+mod dying;
+mod transports;
+
 use std::{
     fs,
     sync::{
@@ -13,12 +16,10 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rankine::array::Chunk;
-use rankine::{
-    Error, FailureKind, Local, LocalCluster, ReturnWhen, Settings, Status, blocking::Client,
-    protocol::Metrics,
-};
-use rankine_transport::compression::Compression;
+use rankine::{Error, FailureKind, Local, LocalCluster, ReturnWhen, Status, blocking::Client};
+
+use dying::*;
+use transports::*;
 
 type Outcome = Result<(), Failed>;
 
@@ -162,7 +163,7 @@ fn a_panic_brings_message_place_and_stack(_: &LocalCluster, client: &Client) -> 
     let future = client.submit(|x: i64| -> i64 { panic!("no {x}") }, (5,));
     let Err(Error::Task(error)) = future.result() else { return Err("it should err".into()) };
     assert_eq!((error.kind, &*error.message), (FailureKind::Panicked, "no 5"));
-    assert!(error.location.as_ref().unwrap().contains("tests/cluster.rs"), "{error}");
+    assert!(error.location.as_ref().unwrap().contains("tests/cluster/main.rs"), "{error}");
     assert!(error.backtrace.as_ref().unwrap().contains("cluster"), "{error:?}");
     assert!(!error.worker.is_empty() && error.key == future.key().to_string());
     Ok(())
@@ -466,49 +467,6 @@ fn what_cannot_be_serialized_does_not_leave() -> Outcome {
     Ok(())
 }
 
-fn kill(pid: u32) {
-    std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
-}
-
-fn a_killed_worker_is_made_up_for() -> Outcome {
-    let cluster = LocalCluster::builder().workers(2).threads(1).processes(true).start()?;
-    let client = Client::from(cluster.client()?);
-    let done = client.map(|x: i64| vec![x; 2000], 0..20);
-    client.wait(&done, ReturnWhen::AllCompleted, None)?;
-    let running = client.map(slow_inc, 0..20);
-    thread::sleep(Duration::from_millis(60));
-    let before = cluster.pids();
-    kill(before[0]);
-    // What only the dead one held is computed again, what it ran runs elsewhere.
-    assert_eq!(client.gather(&done)?, (0..20).map(|x| vec![x; 2000]).collect::<Vec<_>>());
-    assert_eq!(client.gather(&running)?, (1..21).collect::<Vec<_>>());
-    until("another takes its place", || Ok(client.scheduler_info()?.workers.len() == 2))?;
-    let after = cluster.pids();
-    assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
-    Ok(())
-}
-
-fn all_workers_may_die() -> Outcome {
-    let cluster = LocalCluster::builder().workers(2).threads(1).processes(true).start()?;
-    let client = Client::from(cluster.client()?);
-    let done = client.map(|x: i64| vec![x; 2000], 0..20);
-    client.wait(&done, ReturnWhen::AllCompleted, None)?;
-    cluster.pids().into_iter().for_each(kill);
-    assert_eq!(client.gather(&done)?, (0..20).map(|x| vec![x; 2000]).collect::<Vec<_>>());
-    Ok(())
-}
-
-fn a_task_that_kills_workers_errs() -> Outcome {
-    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).start()?;
-    let client = Client::from(cluster.client()?);
-    let deadly = client.submit(|| -> i64 { std::process::abort() }, ());
-    let Err(Error::Task(error)) = deadly.result() else { return Err("it should err".into()) };
-    assert_eq!(error.kind, FailureKind::KilledWorkers);
-    assert!(error.message.contains("4 workers died"), "{error}");
-    assert_eq!(client.submit(inc, (1,)).result()?, 2, "the next worker goes on");
-    Ok(())
-}
-
 fn a_worker_may_be_added() -> Outcome {
     for processes in [false, true] {
         let builder = LocalCluster::builder().workers(1).threads(1).processes(processes);
@@ -516,117 +474,6 @@ fn a_worker_may_be_added() -> Outcome {
         let client = Client::from(cluster.client()?);
         cluster.add_worker(&builder)?;
         until("it is there", || Ok(client.scheduler_info()?.workers.len() == 2))?;
-    }
-    Ok(())
-}
-
-fn scattered_data_that_dies_says_so() -> Outcome {
-    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).start()?;
-    let client = Client::from(cluster.client()?);
-    let data = client.scatter([vec![1i64; 10_000]])?.remove(0);
-    kill(cluster.pids()[0]);
-    until("it is known to be lost", || Ok(data.status() == Status::Erred))?;
-    let Err(Error::Task(error)) = data.result() else { return Err("it should err".into()) };
-    assert_eq!(error.kind, FailureKind::DataLost);
-    assert!(error.message.contains("scatter it again"), "{error}");
-    Ok(())
-}
-
-/// Settings with these transports and that policy.
-fn settings(transport: &str, compression: Compression) -> Settings {
-    let mut settings = Settings::default();
-    settings.transport = transport.into();
-    settings.compression = compression;
-    settings
-}
-
-fn chunks_are_compressed_where_that_is_asked_for() -> Outcome {
-    for (compression, saves) in [(Compression::Always, true), (Compression::Off, false)] {
-        let builder = LocalCluster::builder().workers(2).threads(1).processes(true);
-        let cluster = builder.settings(settings("tcp", compression)).start()?;
-        let client = Client::from(cluster.client()?);
-        big_results_travel_between_workers(&cluster, &client)?;
-        let sum = |of: fn(&Metrics) -> u64| -> Result<u64, Error> {
-            Ok(client.scheduler_info()?.workers.iter().map(|worker| of(&worker.metrics)).sum())
-        };
-        // A million numbers went to the other worker, and as many to the client.
-        until("it is counted", || Ok(sum(|m| m.sent)? >= 16_000_000))?;
-        if saves {
-            until("both were made smaller", || Ok(sum(|m| m.saved)? > 8_000_000))?;
-        }
-        assert_eq!(sum(|m| m.saved)? > 0, saves, "{compression}");
-    }
-    Ok(())
-}
-
-/// Between processes of a host a chunk lies in memory once, and counts once.
-fn shared_chunks_count_once() -> Outcome {
-    const CHUNK: u64 = 128 << 20;
-    let builder = LocalCluster::builder().workers(2).threads(1).processes(true);
-    let cluster = builder.settings(settings("shm", Compression::Auto)).start()?;
-    let client = Client::from(cluster.client()?);
-    let names: Vec<String> =
-        client.scheduler_info()?.workers.iter().map(|worker| worker.info.name.to_string()).collect();
-    let make = || Chunk::write(&[(CHUNK / 8) as usize], |numbers: &mut [f64]| numbers.fill(0.5));
-    let chunk = client.options().workers([&*names[0]]).submit(make, ());
-    let sum =
-        client.options().workers([&*names[1]]).submit(|chunk: Chunk<f64>| chunk.view().sum(), (&chunk,));
-    assert_eq!(sum.result()?, CHUNK as f64 / 16.0);
-    let resident = || -> Result<Vec<u64>, Error> {
-        let workers = client.scheduler_info()?.workers;
-        let of =
-            |name: &String| workers.iter().find(|w| *w.info.name == **name).map_or(0, |w| w.metrics.resident);
-        Ok(names.iter().map(of).collect())
-    };
-    until("its maker accounts for it", || Ok(resident()?[0] > CHUNK))?;
-    until("who reads it does not", || Ok(resident()?[1] < CHUNK / 2))?;
-    Ok(())
-}
-
-fn the_transport_asked_for_is_taken() -> Outcome {
-    for (transport, processes) in
-        [("tcp", true), ("shm", true), ("tcp", false), ("inproc,shm,tcp", true), ("inproc", false)]
-    {
-        let builder = LocalCluster::builder().workers(2).threads(1).processes(processes);
-        let cluster = builder.settings(settings(transport, Compression::Auto)).start()?;
-        let client = Client::from(cluster.client()?);
-        big_results_travel_between_workers(&cluster, &client)?;
-        for worker in client.scheduler_info()?.workers {
-            let schemes: Vec<&str> =
-                worker.info.contact.split(' ').filter_map(|address| address.split("://").next()).collect();
-            assert_eq!(schemes.join(","), transport);
-            assert!(worker.info.contact.ends_with(&*worker.info.address));
-        }
-    }
-    let refused = LocalCluster::builder().settings(settings("mpi", Compression::Auto)).start();
-    let text = refused.err().ok_or("it should be refused")?.to_string();
-    assert!(text.contains("feature `mpi`") || text.contains("mpirun"), "{text}");
-    Ok(())
-}
-
-fn processes_end_with_the_cluster() -> Outcome {
-    let cluster = LocalCluster::builder().workers(2).threads(1).processes(true).start()?;
-    let pids = cluster.pids();
-    let client = Client::from(cluster.client()?);
-    let _busy = client.submit(|| thread::sleep(Duration::from_secs(60)), ());
-    let start = Instant::now();
-    drop(cluster);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    for pid in pids {
-        assert!(!fs::exists(format!("/proc/{pid}"))?, "{pid} is still there");
-    }
-    assert!(matches!(client.submit(inc, (1,)).result(), Err(Error::Closed { .. })));
-    Ok(())
-}
-
-fn a_cluster_that_ends_at_once_tells_its_clients() -> Outcome {
-    for i in 0..50 {
-        let cluster = LocalCluster::builder().threads(1).start()?;
-        let client = Client::from(cluster.client()?);
-        let future = client.submit(inc, (i,));
-        drop(cluster);
-        assert!(matches!(future.result(), Ok(_) | Err(Error::Closed { .. })), "{future:?}");
-        assert!(matches!(client.submit(inc, (i,)).result(), Ok(_) | Err(Error::Closed { .. })));
     }
     Ok(())
 }
