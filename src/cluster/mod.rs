@@ -4,12 +4,21 @@
 //! from the command line which role a process plays; [`SchedulerFile`] carries address and secret.
 
 mod bytes;
+pub(crate) mod cores;
 mod file;
+mod flags;
 mod io_thread;
+mod launch;
+mod lifetime;
 mod local;
+mod meeting;
 mod nanny;
+mod ranks;
 mod roles;
+mod services;
 mod transports;
+#[cfg(feature = "mpi")]
+mod world;
 
 use std::sync::Arc;
 

@@ -33,6 +33,7 @@ struct Server {
     clients: RefCell<BTreeMap<ClientId, Outbox<ToClient>>>,
     runs: RefCell<BTreeMap<u64, Run>>,
     next_run: Cell<u64>,
+    retirements: RefCell<Vec<Retirement>>,
     address: String,
     start: Instant,
     /// Told once the cluster is to end.
@@ -43,9 +44,18 @@ struct Server {
 
 struct WorkerLink {
     outbox: Outbox<ToWorker>,
+    name: Arc<str>,
     address: Arc<str>,
     /// Told when the worker's link is to be cut.
     cut: Arc<Notify>,
+}
+
+/// Workers that a client wants gone.
+struct Retirement {
+    client: ClientId,
+    question: u64,
+    waiting: Vec<WorkerId>,
+    left: Vec<Arc<str>>,
 }
 
 /// A function running on workers outside of the task graph.
@@ -73,6 +83,7 @@ pub(crate) async fn serve(
         clients: RefCell::default(),
         runs: RefCell::default(),
         next_run: Cell::new(0),
+        retirements: RefCell::default(),
         address,
         start: Instant::now(),
         end: end.clone(),
@@ -171,10 +182,10 @@ impl Server {
             outbox.closed().await;
             return Ok(());
         }
-        let (address, cut) = (info.address.clone(), Arc::new(Notify::new()));
+        let (name, address, cut) = (info.name.clone(), info.address.clone(), Arc::new(Notify::new()));
         tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
         let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
-        let link = WorkerLink { outbox: outbox.clone(), address: address.clone(), cut: cut.clone() };
+        let link = WorkerLink { outbox: outbox.clone(), name, address: address.clone(), cut: cut.clone() };
         self.workers.borrow_mut().insert(id, link);
         self.obey(instructions);
         let mut leaving = false;
@@ -203,6 +214,7 @@ impl Server {
         self.workers.borrow_mut().remove(&id);
         outbox.close();
         self.handle(Stimulus::RemoveWorker { worker: id, expected: leaving });
+        self.retired(id, &address);
         let runs: Vec<u64> = self.runs.borrow().keys().copied().collect();
         for run in runs {
             self.ran(run, id, Err(TaskError::refused(format!("worker {address} died while it ran"))));
@@ -280,6 +292,23 @@ impl Server {
                 });
                 return;
             }
+            Query::Retire { workers } => {
+                drop(state);
+                let named =
+                    |link: &WorkerLink| workers.iter().any(|w| **w == *link.name || **w == *link.address);
+                let waiting: Vec<WorkerId> = {
+                    let links = self.workers.borrow();
+                    links.iter().filter(|(_, link)| named(link)).map(|(id, _)| *id).collect()
+                };
+                if !waiting.is_empty() {
+                    let stimuli = waiting.iter().map(|id| Stimulus::Retire(*id)).collect();
+                    let retirement = Retirement { client, question, waiting, left: Vec::new() };
+                    self.retirements.borrow_mut().push(retirement);
+                    self.handle_many(stimuli);
+                    return;
+                }
+                Answer::Retired(Vec::new())
+            }
             Query::Shutdown => {
                 self.end.notify_one();
                 Answer::Done
@@ -289,6 +318,25 @@ impl Server {
         };
         if let Some(outbox) = self.clients.borrow().get(&client) {
             outbox.put(ToClient::Answer { id: question, answer });
+        }
+    }
+
+    /// A worker is gone: whoever wanted it gone is told, once all that it wanted gone are.
+    fn retired(&self, worker: WorkerId, address: &Arc<str>) {
+        let done: Vec<Retirement> = {
+            let mut retirements = self.retirements.borrow_mut();
+            for retirement in &mut *retirements {
+                if let Some(place) = retirement.waiting.iter().position(|w| *w == worker) {
+                    retirement.waiting.swap_remove(place);
+                    retirement.left.push(address.clone());
+                }
+            }
+            retirements.extract_if(.., |retirement| retirement.waiting.is_empty()).collect()
+        };
+        for Retirement { client, question, left, .. } in done {
+            if let Some(outbox) = self.clients.borrow().get(&client) {
+                outbox.put(ToClient::Answer { id: question, answer: Answer::Retired(left) });
+            }
         }
     }
 

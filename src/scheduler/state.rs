@@ -10,6 +10,7 @@ use super::{
     Instruction, TaskState,
     arena::Arena,
     pool::Pool,
+    retiring::Retirement,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
@@ -50,6 +51,10 @@ pub(super) struct Worker {
     pub(super) heard: u64,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
+    /// It is to leave: nothing new goes there.
+    pub(super) retiring: bool,
+    /// When it will begin to leave, by the scheduler's clock, where it knows.
+    pub(super) ends: Option<u64>,
 }
 
 impl Worker {
@@ -95,6 +100,7 @@ pub struct State {
     pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
+    pub(super) retirement: Retirement,
     next_client: u32,
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
@@ -121,6 +127,7 @@ impl State {
             queued: BinaryHeap::new(),
             no_worker: KeySet::default(),
             submissions: 0,
+            retirement: Retirement::default(),
             next_client: 0,
             story: Vec::new(),
             oldest: 0,
@@ -228,6 +235,7 @@ impl State {
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,
+            retiring: worker.retiring,
         };
         SchedulerInfo {
             address: String::new(),
