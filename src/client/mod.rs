@@ -550,7 +550,12 @@ impl Client {
     /// # Errors
     /// If the cluster was gone already.
     pub async fn shutdown(&self) -> Result<()> {
-        self.shared.ask(Query::Shutdown).await?;
+        self.shutdown_because(None).await
+    }
+
+    /// [`Client::shutdown`], for a reason that all are told.
+    pub(crate) async fn shutdown_because(&self, reason: Option<String>) -> Result<()> {
+        self.shared.ask(Query::Shutdown { reason }).await?;
         self.close().await;
         Ok(())
     }

@@ -6,6 +6,8 @@
 mod bytes;
 pub(crate) mod cores;
 mod file;
+#[cfg(feature = "slurm")]
+mod fleet;
 mod flags;
 mod io_thread;
 mod launch;
@@ -16,6 +18,8 @@ mod nanny;
 mod ranks;
 mod roles;
 mod services;
+#[cfg(feature = "slurm")]
+mod slurm;
 mod transports;
 #[cfg(feature = "mpi")]
 mod world;
@@ -26,6 +30,8 @@ pub use bytes::parse_bytes;
 pub use file::SchedulerFile;
 pub use local::{Builder, LocalCluster};
 pub use roles::{args, init, run};
+#[cfg(feature = "slurm")]
+pub use slurm::{SlurmBuilder, SlurmCluster};
 pub use transports::transports;
 
 use crate::{

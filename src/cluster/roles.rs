@@ -263,7 +263,7 @@ fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) ->
     let mut builder = flags.builder(Settings::default())?;
     let settings = builder.settings.take().map_or_else(Settings::load, Ok)?.without_mpi();
     settings.start_log();
-    let name = flags.value("--name")?;
+    let name = flags.value("--name")?.or_else(name_in_slurm);
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
     let place = file.address.split_once("://").map_or("", |(_, place)| place);
     let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
@@ -285,4 +285,10 @@ fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) ->
     let worker = Worker::start(&io, endpoint, &contact, options)?;
     begun(&worker);
     runtime()?.block_on(worker.until_over())
+}
+
+/// The name of a worker that is a task of a Slurm job: it tells which.
+fn name_in_slurm() -> Option<String> {
+    let variable = |name: &str| env::var(name).ok();
+    Some(format!("slurm-{}-{}", variable("SLURM_JOB_ID")?, variable("SLURM_PROCID")?))
 }

@@ -14,7 +14,7 @@ use super::IoThread;
 use crate::{
     Error, Result,
     link::Endpoint,
-    scheduler,
+    scheduler::{self, server::End},
     worker::{
         self,
         server::{Departure, Listen, Options, addresses},
@@ -23,7 +23,7 @@ use crate::{
 
 /// A scheduler that is served. Dropping it ends the cluster.
 pub(super) struct Scheduler {
-    end: Arc<Notify>,
+    end: Arc<End>,
     over: Arc<Notify>,
     /// Where it is reached, over the most general of its transports.
     pub(super) address: Arc<str>,
@@ -37,7 +37,7 @@ impl Scheduler {
     /// # Errors
     /// If it cannot listen.
     pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen) -> Result<Self> {
-        let (end, over) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (end, over) = (Arc::new(End::default()), Arc::new(Notify::new()));
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {
             match listen.begin(&endpoint).await {
@@ -60,7 +60,7 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.end.notify_one();
+        self.end.now(None);
     }
 }
 

@@ -194,7 +194,10 @@ pub enum Query {
         workers: Vec<String>,
     },
     /// End the whole cluster.
-    Shutdown,
+    Shutdown {
+        /// Why, if there is more to say than that somebody wanted it.
+        reason: Option<String>,
+    },
 }
 
 /// What the scheduler answers.
@@ -231,6 +234,10 @@ pub struct SchedulerInfo {
     pub tasks: Vec<(String, u64)>,
     /// Number of connected clients.
     pub clients: u32,
+    /// Tasks that run, or could if there were a worker for them.
+    pub runnable: u64,
+    /// Seconds that these are expected to take one thread.
+    pub work: f64,
 }
 
 /// A worker as the scheduler sees it.

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,31 @@ const TICK: Duration = Duration::from_secs(1);
 
 const FAREWELL: &str = "the cluster was shut down";
 
+/// How a scheduler is told to end.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    notify: Notify,
+    reason: OnceLock<String>,
+}
+
+impl End {
+    /// Ends it; all are told why, if there is more to say than that somebody wanted it.
+    pub(crate) fn now(&self, reason: Option<String>) {
+        if let Some(reason) = reason {
+            let _ = self.reason.set(reason);
+        }
+        self.notify.notify_one();
+    }
+
+    async fn told(&self) {
+        self.notify.notified().await;
+    }
+
+    fn reason(&self) -> String {
+        self.reason.get().map_or_else(|| FAREWELL.to_owned(), Clone::clone)
+    }
+}
+
 struct Server {
     state: RefCell<State>,
     workers: RefCell<BTreeMap<WorkerId, WorkerLink>>,
@@ -37,7 +62,7 @@ struct Server {
     address: String,
     start: Instant,
     /// Told once the cluster is to end.
-    end: Arc<Notify>,
+    end: Arc<End>,
     /// Whether it ends: who comes now is told so.
     ending: Cell<bool>,
 }
@@ -66,7 +91,7 @@ struct Run {
     results: Vec<(Arc<str>, std::result::Result<Value, TaskError>)>,
 }
 
-/// Serves on `listeners` until a client shuts the cluster down or `end` is told. All that are
+/// Serves on `listeners` until a client shuts the cluster down or it is told to end. All that are
 /// linked are told why and let go.
 ///
 /// # Errors
@@ -74,7 +99,7 @@ struct Run {
 pub(crate) async fn serve(
     endpoint: Endpoint,
     listeners: Vec<Box<dyn Listener>>,
-    end: Arc<Notify>,
+    end: Arc<End>,
 ) -> Result<()> {
     let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
@@ -97,7 +122,7 @@ pub(crate) async fn serve(
         tasks.spawn_local(take_visitors(listener, serve));
     }
     tasks.spawn_local(server.clone().ticks());
-    end.notified().await;
+    end.told().await;
     server.farewell().await;
     Ok(())
 }
@@ -178,7 +203,7 @@ impl Server {
         info: WorkerInfo,
     ) -> Result<()> {
         if self.ending.get() {
-            outbox.put(ToWorker::Close { reason: FAREWELL.into() });
+            outbox.put(ToWorker::Close { reason: self.end.reason() });
             outbox.closed().await;
             return Ok(());
         }
@@ -224,7 +249,7 @@ impl Server {
 
     async fn client(self: Rc<Self>, outbox: Outbox<ToClient>, mut inbox: Inbox<FromClient>) -> Result<()> {
         if self.ending.get() {
-            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
+            outbox.put(ToClient::Closing { reason: self.end.reason() });
             outbox.closed().await;
             return Ok(());
         }
@@ -309,8 +334,8 @@ impl Server {
                 }
                 Answer::Retired(Vec::new())
             }
-            Query::Shutdown => {
-                self.end.notify_one();
+            Query::Shutdown { reason } => {
+                self.end.now(reason);
                 Answer::Done
             }
             // The machine answers this one.
@@ -379,10 +404,10 @@ impl Server {
         let workers: Vec<_> = std::mem::take(&mut *self.workers.borrow_mut()).into_values().collect();
         let clients: Vec<_> = std::mem::take(&mut *self.clients.borrow_mut()).into_values().collect();
         for link in &workers {
-            link.outbox.put(ToWorker::Close { reason: FAREWELL.into() });
+            link.outbox.put(ToWorker::Close { reason: self.end.reason() });
         }
         for outbox in &clients {
-            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
+            outbox.put(ToClient::Closing { reason: self.end.reason() });
         }
         let words = async {
             for link in &workers {

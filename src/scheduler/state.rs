@@ -224,8 +224,13 @@ impl State {
     /// The cluster as a whole; the address is for the server to fill in.
     pub fn info(&self) -> SchedulerInfo {
         let mut counts = BTreeMap::<&str, u64>::new();
+        let (mut runnable, mut work) = (0, 0);
         for task in self.tasks.iter() {
             *counts.entry(task.state.name()).or_default() += 1;
+            if matches!(task.state, TaskState::Processing | TaskState::Queued | TaskState::NoWorker) {
+                runnable += 1;
+                work += u128::from(self.expected_duration(task));
+            }
         }
         let status = |(id, worker): (WorkerId, &Worker)| WorkerStatus {
             id,
@@ -242,6 +247,8 @@ impl State {
             workers: self.workers.iter().map(status).collect(),
             tasks: counts.into_iter().map(|(state, count)| (state.to_owned(), count)).collect(),
             clients: self.clients.len() as u32,
+            runnable,
+            work: work as f64 / 1e9,
         }
     }
 }

@@ -179,6 +179,12 @@ impl Settings {
         self.given().into_iter().map(|(name, value)| (variable(name), value)).collect()
     }
 
+    /// Those that are not the default.
+    pub(crate) fn changed(&self) -> Vec<(&'static str, String)> {
+        let usual = Self::default().given();
+        self.given().into_iter().filter(|given| !usual.contains(given)).collect()
+    }
+
     /// The settings that have a value, as one writes them.
     fn given(&self) -> Vec<(&'static str, String)> {
         let Ok(serde_json::Value::Object(all)) = serde_json::to_value(self) else { return Vec::new() };
