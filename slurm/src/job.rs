@@ -1,6 +1,6 @@
 //! What a job is.
 
-use std::num::NonZeroU32;
+use std::{fs::Metadata, num::NonZeroU32, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::{
     Array, Dependency, Directive, Error, Invalid, Memory, Name, Output, Result, TimeLimit, Variable, Word,
@@ -137,6 +137,31 @@ impl Job {
     #[must_use]
     pub fn cpus_per_node(&self) -> u64 {
         u64::from(self.tasks_per_node.get()) * u64::from(self.cpus_per_task.map_or(1, NonZeroU32::get))
+    }
+
+    /// Whether program and directory of its output are there, where both are looked for from here, as jobs do.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        let program = Path::new(&self.program);
+        // Without a slash it is a name in PATH on the nodes.
+        if self.program.contains('/') {
+            let executable =
+                |metadata: Metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+            if !program.metadata().is_ok_and(executable) {
+                let reason = "no such program is here: build it first, or name where it is";
+                return Err(Error::option("program", &self.program, reason));
+            }
+        }
+        let Some(directory) = self.output.as_ref().and_then(|output| Path::new(output.as_str()).parent())
+        else {
+            return Ok(());
+        };
+        // Slurm makes none, and fails the job without a word.
+        let is_known = !directory.as_os_str().is_empty() && !directory.to_string_lossy().contains('%');
+        if is_known && !directory.is_dir() {
+            let reason = format!("there is no directory {}: make it first", directory.display());
+            return Err(Error::option("output", self.output.as_ref().map_or("", Output::as_str), reason));
+        }
+        Ok(())
     }
 
     /// Whether the values go together.

@@ -59,12 +59,14 @@ impl Slurm {
         self.both("sbatch", &["--test-only"], Some(script)).map(|(_, told)| told.trim().to_owned())
     }
 
-    /// Looks whether a partition that the job may go to has and allows what it asks for.
+    /// Looks whether the job could run: its program and the directory of its output are there, and a partition that
+    /// it may go to has and allows what it asks for.
     ///
     /// # Errors
-    /// Names the first option that is beyond that.
+    /// Names the first option that cannot be.
     pub fn check(&self, job: &Job) -> Result<()> {
         job.check()?;
+        job.check_files()?;
         partition::check(job, &self.partitions()?)
     }
 

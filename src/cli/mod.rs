@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod info;
+mod slurm;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,9 @@ enum Action {
     /// Measure transports against the bare fabric below them, and whole workloads over each
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Run programs as jobs under Slurm: write their batch scripts, submit them, see what becomes of them
+    #[command(subcommand)]
+    Slurm(slurm::Command),
 }
 
 /// The settings given as flags.
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
     let done = match action {
         Action::Config => config::show(&given.0),
         Action::Info(options) => given.logging().and_then(|settings| info::show(&options, &settings)),
+        Action::Slurm(command) => slurm::run(command, &given),
         Action::Bench(command) => given.logging().and_then(|settings| bench::run(command, settings)),
     };
     match done {
