@@ -232,6 +232,17 @@ fn a_rank_that_dies_under_mpi_ends_the_job() -> Outcome {
     let place = Place::new()?;
     let ended = place.run(&place.job(Launcher::Srun(Pmi::Pmix), &["die"])?)?;
     assert!(ended.state == JobState::Failed && ended.took < Duration::from_secs(30), "{}", ended.all());
+    // Where srun lets the others go on, the scheduler misses the dead one, and says what could be done.
+    let wrapped = format!("srun --mpi=pmix {} die", env::current_exe()?.display());
+    let output = place.output();
+    let submitted = Command::new("sbatch")
+        .args(["--parsable", "--nodes=3", "--ntasks-per-node=1", "--wrap", &wrapped, "--output"])
+        .arg(&output)
+        .env("JOBS_PROGRAM", "1")
+        .output()?;
+    let id: JobId = String::from_utf8(submitted.stdout)?.trim().parse()?;
+    let ended = place.end(&id)?;
+    assert!(ended.said.contains("rank-") && ended.said.contains("srun --mpi=none"), "{}", ended.all());
     Ok(())
 }
 
@@ -273,7 +284,9 @@ fn a_node_that_fails_costs_its_tasks_alone() -> Outcome {
 fn the_programs_status_is_the_jobs() -> Outcome {
     let place = Place::new()?;
     let ended = place.run(&place.job(Launcher::FaultTolerant, &["exit", "3"])?)?;
-    assert_eq!((&ended.state, ended.status, &*ended.said), (&JobState::Failed, 3, ""), "{}", ended.all());
+    assert_eq!((&ended.state, ended.status), (&JobState::Failed, 3), "{}", ended.all());
+    // What srun says of it.
+    assert!(ended.said.lines().all(|line| line.starts_with("srun: ")), "{}", ended.all());
     Ok(())
 }
 
@@ -356,7 +369,11 @@ fn a_program_that_is_not_there_is_named() -> Outcome {
     let place = Place::new()?;
     let mut job = place.job(Launcher::FaultTolerant, &[])?;
     job.program = "/nowhere/program".into();
-    let ended = place.run(&job)?;
+    // Mostly that is seen before.
+    let refused = place.submit(&job).expect_err("it is not there");
+    assert!(refused.message().is_some_and(|said| said.contains("--program cannot be /nowhere/program")));
+    let id = place.slurm.submit(&Script::new(&job)?)?;
+    let ended = place.end(&id)?;
     assert_eq!(ended.state, JobState::Failed, "{}", ended.all());
     assert!(ended.said.contains("/nowhere/program: No such file"), "{}", ended.all());
     Ok(())
@@ -489,7 +506,7 @@ fn a_cluster_follows_its_load() -> Outcome {
     let cluster = cluster(&place, |_| Ok(()))?;
     let client = blocking::Client::from(cluster.client()?);
     let mut policy = Policy::new(0, 3, cluster.threads_per_job());
-    policy.target = Duration::from_secs(1);
+    (policy.target, policy.pace) = (Duration::from_secs(1), count(3));
     cluster.adapt_by(policy)?;
     thread::sleep(Duration::from_secs(2));
     assert!(cluster.jobs().is_empty(), "nobody wants a worker");
@@ -503,13 +520,14 @@ fn a_cluster_follows_its_load() -> Outcome {
 fn a_cluster_whose_jobs_fail_says_so() -> Outcome {
     let place = Place::new()?;
     let cluster = cluster(&place, |job| {
-        job.program = "/nowhere/program".into();
+        // It has nothing to do with Rankine, and does not want the arguments.
+        job.program = "/bin/sleep".into();
         Ok(())
     })?;
     let client = blocking::Client::from(cluster.client()?);
     cluster.scale(1);
     let error = client.submit(slow, (1,)).result().expect_err("nobody can run it").to_string();
-    assert!(error.contains("3 worker jobs in a row") && error.contains("/nowhere/program"), "{error}");
+    assert!(error.contains("3 worker jobs in a row") && error.contains("sleep: "), "{error}");
     Ok(())
 }
 

@@ -126,7 +126,7 @@ export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_po
         Launcher::Srun(pmi) => {
             let mut text = String::from("# A rank for each task of the job.\n");
             text += &signalled(job);
-            text + &format!("exec srun --mpi={}{cpus} {program}\n", pmi.as_str())
+            text + &format!("exec srun --mpi={} --kill-on-bad-exit=1{cpus} {program}\n", pmi.as_str())
         }
         Launcher::FaultTolerant => {
             let mut text = String::from(
@@ -311,7 +311,9 @@ exec mpirun ./anomaly
             mpirun.contains("\nmpirun './my programs/anomaly' --from ") && mpirun.contains("=B:USR1@300\n")
         );
         let srun = of(Launcher::Srun(Pmi::Pmi2));
-        assert!(srun.contains("\nexec srun --mpi=pmi2 --cpus-per-task=8 './my programs/anomaly' --from "));
+        assert!(srun.contains(
+            "\nexec srun --mpi=pmi2 --kill-on-bad-exit=1 --cpus-per-task=8 './my programs/anomaly' --from "
+        ));
         assert!(of(Launcher::Srun(Pmi::Pmix)).contains("--mpi=pmix "));
         let tolerant = of(Launcher::FaultTolerant);
         let line = "\nsrun --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=8 './my programs/anomaly' ";

@@ -17,6 +17,7 @@ use crate::{
     Error, Result,
     client::{Client, block_on},
     link::Endpoint,
+    scheduler::server::Deaths,
     settings::Settings,
     worker::server::{Listen, Options},
 };
@@ -176,7 +177,7 @@ impl Builder {
         let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
         let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
         let listen = if self.processes { tcp } else { Listen::Within };
-        let scheduler = Scheduler::start(&io, endpoint.clone(), listen)?;
+        let scheduler = Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks)?;
         let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
         let mut cluster = LocalCluster {
             scheduler: Some(scheduler),

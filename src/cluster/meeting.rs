@@ -15,7 +15,7 @@ use super::{
     cores::{Binding, threads},
     launch::Step,
 };
-use crate::{Error, Result, settings::Settings, task::build_id};
+use crate::{Error, Result, scheduler::server::Deaths, settings::Settings, task::build_id};
 
 /// How long ranks wait for each other.
 const COMING: Duration = Duration::from_secs(60);
@@ -65,9 +65,16 @@ impl Meeting {
         }
     }
 
-    /// Whether the job goes on where a rank dies.
-    pub(super) fn survives_deaths(&self) -> bool {
-        matches!(self, Self::File(_))
+    /// What the death of a rank means.
+    pub(super) fn deaths(&self) -> Deaths {
+        match self {
+            #[cfg(feature = "mpi")]
+            Self::Mpi => Deaths::EndAll(
+                "under MPI a rank's death is that of the job; where it must not be, start the program with \
+                 srun --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0",
+            ),
+            Self::File(_) => Deaths::CostTasks,
+        }
     }
 
     /// Meets the others.

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Error, Result,
     client::{Client, block_on},
+    scheduler::server::Deaths,
     settings::Settings,
     worker::server::{Listen, Options},
 };
@@ -137,7 +138,8 @@ impl Place {
         let secret = Secret::random();
         let started = endpoint(&self.said.settings, secret.clone()).and_then(|endpoint| {
             let listen = self.said.listen.clone();
-            Ok((Scheduler::start(self.io.thread()?, endpoint.clone(), listen)?, endpoint))
+            let deaths = self.meeting.deaths();
+            Ok((Scheduler::start(self.io.thread()?, endpoint.clone(), listen, deaths)?, endpoint))
         });
         let file = started.as_ref().ok().map(|(s, _)| SchedulerFile::new(&s.address, &s.contact, &secret));
         let announced = self.meeting.announce(self.io.thread()?, file.as_ref());
@@ -221,7 +223,7 @@ impl Place {
             }
             if start.elapsed() > COMING {
                 let missing = format!("{there} of {} workers came within {COMING:?}", self.workers);
-                if there == 0 || !self.meeting.survives_deaths() {
+                if there == 0 || self.meeting.deaths() != Deaths::CostTasks {
                     return Err(Error::Usage(format!("{missing}; what do the other ranks say?")));
                 }
                 tracing::warn!("{missing}: the program begins without the others");

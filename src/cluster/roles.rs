@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Error, Result,
     client::Client,
+    scheduler::server::Deaths,
     settings::{self, Settings},
     worker::server::Options,
 };
@@ -257,7 +258,7 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     let secret = Secret::random();
     let endpoint = endpoint(&settings, secret.clone())?;
     let io = IoThread::start()?;
-    let scheduler = Scheduler::start(&io, endpoint, listen)?;
+    let scheduler = Scheduler::start(&io, endpoint, listen, Deaths::CostTasks)?;
     let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
     SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;

@@ -14,7 +14,10 @@ use super::IoThread;
 use crate::{
     Error, Result,
     link::Endpoint,
-    scheduler::{self, server::End},
+    scheduler::{
+        self,
+        server::{Deaths, End},
+    },
     worker::{
         self,
         server::{Departure, Listen, Options, addresses},
@@ -36,14 +39,14 @@ impl Scheduler {
     ///
     /// # Errors
     /// If it cannot listen.
-    pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen) -> Result<Self> {
+    pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
         let (end, over) = (Arc::new(End::default()), Arc::new(Notify::new()));
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {
             match listen.begin(&endpoint).await {
                 Ok(listeners) => {
                     let _ = ready.send(Ok(addresses(&listeners)));
-                    let _ = scheduler::server::serve(endpoint, listeners, ended).await;
+                    let _ = scheduler::server::serve(endpoint, listeners, ended, deaths).await;
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }

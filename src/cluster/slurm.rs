@@ -25,6 +25,7 @@ use crate::{
     Error, Result,
     client::{Client, block_on},
     link::Endpoint,
+    scheduler::server::Deaths,
     settings::Settings,
     worker::server::Listen,
 };
@@ -203,7 +204,7 @@ impl SlurmBuilder {
         let endpoint = endpoint(&settings, secret.clone())?;
         let io = IoThread::start()?;
         let listen = Listen::Everywhere { tcp: EVERY_INTERFACE.into() };
-        let scheduler = Scheduler::start(&io, endpoint.clone(), listen)?;
+        let scheduler = Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks)?;
         let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
         let path = match &self.directory {
             Some(directory) => directory.join(format!("slurm-{}.json", std::process::id())),

@@ -27,6 +27,15 @@ const TICK: Duration = Duration::from_secs(1);
 
 const FAREWELL: &str = "the cluster was shut down";
 
+/// What the death of a worker means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deaths {
+    /// Its tasks run elsewhere.
+    CostTasks,
+    /// The end of the cluster, with this advice.
+    EndAll(&'static str),
+}
+
 /// How a scheduler is told to end.
 #[derive(Debug, Default)]
 pub(crate) struct End {
@@ -63,6 +72,7 @@ struct Server {
     start: Instant,
     /// Told once the cluster is to end.
     end: Arc<End>,
+    deaths: Deaths,
     /// Whether it ends: who comes now is told so.
     ending: Cell<bool>,
 }
@@ -100,6 +110,7 @@ pub(crate) async fn serve(
     endpoint: Endpoint,
     listeners: Vec<Box<dyn Listener>>,
     end: Arc<End>,
+    deaths: Deaths,
 ) -> Result<()> {
     let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
@@ -112,6 +123,7 @@ pub(crate) async fn serve(
         address,
         start: Instant::now(),
         end: end.clone(),
+        deaths,
         ending: Cell::new(false),
     });
     // Dropping the set when this function ends ends all of them.
@@ -210,6 +222,7 @@ impl Server {
         let (name, address, cut) = (info.name.clone(), info.address.clone(), Arc::new(Notify::new()));
         tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
         let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
+        let worker = name.clone();
         let link = WorkerLink { outbox: outbox.clone(), name, address: address.clone(), cut: cut.clone() };
         self.workers.borrow_mut().insert(id, link);
         self.obey(instructions);
@@ -236,6 +249,9 @@ impl Server {
             }
         };
         tracing::info!(%address, leaving, "a worker is gone");
+        if let (Deaths::EndAll(advice), Err(error), false) = (self.deaths, &ended, leaving) {
+            self.end.now(Some(format!("{worker} died ({error}); {advice}")));
+        }
         self.workers.borrow_mut().remove(&id);
         outbox.close();
         self.handle(Stimulus::RemoveWorker { worker: id, expected: leaving });
