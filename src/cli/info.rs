@@ -1,12 +1,18 @@
 //! `rankine info`: what this machine offers to this binary.
 
-use std::{fs, thread};
+use std::{env, fs, thread};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use super::columns;
-use crate::{Error, Result, cluster::transports, settings::Settings};
+#[cfg(feature = "mpi")]
+use crate::cluster::cores::threads;
+use crate::{
+    Error, Result,
+    cluster::{cores::Binding, launch::Launch, transports},
+    settings::Settings,
+};
 
 /// All schemes there are, and the cargo feature that brings each into a binary.
 const SCHEMES: &[(&str, &str)] =
@@ -48,18 +54,44 @@ struct Info {
     /// What `auto` takes to another host like this one.
     between_hosts: Option<&'static str>,
     limits: Vec<(&'static str, String)>,
+    /// Those that were started together with this process, where some were.
+    ranks: Vec<Rank>,
 }
 
-/// Shows it. Of the ranks of an MPI job the first does.
+/// A rank, and where whoever launched it put it.
+#[derive(Clone, Serialize)]
+struct Rank {
+    rank: usize,
+    #[serde(flatten)]
+    binding: Binding,
+    /// Compute threads that a worker there has.
+    threads: u32,
+    /// What the first rank and this one talk over.
+    transport: String,
+}
+
+/// Shows it. Of the ranks of an MPI job the first does; each task of a Slurm step without MPI tells of itself.
 pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
+    // Why there are none, the survey says.
     #[cfg(feature = "mpi")]
-    let _membership = match rankine_transport_mpi::Mpi::join() {
-        Ok(membership) if membership.rank() > 0 => return Ok(()),
-        Ok(membership) => Some(membership),
-        // Why, the survey says.
-        Err(_) => None,
-    };
-    let info = find(settings)?;
+    let membership = rankine_transport_mpi::Mpi::join().ok();
+    let mut info = find(settings)?;
+    #[cfg(feature = "mpi")]
+    if let Some(membership) = &membership {
+        info.ranks = by_mpi(membership, &info)?;
+        if membership.rank() > 0 {
+            return Ok(());
+        }
+    }
+    if info.ranks.is_empty() {
+        info.ranks.extend(by_slurm(&info));
+        if let [rank] = &*info.ranks
+            && rank.rank > 0
+        {
+            print!("{}", columns(&[row(rank)], |_| false));
+            return Ok(());
+        }
+    }
     match options.format {
         Format::Json => {
             let text = serde_json::to_string_pretty(&info).map_err(|e| Error::Usage(e.to_string()))?;
@@ -68,6 +100,58 @@ pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
         Format::Table => print!("{}", table(&info)),
     }
     Ok(())
+}
+
+/// All ranks of an MPI job.
+#[cfg(feature = "mpi")]
+fn by_mpi(membership: &rankine_transport_mpi::Membership, info: &Info) -> Result<Vec<Rank>> {
+    let failed = |what: &dyn std::fmt::Display| Error::Usage(format!("cannot tell of the ranks: {what}"));
+    let mine = serde_json::to_vec(&Binding::of_this_process()).map_err(|e| failed(&e))?;
+    let all = membership.gather(&mine).map_err(|e| failed(&e))?;
+    let all: Vec<Binding> = all
+        .iter()
+        .map(|one| serde_json::from_slice(one))
+        .collect::<Result<_, _>>()
+        .map_err(|e| failed(&e))?;
+    let transport = match info.between_hosts {
+        // What programs use if nobody says anything.
+        _ if info.transports.iter().any(|found| found.transport == "mpi" && found.works) => "mpi",
+        Some(scheme) => scheme,
+        None => "none",
+    };
+    let rank = |(rank, binding): (usize, &Binding)| Rank {
+        rank,
+        threads: threads(&binding.cores, binding.sharers(&all)),
+        transport: transport.to_owned(),
+        binding: binding.clone(),
+    };
+    Ok(all.iter().enumerate().map(rank).collect())
+}
+
+/// This task of a Slurm step.
+fn by_slurm(info: &Info) -> Option<Rank> {
+    let launch = Launch::detect(|name| env::var(name).ok(), false, false);
+    let Ok(Launch::Slurm(step)) = launch else { return None };
+    let binding = Binding::of_this_process();
+    let threads = step.threads(&binding.cores);
+    Some(Rank {
+        rank: step.rank,
+        binding,
+        threads,
+        transport: info.between_hosts.unwrap_or("none").to_owned(),
+    })
+}
+
+fn row(rank: &Rank) -> Vec<String> {
+    let Rank { rank, binding: Binding { host, cores, memory }, threads, transport } = rank;
+    vec![
+        format!("rank {rank}"),
+        format!("on {host}"),
+        format!("cores {}", cores.0),
+        format!("{threads} thread{}", if *threads == 1 { "" } else { "s" }),
+        format!("{:.1} GiB", *memory as f64 / (1u64 << 30) as f64),
+        format!("{transport}://"),
+    ]
 }
 
 fn find(settings: &Settings) -> Result<Info> {
@@ -98,11 +182,12 @@ fn find(settings: &Settings) -> Result<Info> {
         version: env!("CARGO_PKG_VERSION"),
         host: crate::worker::server::hostname(),
         cores: thread::available_parallelism().map_or(1, usize::from),
-        memory: memory(),
+        memory: Binding::of_this_process().memory,
         within_host: first(&["inproc"]),
         between_hosts: first(&["inproc", "shm"]),
         transports: found,
         limits: limits(),
+        ranks: Vec::new(),
     })
 }
 
@@ -125,18 +210,12 @@ fn table(info: &Info) -> String {
         taken(info.within_host),
         taken(info.between_hosts)
     );
+    if !info.ranks.is_empty() {
+        text += &columns(&info.ranks.iter().map(row).collect::<Vec<_>>(), |_| false);
+        text.push('\n');
+    }
     let rows: Vec<_> = info.limits.iter().map(|(what, value)| vec![(*what).into(), value.clone()]).collect();
     text + &columns(&rows, |_| false)
-}
-
-/// Bytes of memory of this machine; 0 where it does not tell.
-fn memory() -> u64 {
-    let told = || {
-        let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-        let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    };
-    told().unwrap_or(0) << 10
 }
 
 /// What bounds the transports here.

@@ -1,10 +1,11 @@
 //! What started this process, told by its environment: nobody in particular, an MPI launcher, or Slurm.
 
+use super::cores::Cores;
 use crate::{Error, Result};
 
 /// Under what a process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Launch {
+pub(crate) enum Launch {
     /// By itself, or as the only one.
     Alone,
     /// One of the ranks of an MPI job.
@@ -15,17 +16,19 @@ pub(super) enum Launch {
 
 /// A process's place in a Slurm step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// Its number, from 0.
-    pub(super) rank: usize,
+    pub(crate) rank: usize,
     /// How many there are.
     pub(super) size: usize,
     /// The step, unlike any other: job, step, and how often the job was begun anew.
     pub(super) name: String,
     /// Cores for each task, where the user said.
-    pub(super) cores: Option<usize>,
+    cores: Option<usize>,
+    /// Cores that the job has on this node, where Slurm says.
+    allocated: Option<usize>,
     /// Tasks of the step on this node.
-    pub(super) neighbours: usize,
+    neighbours: usize,
 }
 
 /// Variables that hold the number of ranks, as launchers set them for their own library.
@@ -48,7 +51,7 @@ impl Launch {
     ///
     /// # Errors
     /// If the ranks of an MPI job cannot find each other since this program knows no MPI.
-    pub(super) fn detect(variable: impl Fn(&str) -> Option<String>, mpi: bool, wanted: bool) -> Result<Self> {
+    pub(crate) fn detect(variable: impl Fn(&str) -> Option<String>, mpi: bool, wanted: bool) -> Result<Self> {
         let number = |name: &&str| variable(name)?.trim().parse::<usize>().ok();
         let step = Step::detect(&variable);
         let tasks = step.as_ref().map(|step| step.size);
@@ -83,8 +86,21 @@ impl Step {
             size,
             name: format!("{job}.{step}.{restart}"),
             cores: number("SLURM_CPUS_PER_TASK"),
+            allocated: number("SLURM_CPUS_ON_NODE"),
             neighbours: tasks_of_node(&per_node, node).unwrap_or(1),
         })
+    }
+}
+
+impl Step {
+    /// Compute threads for this task, which may use the cores `bound`. Not every Slurm binds each task to cores of
+    /// its own: then those of a node share what the job has there.
+    pub(crate) fn threads(&self, bound: &Cores) -> u32 {
+        let bound = bound.count();
+        let allocated = self.allocated.unwrap_or(bound);
+        let own = bound.saturating_mul(self.neighbours) <= allocated;
+        let share = if own { bound } else { bound.min(allocated) / self.neighbours.max(1) };
+        self.cores.map_or(share, |cores| cores.min(bound)).max(1) as u32
     }
 }
 
@@ -130,7 +146,14 @@ mod tests {
     ];
 
     fn step() -> Launch {
-        Launch::Slurm(Step { rank: 2, size: 4, name: "17.0.0".into(), cores: None, neighbours: 2 })
+        Launch::Slurm(Step {
+            rank: 2,
+            size: 4,
+            name: "17.0.0".into(),
+            cores: None,
+            allocated: None,
+            neighbours: 2,
+        })
     }
 
     #[test]
@@ -176,6 +199,24 @@ mod tests {
         let again = [&STEP[..], &[("SLURM_RESTART_COUNT", "1"), ("SLURM_CPUS_PER_TASK", "8")]].concat();
         let Launch::Slurm(step) = detect(&again, true, true).unwrap() else { panic!("it is a step") };
         assert_eq!((&*step.name, step.cores), ("17.0.1", Some(8)));
+    }
+
+    #[test]
+    fn a_task_has_its_share_of_the_jobs_cores() {
+        let threads = |bound: &str, allocated, neighbours, cores| {
+            let step = Step { rank: 0, size: 8, name: String::new(), cores, allocated, neighbours };
+            step.threads(&Cores(bound.into()))
+        };
+        // Bound to its own.
+        assert_eq!(threads("0-3", Some(16), 4, None), 4);
+        // Bound to those of the job, or to nothing in particular.
+        assert_eq!(threads("0-15", Some(16), 4, None), 4);
+        assert_eq!(threads("0-63", Some(16), 4, None), 4);
+        assert_eq!(threads("0-63", Some(16), 32, None), 1);
+        assert_eq!(threads("0-7", None, 2, None), 4);
+        // As the user said, but no more than there are.
+        assert_eq!(threads("0-15", Some(16), 1, Some(8)), 8);
+        assert_eq!(threads("0-1", Some(16), 1, Some(8)), 2);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::{
 };
 
 #[cfg(feature = "mpi")]
-use super::world;
+use super::{cores, world};
 use super::{
     IoThread, SchedulerFile,
-    cores::{Binding, threads},
+    cores::Binding,
     launch::Step,
 };
 use crate::{Error, Result, scheduler::server::Deaths, settings::Settings, task::build_id};
@@ -88,15 +88,11 @@ impl Meeting {
             Self::Mpi => {
                 let (rank, size) = world::join(io)?;
                 let all = world::bindings(io, &mine)?;
-                Ok(Ranks { rank, size, threads: threads(&mine.cores, mine.sharers(&all)) })
+                Ok(Ranks { rank, size, threads: cores::threads(&mine.cores, mine.sharers(&all)) })
             }
             Self::File(ByFile { step, .. }) => {
                 let _ = io;
-                let Step { rank, size, cores, neighbours, .. } = *step;
-                // Where Slurm does not bind tasks, those of a node may use all its cores.
-                let bound = mine.cores.count() < thread::available_parallelism().map_or(1, usize::from);
-                let share = threads(&mine.cores, if bound { 1 } else { neighbours });
-                Ok(Ranks { rank, size, threads: cores.map_or(share, |cores| cores as u32).max(1) })
+                Ok(Ranks { rank: step.rank, size: step.size, threads: step.threads(&mine.cores) })
             }
         }
     }

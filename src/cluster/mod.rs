@@ -9,7 +9,7 @@ mod file;
 mod flags;
 mod fleet;
 mod io_thread;
-mod launch;
+pub(crate) mod launch;
 mod lifetime;
 mod local;
 mod meeting;

@@ -33,6 +33,7 @@ pub(crate) enum Deaths {
     /// Its tasks run elsewhere.
     CostTasks,
     /// The end of the cluster, with this advice.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "so it is among ranks of MPI alone"))]
     EndAll(&'static str),
 }
 
