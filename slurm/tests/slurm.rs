@@ -5,6 +5,7 @@ use std::{
     num::NonZeroU32,
     path::Path,
     process::Command,
+    slice,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -108,7 +109,7 @@ fn failures_time_limits_and_cancellations_are_told_apart() {
     let late = submit(&late);
     let cancelled = submit(&shell("sleep 200", directory.path()));
     wait(&cancelled, |job| job.state == JobState::Running);
-    slurm().cancel(&[cancelled.clone()]).unwrap();
+    slurm().cancel(slice::from_ref(&cancelled)).unwrap();
     assert_eq!(end(&cancelled).state, JobState::Cancelled);
     let ended = end(&failed);
     assert_eq!((&ended.state, ended.reason.as_str()), (&JobState::Failed, "NonZeroExitCode"));
@@ -240,7 +241,7 @@ fn jobs_that_nobody_knows_are_said_to_be_unknown() {
     unknown(slurm().job(&nobody).unwrap_err());
     unknown(slurm().record(&nobody).unwrap_err());
     unknown(slurm().log(&nobody).unwrap_err());
-    assert_eq!(slurm().jobs(&[nobody.clone()]).unwrap(), []);
+    assert_eq!(slurm().jobs(slice::from_ref(&nobody)).unwrap(), []);
     slurm().cancel(&[nobody]).unwrap();
 }
 
