@@ -164,6 +164,7 @@ fn scheduler_alone(tasks: usize) {
             resources: vec![],
             pid: 0,
             host: "here".into(),
+            lifetime: None,
         };
         state.add_worker(info, 0);
     }

@@ -50,6 +50,10 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// Slurm could not be dealt with, or a job is not right.
+    #[cfg(feature = "slurm")]
+    #[error(transparent)]
+    Slurm(#[from] rankine_slurm::Error),
     /// An option, address or file of the user's is not right.
     #[error("{0}")]
     Usage(String),

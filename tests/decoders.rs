@@ -222,6 +222,7 @@ proptest! {
                 resources: vec![("gpu".into(), f64::INFINITY)],
                 pid: 0,
                 host: "here".into(),
+                lifetime: None,
             };
             state.add_worker(info, now);
         };

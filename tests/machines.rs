@@ -38,6 +38,8 @@ struct Cluster {
     threads: u32,
     /// Of a hundred fetches this many fail although the peer lives.
     failing: u32,
+    /// Tasks that ran so far.
+    runs: usize,
 }
 
 fn key(i: usize) -> Key {
@@ -61,6 +63,7 @@ impl Cluster {
             now: 0,
             threads,
             failing: 0,
+            runs: 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Cluster {
             resources: vec![],
             pid: 0,
             host: "here".into(),
+            lifetime: None,
         };
         let (id, instructions) = self.scheduler.add_worker(info, self.now);
         let config = worker::Config { nthreads: self.threads, memory_limit: 0, resources: vec![] };
@@ -97,10 +101,29 @@ impl Cluster {
         self.schedule(Stimulus::RemoveWorker { worker: id, expected: false });
     }
 
+    /// A worker is let go: what it said before arrives.
+    fn left(&mut self, id: WorkerId) {
+        let said = std::mem::take(&mut self.workers.get_mut(&id).expect("it was there").outbox);
+        for message in said {
+            self.schedule(Stimulus::Worker(id, message));
+        }
+        self.workers.remove(&id);
+        self.schedule(Stimulus::RemoveWorker { worker: id, expected: true });
+    }
+
     fn schedule(&mut self, stimulus: Stimulus) {
         self.now += 1;
         let instructions = self.scheduler.handle(stimulus, self.now);
         self.obey(instructions);
+    }
+
+    /// Lets a worker go in order, if another stays.
+    fn retire(&mut self, index: usize) {
+        let info = self.scheduler.info();
+        let staying: Vec<WorkerId> = info.workers.iter().filter(|w| !w.retiring).map(|w| w.id).collect();
+        if staying.len() > 1 {
+            self.schedule(Stimulus::Retire(staying[index % staying.len()]));
+        }
     }
 
     fn obey(&mut self, instructions: Vec<Instruction>) {
@@ -197,6 +220,8 @@ impl Cluster {
             ToWorker::Acquire(wanted) => worker::Stimulus::Acquire(wanted),
             ToWorker::WhoHas(held) => worker::Stimulus::WhoHas(held),
             ToWorker::PeerGone(peer) => worker::Stimulus::PeerGone(peer),
+            ToWorker::Retire => worker::Stimulus::Retire,
+            ToWorker::Close { .. } => return self.left(id),
             _ => return,
         };
         self.work(id, stimulus);
@@ -206,6 +231,7 @@ impl Cluster {
     fn runs(&mut self, id: WorkerId) {
         let running = &mut self.workers.get_mut(&id).expect("it lives").running;
         let execution = running.swap_remove(self.random.random_range(0..running.len()));
+        self.runs += 1;
         let mut number = [0; 8];
         number.copy_from_slice(&execution.arguments.head.0);
         let inputs = execution.dependencies.iter().map(|v| *v.get::<i64>().expect("all values are i64"));
@@ -305,6 +331,9 @@ proptest! {
             if let Some(victim) = living.get(seed as usize % living.len().max(1)) {
                 cluster.kill(*victim);
             }
+            if steps % 3 == 0 {
+                cluster.retire(steps);
+            }
             cluster.join();
         }
         cluster.settle();
@@ -325,6 +354,40 @@ proptest! {
             let (fetched, busy) = (metrics.fetched, metrics.busy);
             prop_assert_eq!(metrics, rankine::protocol::Metrics { fetched, busy, ..Default::default() });
         }
+    }
+
+    #[test]
+    fn workers_that_retire_at_any_moment_lose_nothing(
+        graph in graphs(),
+        seed: u64,
+        threads in 1u32..4,
+        retirements in prop::collection::vec((0usize..100, 0usize..8, any::<bool>()), 1..8),
+    ) {
+        let mut cluster = Cluster::new(seed, threads);
+        (0..4).for_each(|_| cluster.join());
+        let all: Vec<usize> = (0..graph.len()).collect();
+        cluster.from_client.push_back(message(&graph, &all));
+        for (steps, index, joined) in retirements {
+            for _ in 0..steps {
+                cluster.step();
+            }
+            cluster.retire(index);
+            if joined {
+                cluster.join();
+            }
+        }
+        cluster.settle();
+        cluster.scheduler.validate();
+        let expected = sequential(&graph);
+        for i in &all {
+            prop_assert_eq!(cluster.results.get(&key(*i)), Some(&expected[*i]), "task {}", i);
+        }
+        // No result had to be computed twice, and those that were to go are gone.
+        prop_assert_eq!(cluster.runs, graph.len());
+        prop_assert!(cluster.scheduler.info().workers.iter().all(|worker| !worker.retiring));
+        cluster.from_client.push_back(FromClient::Release(all.iter().map(|i| key(*i)).collect()));
+        cluster.settle();
+        prop_assert_eq!(cluster.scheduler.task_count(), 0);
     }
 
     #[test]

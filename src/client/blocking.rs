@@ -99,6 +99,17 @@ twins! {
 }
 
 impl Client {
+    /// [`super::Client::retire_workers`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retire_workers<W: Into<String>>(
+        &self,
+        workers: impl IntoIterator<Item = W>,
+    ) -> Result<Vec<Arc<str>>> {
+        block_on(self.0.retire_workers(workers))
+    }
+
     /// [`super::Client::gather`], blocking.
     ///
     /// # Errors

@@ -259,9 +259,10 @@ impl Core {
     }
 
     async fn scatter(&self, data: Vec<(Key, Value)>, everywhere: bool) -> Result<()> {
-        let Answer::SchedulerInfo(info) = self.question(Query::SchedulerInfo).await? else {
+        let Answer::SchedulerInfo(mut info) = self.question(Query::SchedulerInfo).await? else {
             return Err(super::strange_answer());
         };
+        info.workers.retain(|worker| !worker.retiring);
         if info.workers.is_empty() {
             return Err(Error::Usage("cannot scatter data: the cluster has no worker yet".into()));
         }

@@ -469,6 +469,25 @@ impl Client {
         Ok(())
     }
 
+    /// Lets workers go, after what they run is done and what they hold has moved to others; gives the
+    /// addresses of those that left. Waits for as long as that takes, for another worker to hold the
+    /// results too where there is none.
+    ///
+    /// `workers` are names or addresses; unknown ones are left out.
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn retire_workers<W: Into<String>>(
+        &self,
+        workers: impl IntoIterator<Item = W>,
+    ) -> Result<Vec<Arc<str>>> {
+        let workers = workers.into_iter().map(Into::into).collect();
+        match self.shared.ask(Query::Retire { workers }).await? {
+            Answer::Retired(left) => Ok(left),
+            _ => Err(strange_answer()),
+        }
+    }
+
     /// What happened to a task on the scheduler, oldest first, as far as it remembers.
     ///
     /// # Errors
@@ -531,7 +550,12 @@ impl Client {
     /// # Errors
     /// If the cluster was gone already.
     pub async fn shutdown(&self) -> Result<()> {
-        self.shared.ask(Query::Shutdown).await?;
+        self.shutdown_because(None).await
+    }
+
+    /// [`Client::shutdown`], for a reason that all are told.
+    pub(crate) async fn shutdown_because(&self, reason: Option<String>) -> Result<()> {
+        self.shared.ask(Query::Shutdown { reason }).await?;
         self.close().await;
         Ok(())
     }

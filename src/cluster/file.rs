@@ -36,15 +36,23 @@ impl SchedulerFile {
     /// # Errors
     /// If there is no home directory.
     pub fn default_path(address: &str) -> Result<PathBuf> {
+        let name: String =
+            address.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        Ok(Self::directory()?.join(format!("scheduler-{name}.json")))
+    }
+
+    /// The directory of scheduler files: `~/.rankine`, or `$RANKINE_HOME`.
+    pub(super) fn directory() -> Result<PathBuf> {
         let home = std::env::var_os("RANKINE_HOME")
             .map(PathBuf::from)
             .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".rankine")));
-        let home = home.ok_or_else(|| {
-            Error::Usage("there is no HOME for the scheduler file: name one with --scheduler-file".into())
-        })?;
-        let name: String =
-            address.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-        Ok(home.join(format!("scheduler-{name}.json")))
+        home.ok_or_else(|| {
+            Error::Usage(
+                "there is no HOME for the scheduler file: name a directory with RANKINE_HOME, or the file with \
+                 --scheduler-file"
+                    .into(),
+            )
+        })
     }
 
     /// Reads a scheduler file.

@@ -1,6 +1,12 @@
 //! The I/O thread of a process: its servers, state machines and transports.
 
-use std::{future::Future, thread, time::Duration};
+use std::{
+    cell::RefCell,
+    future::Future,
+    sync::mpsc::{SyncSender, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures::future::LocalBoxFuture;
 use tokio::{
@@ -17,6 +23,16 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 type Service = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
 
+thread_local! {
+    static LAST: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has something done once all that this I/O thread serves has ended, while its runtime is still there.
+#[cfg(feature = "mpi")]
+pub(super) fn at_end(last: impl FnOnce() + 'static) {
+    LAST.with_borrow_mut(|all| all.push(Box::new(last)));
+}
+
 /// A thread that serves. Dropping it lets what it serves come to its end, and waits for that.
 pub(super) struct IoThread {
     services: Option<UnboundedSender<Service>>,
@@ -24,7 +40,7 @@ pub(super) struct IoThread {
 }
 
 /// Tells whoever started a service that it is ready, or why not.
-pub(super) type Ready<T> = std::sync::mpsc::SyncSender<Result<T>>;
+pub(super) type Ready<T> = SyncSender<Result<T>>;
 
 impl IoThread {
     pub(super) fn start() -> Result<Self> {
@@ -53,6 +69,8 @@ impl IoThread {
             }
             let all = async { while running.join_next().await.is_some() {} };
             let _ = time::timeout(LAST_WORDS, all).await;
+            drop(running);
+            LAST.take().into_iter().for_each(|last| last());
         };
         let thread = thread::Builder::new()
             .name("rankine io".into())
@@ -68,11 +86,26 @@ impl IoThread {
         F: FnOnce(Ready<T>) -> Served + Send + 'static,
         Served: Future<Output = ()> + 'static,
     {
-        let (ready, waiting) = std::sync::mpsc::sync_channel(1);
+        let (ready, waiting) = sync_channel(1);
         let gone = || Error::closed("the I/O thread ended");
         let services = self.services.as_ref().ok_or_else(gone)?;
         services.send(Box::new(move || Box::pin(service(ready)))).map_err(|_| gone())?;
         waiting.recv().map_err(|_| gone())?
+    }
+
+    /// As dropping it, but waits no longer than this. Says whether it came to its end.
+    pub(super) fn end(mut self, within: Duration) -> bool {
+        drop(self.services.take());
+        let start = Instant::now();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if start.elapsed() > within {
+                // It goes when the process does.
+                self.thread = None;
+                return false;
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        true
     }
 }
 

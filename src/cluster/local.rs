@@ -1,26 +1,24 @@
 //! A cluster on this machine.
 
 use std::{
-    env,
-    sync::Arc,
-    thread,
+    env, thread,
     time::{Duration, Instant},
 };
 
 use rankine_transport::Secret;
-use tokio::sync::Notify;
 
-use super::{IoThread, LOOPBACK, SchedulerFile, connect, endpoint, nanny::Nanny, roles::SPAWNED};
+use super::{
+    IoThread, LOOPBACK, SchedulerFile, connect, endpoint,
+    nanny::Nanny,
+    roles::SPAWNED,
+    services::{Scheduler, Worker},
+};
 use crate::{
     Error, Result,
     client::{Client, block_on},
     link::Endpoint,
-    scheduler,
     settings::Settings,
-    worker::{
-        self,
-        server::{Listen, addresses},
-    },
+    worker::server::{Listen, Options},
 };
 
 /// A scheduler and workers on this machine: in this process, or as processes of their own.
@@ -40,7 +38,7 @@ use crate::{
 /// ```
 pub struct LocalCluster {
     // Dropped in this order: the scheduler's end, then the thread, then the processes.
-    end: Arc<Notify>,
+    scheduler: Option<Scheduler>,
     io: Option<IoThread>,
     nanny: Nanny,
     endpoint: Endpoint,
@@ -176,25 +174,12 @@ impl Builder {
         let endpoint = endpoint(&settings, secret.clone())?;
         // Processes of workers share the cores with this one.
         let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
-        let end = Arc::new(Notify::new());
-        let (served, ended, processes) = (endpoint.clone(), end.clone(), self.processes);
-        let (address, contact) = io.serve(move |ready| async move {
-            let listen = async {
-                let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
-                let listen = if processes { tcp } else { Listen::Within };
-                listen.begin(&served).await
-            };
-            match listen.await {
-                Ok(listeners) => {
-                    let _ = ready.send(Ok(addresses(&listeners)));
-                    let _ = scheduler::server::serve(served, listeners, ended).await;
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            }
-        })?;
-        let file = SchedulerFile::new(&address, &contact, &secret);
+        let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
+        let listen = if self.processes { tcp } else { Listen::Within };
+        let scheduler = Scheduler::start(&io, endpoint.clone(), listen)?;
+        let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
         let mut cluster = LocalCluster {
-            end,
+            scheduler: Some(scheduler),
             io: Some(io),
             nanny: Nanny::new(file.clone(), settings, self.clone()),
             endpoint,
@@ -255,27 +240,22 @@ fn start_worker(
     nthreads: u32,
     builder: &Builder,
 ) -> Result<()> {
-    let options = worker::server::Options {
+    let options = Options {
         name,
         listen: Listen::Within,
         nthreads,
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),
+        lifetime: None,
+        handover: Duration::ZERO,
     };
-    io.serve(move |ready| async move {
-        let _ = ready.send(Ok(()));
-        if let Err(error) =
-            worker::server::serve(endpoint, &scheduler, options, Arc::new(Notify::new())).await
-        {
-            tracing::warn!(%error, "a worker ended");
-        }
-    })
+    Worker::start(io, endpoint, &scheduler, options).map(drop)
 }
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
         self.nanny.look_away();
-        self.end.notify_one();
+        drop(self.scheduler.take());
         drop(self.io.take());
         // The processes end with their nanny.
     }

@@ -4,12 +4,25 @@
 //! from the command line which role a process plays; [`SchedulerFile`] carries address and secret.
 
 mod bytes;
+pub(crate) mod cores;
 mod file;
+#[cfg(feature = "slurm")]
+mod fleet;
+mod flags;
 mod io_thread;
+mod launch;
+mod lifetime;
 mod local;
+mod meeting;
 mod nanny;
+mod ranks;
 mod roles;
+mod services;
+#[cfg(feature = "slurm")]
+mod slurm;
 mod transports;
+#[cfg(feature = "mpi")]
+mod world;
 
 use std::sync::Arc;
 
@@ -17,6 +30,8 @@ pub use bytes::parse_bytes;
 pub use file::SchedulerFile;
 pub use local::{Builder, LocalCluster};
 pub use roles::{args, init, run};
+#[cfg(feature = "slurm")]
+pub use slurm::{SlurmBuilder, SlurmCluster};
 pub use transports::transports;
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Builder, SchedulerFile, roles::SPAWNED};
+use super::{Builder, SchedulerFile, launch::of_a_launcher, roles::SPAWNED};
 use crate::{Error, Result, settings::Settings};
 
 /// How often it is looked whether all live.
@@ -141,6 +141,10 @@ impl Shared {
             command.args(["--resource", &format!("{name}={amount}")]);
         }
         command.envs(self.settings.variables());
+        let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for name in of_a_launcher(names) {
+            command.env_remove(name);
+        }
         // A group of its own: Ctrl-C is for the program, which ends its workers in order.
         command.env(SPAWNED, "1").stdin(Stdio::piped()).process_group(0);
         let attempt = || Error::io(format!("start a worker process of {}", program.display()));

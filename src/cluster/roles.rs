@@ -1,37 +1,36 @@
-//! Which role a process plays, told by its command line.
+//! Which role a process plays, told by its command line and by what started it.
 
 use std::{
     env,
     future::Future,
     io::Read,
-    path::PathBuf,
     process::{ExitCode, Termination, exit},
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
 
 use rankine_transport::Secret;
-use tokio::{
-    runtime,
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-};
+use tokio::runtime;
 
-use super::{Builder, IoThread, LOOPBACK, LocalCluster, SchedulerFile, endpoint, parse_bytes};
+use super::{
+    IoThread, LOOPBACK, SchedulerFile, cores, endpoint,
+    flags::Flags,
+    launch::Launch,
+    lifetime,
+    meeting::Meeting,
+    ranks,
+    services::{Scheduler, Signals, Worker},
+};
 use crate::{
     Error, Result,
     client::Client,
-    scheduler,
     settings::{self, Settings},
-    worker::{
-        self,
-        server::{Listen, addresses},
-    },
+    worker::server::Options,
 };
 
 /// Where processes listen on TCP that are to be reached from other machines.
-const EVERY_INTERFACE: &str = "tcp://*:0";
+pub(super) const EVERY_INTERFACE: &str = "tcp://*:0";
 
 /// Set in worker processes that a [`LocalCluster`] starts.
 pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
@@ -41,6 +40,10 @@ A program of Rankine's plays one of these roles:
 
   PROGRAM [--processes N] [--workers N] [--threads N] [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
       runs the program on a cluster of its own: workers in this process, or N processes
+  mpirun -n RANKS PROGRAM [--client-rank RANK] [--worker-on-scheduler-rank] [--threads N]
+                          [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
+      (srun the same) runs it on a cluster of these ranks: the first is the scheduler and runs the program,
+      unless another is to; the others are workers, with a thread for each core they are bound to
   PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [SETTINGS]
       runs a scheduler until it is interrupted or a client shuts it down
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
@@ -57,7 +60,7 @@ SETTINGS, which the environment (RANKINE_TRANSPORT=...) and ~/.config/rankine/co
 ";
 
 /// What each role takes, and the settings.
-fn help() -> String {
+pub(super) fn help() -> String {
     let row = |(name, takes, about): &(&str, &str, &str)| {
         format!("  --{:<24} {about}\n", format!("{name} {takes}"))
     };
@@ -70,6 +73,11 @@ static ARGUMENTS: OnceLock<Vec<String>> = OnceLock::new();
 /// not among them.
 pub fn args() -> Vec<String> {
     ARGUMENTS.get().cloned().unwrap_or_else(|| env::args().skip(1).collect())
+}
+
+/// Keeps the arguments that are the program's own.
+pub(super) fn keep_arguments(words: Vec<String>) {
+    let _ = ARGUMENTS.set(words);
 }
 
 /// Plays the role of a worker, and never returns, if a [`LocalCluster`] started this process as one.
@@ -89,16 +97,16 @@ pub fn init() {
         .and_then(|file: SchedulerFile| {
             // The role and the address come first.
             let mut flags = Flags::new(env::args().skip(3).collect());
-            let stop = Arc::new(Notify::new());
-            let orphaned = stop.clone();
-            thread::spawn(move || {
-                // The other end closes when the program goes, however it goes.
-                let _ = std::io::stdin().read(&mut [0; 1]);
-                orphaned.notify_one();
-                thread::sleep(Duration::from_secs(2));
-                exit(1);
-            });
-            work(&file, &mut flags, stop)
+            work(&file, &mut flags, |worker| {
+                let orphaned = worker.departure();
+                thread::spawn(move || {
+                    // The other end closes when the program goes, however it goes.
+                    let _ = std::io::stdin().read(&mut [0; 1]);
+                    orphaned.at_once();
+                    thread::sleep(Duration::from_secs(2));
+                    exit(1);
+                });
+            })
         });
     match worked {
         Ok(()) => exit(0),
@@ -148,36 +156,57 @@ where
         return Ok(ExitCode::SUCCESS);
     }
     match &*role {
-        "scheduler" => {
-            schedule(&mut flags)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        "scheduler" => schedule(&mut flags).map(|()| ExitCode::SUCCESS),
         "worker" => {
             let file = flags.scheduler_file()?;
-            let stop = Arc::new(Notify::new());
-            work(&file, &mut flags, stop)?;
-            Ok(ExitCode::SUCCESS)
+            work(&file, &mut flags, |_| {}).map(|()| ExitCode::SUCCESS)
         }
         "client" => {
             let file = flags.scheduler_file()?;
-            let settings = flags.settings()?;
+            let settings = flags.settings(Settings::default())?;
             settings.start_log();
-            let _ = ARGUMENTS.set(flags.words);
+            keep_arguments(flags.words);
             let client = Client::connect_with(&file, &settings)?;
             serve_body(body, client)
         }
-        _ => {
-            let builder = flags.builder()?;
-            builder.settings.iter().for_each(Settings::start_log);
-            let _ = ARGUMENTS.set(flags.words);
-            let cluster = builder.start()?;
-            serve_body(body, cluster.client()?)
-        }
+        _ => launched(body, flags),
     }
 }
 
+/// Plays the role that whoever started this process gives it.
+fn launched<F, Running, T>(body: F, mut flags: Flags) -> Result<ExitCode>
+where
+    F: FnOnce(Client) -> Running,
+    Running: Future<Output = T>,
+    T: Termination,
+{
+    let variable = |name: &str| env::var(name).ok();
+    let wanted = flags.peek("--transport").or_else(|| variable("RANKINE_TRANSPORT"));
+    let sockets = wanted.is_some_and(|wanted| wanted != "auto" && !wanted.contains("mpi"));
+    let rank = Launch::rank(variable).unwrap_or(0);
+    let launch = match Launch::detect(variable, cfg!(feature = "mpi"), !sockets) {
+        Err(_) if rank > 0 => return Ok(ExitCode::FAILURE),
+        launch => launch?,
+    };
+    let meeting = match launch {
+        Launch::Alone => {
+            let builder = flags.builder(Settings::default())?;
+            builder.settings.iter().for_each(Settings::start_log);
+            keep_arguments(flags.words);
+            let cluster = builder.start()?;
+            return serve_body(body, cluster.client()?);
+        }
+        #[cfg(feature = "mpi")]
+        Launch::Mpi => Meeting::Mpi,
+        #[cfg(not(feature = "mpi"))]
+        Launch::Mpi => return Err(Error::Usage("this program was built without MPI".into())),
+        Launch::Slurm(step) => Meeting::of_step(step)?,
+    };
+    ranks::play(body, meeting, rank, flags)
+}
+
 /// Runs the program's body until it ends or a signal comes.
-fn serve_body<F, Running, T>(body: F, client: Client) -> Result<ExitCode>
+pub(super) fn serve_body<F, Running, T>(body: F, client: Client) -> Result<ExitCode>
 where
     F: FnOnce(Client) -> Running,
     Running: Future<Output = T>,
@@ -192,207 +221,74 @@ where
     })
 }
 
-fn runtime() -> Result<runtime::Runtime> {
+pub(super) fn runtime() -> Result<runtime::Runtime> {
     runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("start a runtime"))
 }
 
-/// Waits for Ctrl-C or SIGTERM; gives the exit status they stand for.
-async fn interrupted() -> Result<ExitCode> {
-    let listen = |kind| signal(kind).map_err(Error::io("listen for signals"));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
-    }
+/// Waits for Ctrl-C, SIGTERM or SIGUSR1; gives the exit status they stand for.
+pub(super) async fn interrupted() -> Result<ExitCode> {
+    let signal = Signals::listen()?.next().await;
+    Ok(ExitCode::from(128 + signal.as_raw_value() as u8))
 }
 
 fn schedule(flags: &mut Flags) -> Result<()> {
-    let settings = flags.settings()?;
+    let settings = flags.settings(Settings::default())?.without_mpi();
     settings.start_log();
     let listen = flags.listen(EVERY_INTERFACE)?;
-    let path = flags.value("--scheduler-file")?.map(PathBuf::from);
+    let path = flags.value("--scheduler-file")?.map(Into::into);
     flags.nothing_left("scheduler")?;
     let secret = Secret::random();
     let endpoint = endpoint(&settings, secret.clone())?;
     let io = IoThread::start()?;
-    let end = Arc::new(Notify::new());
-    let over = Arc::new(Notify::new());
-    let (ended, done) = (end.clone(), over.clone());
-    let (address, contact) = io.serve(move |ready| async move {
-        match listen.begin(&endpoint).await {
-            Ok(listeners) => {
-                let _ = ready.send(Ok(addresses(&listeners)));
-                let _ = scheduler::server::serve(endpoint, listeners, ended).await;
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        }
-        done.notify_one();
-    })?;
+    let scheduler = Scheduler::start(&io, endpoint, listen)?;
+    let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
-    SchedulerFile::new(&address, &contact, &secret).write(&path)?;
+    SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;
     println!("scheduler at {address}");
     println!("scheduler file {}", path.display());
     let stopped = runtime()?.block_on(async {
         tokio::select! {
-            () = over.notified() => Ok(()),
+            () = scheduler.over() => Ok(()),
             code = interrupted() => code.map(drop),
         }
     });
-    end.notify_one();
+    drop(scheduler);
     drop(io);
     let _ = std::fs::remove_file(&path);
     stopped
 }
 
-fn work(file: &SchedulerFile, flags: &mut Flags, stop: Arc<Notify>) -> Result<()> {
-    let mut builder = flags.builder()?;
-    let settings = builder.settings.take().map_or_else(Settings::load, Ok)?;
+/// Serves a worker of the scheduler that `file` tells of, until its end; `begun` is told of it.
+fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) -> Result<()> {
+    let mut builder = flags.builder(Settings::default())?;
+    let settings = builder.settings.take().map_or_else(Settings::load, Ok)?.without_mpi();
     settings.start_log();
-    let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
-    let name = flags.value("--name")?;
+    let name = flags.value("--name")?.or_else(name_in_slurm);
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
     let place = file.address.split_once("://").map_or("", |(_, place)| place);
     let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
     let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
+    let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref())?;
     flags.nothing_left("worker")?;
-    let options = worker::server::Options {
+    let handover = settings.handover();
+    let options = Options {
         name,
         listen,
-        nthreads: builder.threads.unwrap_or(cores),
+        nthreads: builder.threads.unwrap_or_else(|| cores::threads(&cores::Cores::bound(), 1)),
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),
+        lifetime: lifetime.map(|lifetime| lifetime::before(lifetime, handover)),
+        handover,
     };
-    let (endpoint, address) = (endpoint(&settings, file.secret()?)?, file.contact().to_owned());
+    let (endpoint, contact) = (endpoint(&settings, file.secret()?)?, file.contact().to_owned());
     let io = IoThread::start()?;
-    let over = Arc::new(Notify::new());
-    let (done, asked) = (over.clone(), stop.clone());
-    let (tell, told) = std::sync::mpsc::channel();
-    io.serve(move |ready| async move {
-        let _ = ready.send(Ok(()));
-        let _ = tell.send(worker::server::serve(endpoint, &address, options, asked).await);
-        done.notify_one();
-    })?;
-    runtime()?.block_on(async {
-        tokio::select! {
-            () = over.notified() => {}
-            _ = interrupted() => {
-                stop.notify_one();
-                over.notified().await;
-            }
-        }
-    });
-    drop(io);
-    told.recv().unwrap_or(Ok(()))
+    let worker = Worker::start(&io, endpoint, &contact, options)?;
+    begun(&worker);
+    runtime()?.block_on(worker.until_over())
 }
 
-/// The flags of a command line, taken out one after the other.
-struct Flags {
-    words: Vec<String>,
-}
-
-impl Flags {
-    fn new(words: Vec<String>) -> Self {
-        Self { words }
-    }
-
-    fn switch(&mut self, name: &str) -> bool {
-        let place = self.words.iter().position(|word| word == name);
-        place.map(|place| self.words.remove(place)).is_some()
-    }
-
-    fn value(&mut self, name: &str) -> Result<Option<String>> {
-        let with = format!("{name}=");
-        // What follows `--` is the program's.
-        let end = self.words.iter().position(|word| word == "--").unwrap_or(self.words.len());
-        let Some(place) = self.words[..end].iter().position(|w| w == name || w.starts_with(&with)) else {
-            return Ok(None);
-        };
-        let word = self.words.remove(place);
-        if let Some(value) = word.strip_prefix(&with) {
-            return Ok(Some(value.to_owned()));
-        }
-        if place < self.words.len() {
-            return Ok(Some(self.words.remove(place)));
-        }
-        Err(Error::Usage(format!("{name} needs a value")))
-    }
-
-    fn number(&mut self, name: &str) -> Result<Option<u32>> {
-        let Some(text) = self.value(name)? else { return Ok(None) };
-        match text.parse() {
-            Ok(number) if number > 0 => Ok(Some(number)),
-            _ => Err(Error::Usage(format!("{name} takes a whole number from 1 up, not `{text}`"))),
-        }
-    }
-
-    /// The settings, with what the command line says of them.
-    fn settings(&mut self) -> Result<Settings> {
-        let mut given = Vec::new();
-        for (name, ..) in settings::NAMES {
-            if let Some(value) = self.value(&format!("--{name}"))? {
-                given.push(((*name).to_owned(), value));
-            }
-        }
-        Settings::load_with(&given)
-    }
-
-    /// Where to listen: at what the command line says, or on everything, over TCP at `tcp`.
-    fn listen(&mut self, tcp: &str) -> Result<Listen> {
-        let mut addresses = Vec::new();
-        while let Some(address) = self.value("--listen")? {
-            addresses.push(address);
-        }
-        Ok(if addresses.is_empty() { Listen::Everywhere { tcp: tcp.into() } } else { Listen::At(addresses) })
-    }
-
-    fn builder(&mut self) -> Result<Builder> {
-        let mut builder = LocalCluster::builder().settings(self.settings()?);
-        builder.workers = self.number("--workers")?.map(|n| n as usize);
-        if let Some(processes) = self.number("--processes")? {
-            builder.processes = true;
-            builder.workers = Some(processes as usize);
-        }
-        builder.threads = self.number("--threads")?;
-        if let Some(limit) = self.value("--memory-limit")? {
-            builder.memory_limit = parse_bytes(&limit)?;
-        }
-        while let Some(resource) = self.value("--resource")? {
-            let parsed =
-                resource.split_once('=').and_then(|(name, amount)| Some((name, amount.parse().ok()?)));
-            let (name, amount) = parsed
-                .ok_or_else(|| Error::Usage(format!("--resource takes NAME=AMOUNT, not `{resource}`")))?;
-            builder = builder.resource(name, amount);
-        }
-        Ok(builder)
-    }
-
-    /// The scheduler file named by `--scheduler-file`, or that of the address that comes first.
-    fn scheduler_file(&mut self) -> Result<SchedulerFile> {
-        let address = self.words.first().filter(|word| word.contains("://")).cloned();
-        if address.is_some() {
-            self.words.remove(0);
-        }
-        let path = match (self.value("--scheduler-file")?, &address) {
-            (Some(path), _) => PathBuf::from(path),
-            (None, Some(address)) => SchedulerFile::default_path(address)?,
-            (None, None) => {
-                return Err(Error::Usage(format!(
-                    "name the scheduler: its address, or its file with --scheduler-file\n\n{}",
-                    help()
-                )));
-            }
-        };
-        let mut file = SchedulerFile::read(&path)?;
-        if let Some(address) = address {
-            file.address = address;
-        }
-        Ok(file)
-    }
-
-    fn nothing_left(&self, role: &str) -> Result<()> {
-        match self.words.first() {
-            None => Ok(()),
-            Some(word) => Err(Error::Usage(format!("{role} does not know `{word}`\n\n{}", help()))),
-        }
-    }
+/// The name of a worker that is a task of a Slurm job: it tells which.
+fn name_in_slurm() -> Option<String> {
+    let variable = |name: &str| env::var(name).ok();
+    Some(format!("slurm-{}-{}", variable("SLURM_JOB_ID")?, variable("SLURM_PROCID")?))
 }

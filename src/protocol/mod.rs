@@ -92,6 +92,9 @@ pub struct WorkerInfo {
     pub pid: u32,
     /// Its host.
     pub host: Arc<str>,
+    /// Nanoseconds until it will leave by itself, where it knows: tasks that would take longer do not
+    /// go there.
+    pub lifetime: Option<u64>,
 }
 
 /// The opening of every connection, in both directions, before any other message.
@@ -185,8 +188,16 @@ pub enum Query {
         /// Its arguments.
         arguments: Arguments,
     },
+    /// Let workers leave, after what they hold has moved to others. Answered once they are gone.
+    Retire {
+        /// Names or addresses.
+        workers: Vec<String>,
+    },
     /// End the whole cluster.
-    Shutdown,
+    Shutdown {
+        /// Why, if there is more to say than that somebody wanted it.
+        reason: Option<String>,
+    },
 }
 
 /// What the scheduler answers.
@@ -206,6 +217,8 @@ pub enum Answer {
     Ran(Vec<(Arc<str>, Result<Value, TaskError>)>),
     /// To [`Query::RunOnScheduler`].
     RanOnScheduler(Result<Value, TaskError>),
+    /// To [`Query::Retire`]: the addresses of those that left.
+    Retired(Vec<Arc<str>>),
     /// Done.
     Done,
 }
@@ -221,6 +234,10 @@ pub struct SchedulerInfo {
     pub tasks: Vec<(String, u64)>,
     /// Number of connected clients.
     pub clients: u32,
+    /// Tasks that run, or could if there were a worker for them.
+    pub runnable: u64,
+    /// Seconds that these are expected to take one thread.
+    pub work: f64,
 }
 
 /// A worker as the scheduler sees it.
@@ -240,6 +257,8 @@ pub struct WorkerStatus {
     pub occupancy: f64,
     /// What it last said of itself.
     pub metrics: Metrics,
+    /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
+    pub retiring: bool,
 }
 
 /// One step in the story of a task.
@@ -373,6 +392,9 @@ pub enum ToWorker {
         /// Its arguments.
         arguments: Arguments,
     },
+    /// Start nothing more and give back what was not started; [`ToWorker::Close`] follows once others hold
+    /// what this worker holds.
+    Retire,
     /// The scheduler is alive.
     Alive,
     /// Leave.
@@ -414,6 +436,18 @@ pub enum FromWorker {
     },
     /// The worker is alive; answered by [`ToWorker::Alive`].
     Heartbeat(Metrics),
+    /// The worker cannot take a copy that it was asked to [`Acquire`](ToWorker::Acquire).
+    NotAdded {
+        /// The result.
+        id: TaskId,
+        /// Why it cannot be sent.
+        error: TaskError,
+    },
+    /// The worker will leave soon and starts nothing more: what it holds is to move. Answered by
+    /// [`ToWorker::Retire`], and by [`ToWorker::Close`] when that is done.
+    Retiring,
+    /// Tasks that a worker which leaves was assigned and did not start.
+    GaveBack(Vec<TaskId>),
     /// The worker leaves in order.
     Leaving,
 }

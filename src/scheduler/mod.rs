@@ -20,6 +20,7 @@ mod invariants;
 mod placement;
 mod pool;
 mod reactor;
+mod retiring;
 pub(crate) mod server;
 mod state;
 mod stimulus;

@@ -40,6 +40,9 @@ impl State {
             }
         }
         let Some(least) = self.workers.least_loaded() else { return Placement::Nobody };
+        if !self.workers.get(least).is_some_and(|worker| self.lasts(worker, task)) {
+            return self.place_lasting(task);
+        }
         if task.dependencies.is_empty() {
             return match self.workers.get(least) {
                 Some(worker) if u64::from(worker.busy) < self.slots(worker, task) => Placement::Worker(least),
@@ -59,6 +62,28 @@ impl State {
             }
         }
         self.soonest(task, candidates.into_iter()).map_or(Placement::Nobody, Placement::Worker)
+    }
+
+    /// Where there are workers that will leave before the task would be done: among the others.
+    fn place_lasting(&self, task: &Task) -> Placement {
+        let all = self.workers.iter().map(|(id, _)| id);
+        let Some(soonest) = self.soonest(task, all) else { return Placement::Nobody };
+        match self.workers.get(soonest) {
+            Some(worker)
+                if task.dependencies.is_empty() && u64::from(worker.busy) >= self.slots(worker, task) =>
+            {
+                Placement::Queue
+            }
+            _ => Placement::Worker(soonest),
+        }
+    }
+
+    /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
+    /// than the worker's whole life might nowhere be done: it is tried.
+    fn lasts(&self, worker: &Worker, task: &Task) -> bool {
+        let Some(ends) = worker.ends else { return true };
+        let estimate = self.expected_duration(task);
+        self.now.saturating_add(estimate) <= ends || worker.info.lifetime.is_some_and(|life| life < estimate)
     }
 
     fn place_restricted(&self, task: &Task) -> Placement {
@@ -97,7 +122,7 @@ impl State {
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         candidates
             .filter_map(|id| {
-                let worker = self.workers.get(id)?;
+                let worker = self.workers.get(id).filter(|w| !w.retiring && self.lasts(w, task))?;
                 let mut start = worker.occupancy / u64::from(worker.info.nthreads.max(1));
                 let mut missing = 0;
                 for dependency in &task.dependencies {

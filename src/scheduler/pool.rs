@@ -3,6 +3,9 @@
 use super::state::Worker;
 use crate::protocol::WorkerId;
 
+/// Stands nowhere in the order.
+const ASIDE: u32 = u32::MAX;
+
 /// All workers. Ids are dense and never used again, so they are places in a vector; the order by load
 /// is a binary heap that knows where in it each worker stands.
 #[derive(Default)]
@@ -26,13 +29,20 @@ impl Pool {
     }
 
     pub(super) fn remove(&mut self, id: WorkerId) {
-        if self.workers.get_mut(id.0 as usize).and_then(Option::take).is_none() {
-            return;
+        if self.contains(id) {
+            self.stand_aside(id);
+            self.workers[id.0 as usize] = None;
         }
-        let standing = self.standing[id.0 as usize] as usize;
-        self.heap.swap_remove(standing);
+    }
+
+    /// Takes a worker out of the order: it is not to be given anything.
+    pub(super) fn stand_aside(&mut self, id: WorkerId) {
+        let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
-            self.settle(standing);
+            self.heap.swap_remove(standing);
+            if standing < self.heap.len() {
+                self.settle(standing);
+            }
         }
     }
 
@@ -50,8 +60,8 @@ impl Pool {
         let Some(worker) = self.get_mut(id) else { return };
         change(worker);
         let (load, standing) = (worker.load(), self.standing[id.0 as usize] as usize);
-        if self.heap[standing].0 != load {
-            self.heap[standing].0 = load;
+        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| entry.0 != load) {
+            entry.0 = load;
             self.settle(standing);
         }
     }
@@ -59,6 +69,11 @@ impl Pool {
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
         Some(self.heap.first()?.1)
+    }
+
+    /// Whether any worker may be given something.
+    pub(super) fn any_stands(&self) -> bool {
+        !self.heap.is_empty()
     }
 
     pub(super) fn contains(&self, id: WorkerId) -> bool {
@@ -112,9 +127,11 @@ impl Pool {
     /// # Panics
     /// If it is not.
     pub(super) fn validate(&self) {
-        assert_eq!(self.heap.len(), self.iter().count(), "each worker is ordered once");
+        let ordered = self.iter().filter(|(_, worker)| !worker.retiring).count();
+        assert_eq!(self.heap.len(), ordered, "each worker that stays is ordered once");
         for (standing, (load, id)) in self.heap.iter().enumerate() {
             let worker = self.get(*id).expect("the ordered are there");
+            assert!(!worker.retiring, "{id:?} leaves");
             let stands = self.standing[id.0 as usize] as usize;
             assert_eq!((stands, worker.load()), (standing, *load), "{id:?} is ordered by its load");
             assert!(self.heap[standing.saturating_sub(1) / 2] <= (*load, *id), "{id:?} stands too high");

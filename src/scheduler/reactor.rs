@@ -38,6 +38,7 @@ impl State {
                 Stimulus::RemoveClient(client) => self.on_remove_client(client),
                 Stimulus::Client(client, message) => self.on_client(client, message),
                 Stimulus::Worker(worker, message) => self.on_worker(worker, message),
+                Stimulus::Retire(worker) => self.on_retire(worker),
                 Stimulus::Tick => self.on_tick(),
             }
             self.settle();
@@ -48,6 +49,7 @@ impl State {
     /// Takes a worker in.
     pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         self.begin(now);
+        let ends = info.lifetime.map(|lifetime| now.saturating_add(lifetime));
         let worker = Worker {
             info,
             metrics: Metrics::default(),
@@ -58,6 +60,8 @@ impl State {
             occupancy: 0,
             heard: now,
             told: Default::default(),
+            retiring: false,
+            ends,
         };
         let id = self.workers.add(worker);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
@@ -84,6 +88,7 @@ impl State {
         self.settle();
         self.refill();
         self.settle();
+        self.retire();
         #[cfg(debug_assertions)]
         if self.task_count() < 200 {
             self.validate();
@@ -94,6 +99,8 @@ impl State {
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {
         let Some(worker) = self.workers.get(id) else { return };
         let name = worker.info.name.clone();
+        // Whoever leaves, or was to, does not take its tasks' part.
+        let expected = expected || worker.retiring || worker.ends.is_some_and(|end| end <= self.now);
         let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
@@ -122,6 +129,7 @@ impl State {
             }
         }
         self.workers.remove(id);
+        self.retirement.on_gone(id);
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
@@ -276,6 +284,9 @@ impl State {
             }
             FromWorker::Missing { id, holder } => self.on_worker_missing(worker, id, holder),
             FromWorker::LongRunning(id) => self.on_long_running(worker, id),
+            FromWorker::Retiring => self.on_retire(worker),
+            FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
+            FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {
                 sender.metrics = metrics;
                 self.out.push(Instruction::ToWorker(worker, ToWorker::Alive));

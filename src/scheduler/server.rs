@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -27,25 +27,60 @@ const TICK: Duration = Duration::from_secs(1);
 
 const FAREWELL: &str = "the cluster was shut down";
 
+/// How a scheduler is told to end.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    notify: Notify,
+    reason: OnceLock<String>,
+}
+
+impl End {
+    /// Ends it; all are told why, if there is more to say than that somebody wanted it.
+    pub(crate) fn now(&self, reason: Option<String>) {
+        if let Some(reason) = reason {
+            let _ = self.reason.set(reason);
+        }
+        self.notify.notify_one();
+    }
+
+    async fn told(&self) {
+        self.notify.notified().await;
+    }
+
+    fn reason(&self) -> String {
+        self.reason.get().map_or_else(|| FAREWELL.to_owned(), Clone::clone)
+    }
+}
+
 struct Server {
     state: RefCell<State>,
     workers: RefCell<BTreeMap<WorkerId, WorkerLink>>,
     clients: RefCell<BTreeMap<ClientId, Outbox<ToClient>>>,
     runs: RefCell<BTreeMap<u64, Run>>,
     next_run: Cell<u64>,
+    retirements: RefCell<Vec<Retirement>>,
     address: String,
     start: Instant,
     /// Told once the cluster is to end.
-    end: Arc<Notify>,
+    end: Arc<End>,
     /// Whether it ends: who comes now is told so.
     ending: Cell<bool>,
 }
 
 struct WorkerLink {
     outbox: Outbox<ToWorker>,
+    name: Arc<str>,
     address: Arc<str>,
     /// Told when the worker's link is to be cut.
     cut: Arc<Notify>,
+}
+
+/// Workers that a client wants gone.
+struct Retirement {
+    client: ClientId,
+    question: u64,
+    waiting: Vec<WorkerId>,
+    left: Vec<Arc<str>>,
 }
 
 /// A function running on workers outside of the task graph.
@@ -56,7 +91,7 @@ struct Run {
     results: Vec<(Arc<str>, std::result::Result<Value, TaskError>)>,
 }
 
-/// Serves on `listeners` until a client shuts the cluster down or `end` is told. All that are
+/// Serves on `listeners` until a client shuts the cluster down or it is told to end. All that are
 /// linked are told why and let go.
 ///
 /// # Errors
@@ -64,7 +99,7 @@ struct Run {
 pub(crate) async fn serve(
     endpoint: Endpoint,
     listeners: Vec<Box<dyn Listener>>,
-    end: Arc<Notify>,
+    end: Arc<End>,
 ) -> Result<()> {
     let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
@@ -73,6 +108,7 @@ pub(crate) async fn serve(
         clients: RefCell::default(),
         runs: RefCell::default(),
         next_run: Cell::new(0),
+        retirements: RefCell::default(),
         address,
         start: Instant::now(),
         end: end.clone(),
@@ -86,7 +122,7 @@ pub(crate) async fn serve(
         tasks.spawn_local(take_visitors(listener, serve));
     }
     tasks.spawn_local(server.clone().ticks());
-    end.notified().await;
+    end.told().await;
     server.farewell().await;
     Ok(())
 }
@@ -167,14 +203,14 @@ impl Server {
         info: WorkerInfo,
     ) -> Result<()> {
         if self.ending.get() {
-            outbox.put(ToWorker::Close { reason: FAREWELL.into() });
+            outbox.put(ToWorker::Close { reason: self.end.reason() });
             outbox.closed().await;
             return Ok(());
         }
-        let (address, cut) = (info.address.clone(), Arc::new(Notify::new()));
+        let (name, address, cut) = (info.name.clone(), info.address.clone(), Arc::new(Notify::new()));
         tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
         let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
-        let link = WorkerLink { outbox: outbox.clone(), address: address.clone(), cut: cut.clone() };
+        let link = WorkerLink { outbox: outbox.clone(), name, address: address.clone(), cut: cut.clone() };
         self.workers.borrow_mut().insert(id, link);
         self.obey(instructions);
         let mut leaving = false;
@@ -203,6 +239,7 @@ impl Server {
         self.workers.borrow_mut().remove(&id);
         outbox.close();
         self.handle(Stimulus::RemoveWorker { worker: id, expected: leaving });
+        self.retired(id, &address);
         let runs: Vec<u64> = self.runs.borrow().keys().copied().collect();
         for run in runs {
             self.ran(run, id, Err(TaskError::refused(format!("worker {address} died while it ran"))));
@@ -212,7 +249,7 @@ impl Server {
 
     async fn client(self: Rc<Self>, outbox: Outbox<ToClient>, mut inbox: Inbox<FromClient>) -> Result<()> {
         if self.ending.get() {
-            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
+            outbox.put(ToClient::Closing { reason: self.end.reason() });
             outbox.closed().await;
             return Ok(());
         }
@@ -280,8 +317,25 @@ impl Server {
                 });
                 return;
             }
-            Query::Shutdown => {
-                self.end.notify_one();
+            Query::Retire { workers } => {
+                drop(state);
+                let named =
+                    |link: &WorkerLink| workers.iter().any(|w| **w == *link.name || **w == *link.address);
+                let waiting: Vec<WorkerId> = {
+                    let links = self.workers.borrow();
+                    links.iter().filter(|(_, link)| named(link)).map(|(id, _)| *id).collect()
+                };
+                if !waiting.is_empty() {
+                    let stimuli = waiting.iter().map(|id| Stimulus::Retire(*id)).collect();
+                    let retirement = Retirement { client, question, waiting, left: Vec::new() };
+                    self.retirements.borrow_mut().push(retirement);
+                    self.handle_many(stimuli);
+                    return;
+                }
+                Answer::Retired(Vec::new())
+            }
+            Query::Shutdown { reason } => {
+                self.end.now(reason);
                 Answer::Done
             }
             // The machine answers this one.
@@ -289,6 +343,25 @@ impl Server {
         };
         if let Some(outbox) = self.clients.borrow().get(&client) {
             outbox.put(ToClient::Answer { id: question, answer });
+        }
+    }
+
+    /// A worker is gone: whoever wanted it gone is told, once all that it wanted gone are.
+    fn retired(&self, worker: WorkerId, address: &Arc<str>) {
+        let done: Vec<Retirement> = {
+            let mut retirements = self.retirements.borrow_mut();
+            for retirement in &mut *retirements {
+                if let Some(place) = retirement.waiting.iter().position(|w| *w == worker) {
+                    retirement.waiting.swap_remove(place);
+                    retirement.left.push(address.clone());
+                }
+            }
+            retirements.extract_if(.., |retirement| retirement.waiting.is_empty()).collect()
+        };
+        for Retirement { client, question, left, .. } in done {
+            if let Some(outbox) = self.clients.borrow().get(&client) {
+                outbox.put(ToClient::Answer { id: question, answer: Answer::Retired(left) });
+            }
         }
     }
 
@@ -331,10 +404,10 @@ impl Server {
         let workers: Vec<_> = std::mem::take(&mut *self.workers.borrow_mut()).into_values().collect();
         let clients: Vec<_> = std::mem::take(&mut *self.clients.borrow_mut()).into_values().collect();
         for link in &workers {
-            link.outbox.put(ToWorker::Close { reason: FAREWELL.into() });
+            link.outbox.put(ToWorker::Close { reason: self.end.reason() });
         }
         for outbox in &clients {
-            outbox.put(ToClient::Closing { reason: FAREWELL.into() });
+            outbox.put(ToClient::Closing { reason: self.end.reason() });
         }
         let words = async {
             for link in &workers {

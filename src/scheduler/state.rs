@@ -10,6 +10,7 @@ use super::{
     Instruction, TaskState,
     arena::Arena,
     pool::Pool,
+    retiring::Retirement,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
@@ -50,6 +51,10 @@ pub(super) struct Worker {
     pub(super) heard: u64,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
+    /// It is to leave: nothing new goes there.
+    pub(super) retiring: bool,
+    /// When it will begin to leave, by the scheduler's clock, where it knows.
+    pub(super) ends: Option<u64>,
 }
 
 impl Worker {
@@ -95,6 +100,7 @@ pub struct State {
     pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
+    pub(super) retirement: Retirement,
     next_client: u32,
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
@@ -121,6 +127,7 @@ impl State {
             queued: BinaryHeap::new(),
             no_worker: KeySet::default(),
             submissions: 0,
+            retirement: Retirement::default(),
             next_client: 0,
             story: Vec::new(),
             oldest: 0,
@@ -217,8 +224,13 @@ impl State {
     /// The cluster as a whole; the address is for the server to fill in.
     pub fn info(&self) -> SchedulerInfo {
         let mut counts = BTreeMap::<&str, u64>::new();
+        let (mut runnable, mut work) = (0, 0);
         for task in self.tasks.iter() {
             *counts.entry(task.state.name()).or_default() += 1;
+            if matches!(task.state, TaskState::Processing | TaskState::Queued | TaskState::NoWorker) {
+                runnable += 1;
+                work += u128::from(self.expected_duration(task));
+            }
         }
         let status = |(id, worker): (WorkerId, &Worker)| WorkerStatus {
             id,
@@ -228,12 +240,15 @@ impl State {
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,
+            retiring: worker.retiring,
         };
         SchedulerInfo {
             address: String::new(),
             workers: self.workers.iter().map(status).collect(),
             tasks: counts.into_iter().map(|(state, count)| (state.to_owned(), count)).collect(),
             clients: self.clients.len() as u32,
+            runnable,
+            work: work as f64 / 1e9,
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Stimulus {
     Client(ClientId, FromClient),
     /// A worker says something.
     Worker(WorkerId, FromWorker),
+    /// A worker is to leave, once others hold what it holds.
+    Retire(WorkerId),
     /// Time passes: workers that were silent for too long are taken for dead.
     Tick,
 }

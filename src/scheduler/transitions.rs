@@ -133,9 +133,20 @@ impl State {
                 self.queued.pop();
                 continue;
             }
-            let Placement::Worker(worker) = self.place(id) else { return };
-            self.queued.pop();
-            self.assign(id, worker);
+            match self.place(id) {
+                Placement::Worker(worker) => {
+                    self.queued.pop();
+                    self.assign(id, worker);
+                }
+                Placement::Queue => return,
+                // Those that could are gone, or will be before it could be done.
+                Placement::Nobody if self.workers.any_stands() => {
+                    self.queued.pop();
+                    self.no_worker.insert(id);
+                    self.set_state(id, TaskState::NoWorker);
+                }
+                Placement::Nobody => return,
+            }
         }
     }
 
@@ -289,6 +300,7 @@ impl State {
         if holder.has.add(id) {
             holder.has.tidy(|task| self.tasks.get(task).is_some_and(|task| task.who_has.contains(&worker)));
         }
+        self.held_anew(id);
     }
 
     /// `worker` does not have a result (any more); says whether that left nobody.

@@ -40,6 +40,8 @@ pub struct Settings {
     pub tls_ca: Option<PathBuf>,
     /// Seconds without an acknowledgement after which a peer's host counts as gone.
     pub dead_after: f64,
+    /// Seconds that a worker which is to leave may take to hand its results over to others.
+    pub handover: f64,
     /// What is logged on standard error, as a filter: `off`, `warn`, `info`, `rankine=debug`.
     pub log: String,
     /// The RDMA device that `verbs://` uses.
@@ -60,6 +62,7 @@ impl Default for Settings {
             tls_key: None,
             tls_ca: None,
             dead_after: 30.0,
+            handover: 30.0,
             log: "warn".into(),
             verbs_device: None,
             verbs_port: None,
@@ -81,6 +84,7 @@ pub const NAMES: &[(&str, &str, &str)] = &[
     ("tls-key", "FILE", "the key of the certificate (PEM)"),
     ("tls-ca", "FILE", "the authority that signed all certificates of the cluster (PEM)"),
     ("dead-after", "SECONDS", "silence after which the host of a TCP peer counts as gone"),
+    ("handover", "SECONDS", "how long a worker that is to leave may take to hand its results over to others"),
     (
         "log",
         "FILTER",
@@ -135,7 +139,12 @@ impl Settings {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_with(flags: &[(String, String)]) -> Result<Self> {
-        let settings: Self = layers(flags)?.extract().map_err(unusable)?;
+        Self::load_over(Self::default(), flags)
+    }
+
+    /// The same where `defaults` are what is when nobody says anything.
+    pub(crate) fn load_over(defaults: Self, flags: &[(String, String)]) -> Result<Self> {
+        let settings: Self = layers(defaults, flags)?.extract().map_err(unusable)?;
         settings.check()?;
         Ok(settings)
     }
@@ -145,7 +154,7 @@ impl Settings {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn origins(flags: &[(String, String)]) -> Result<Vec<Origin>> {
-        let layers = layers(flags)?;
+        let layers = layers(Self::default(), flags)?;
         let settings = Self::load_with(flags)?;
         let values = settings.given();
         Ok(NAMES
@@ -170,6 +179,12 @@ impl Settings {
         self.given().into_iter().map(|(name, value)| (variable(name), value)).collect()
     }
 
+    /// Those that are not the default.
+    pub(crate) fn changed(&self) -> Vec<(&'static str, String)> {
+        let usual = Self::default().given();
+        self.given().into_iter().filter(|given| !usual.contains(given)).collect()
+    }
+
     /// The settings that have a value, as one writes them.
     fn given(&self) -> Vec<(&'static str, String)> {
         let Ok(serde_json::Value::Object(all)) = serde_json::to_value(self) else { return Vec::new() };
@@ -181,6 +196,16 @@ impl Settings {
         NAMES.iter().filter_map(|&(name, ..)| Some((name, text(all.get(name)?)?))).collect()
     }
 
+    /// Without `mpi://`, unless it was asked for by its name: for processes that no one launcher started
+    /// together.
+    pub(crate) fn without_mpi(self) -> Self {
+        match &*self.transport {
+            "auto" if cfg!(feature = "verbs") => Self { transport: "inproc,shm,verbs,tcp".into(), ..self },
+            "auto" if cfg!(feature = "mpi") => Self { transport: "inproc,shm,tcp".into(), ..self },
+            _ => self,
+        }
+    }
+
     /// The schemes that may be used, the preferred first; `None` for the usual order.
     pub(crate) fn schemes(&self) -> Option<Vec<&str>> {
         (self.transport != "auto").then(|| self.transport.split(',').map(str::trim).collect())
@@ -189,6 +214,11 @@ impl Settings {
     /// After how long a peer's host counts as gone.
     pub(crate) fn dead_after(&self) -> Duration {
         Duration::from_secs_f64(self.dead_after)
+    }
+
+    /// How long a worker that is to leave may take to hand its results over.
+    pub(crate) fn handover(&self) -> Duration {
+        Duration::from_secs_f64(self.handover)
     }
 
     /// Writes what the setting `log` wants to standard error, from now on, unless the program sees to its logs
@@ -215,6 +245,9 @@ impl Settings {
         }
         if !(0.1..=1e6).contains(&self.dead_after) {
             return wrong("dead-after", &self.dead_after.to_string(), "say seconds, from 0.1 up".into());
+        }
+        if !(0.0..=1e6).contains(&self.handover) {
+            return wrong("handover", &self.handover.to_string(), "say seconds, from 0 up".into());
         }
         if let Err(error) = EnvFilter::try_new(&self.log) {
             return wrong("log", &self.log, error.to_string());
@@ -244,8 +277,8 @@ fn file() -> Option<(PathBuf, bool)> {
     Some((config.join("rankine/config.toml"), false))
 }
 
-fn layers(flags: &[(String, String)]) -> Result<Figment> {
-    let mut layers = Figment::from(Serialized::defaults(Settings::default()));
+fn layers(defaults: Settings, flags: &[(String, String)]) -> Result<Figment> {
+    let mut layers = Figment::from(Serialized::defaults(defaults));
     if let Some((path, named)) = file() {
         if path.is_file() {
             layers = layers.merge(Toml::file_exact(path));

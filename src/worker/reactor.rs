@@ -34,6 +34,7 @@ impl State {
             Stimulus::Acquire(wanted) => self.on_acquire(wanted),
             Stimulus::WhoHas(held) => self.on_who_has(held),
             Stimulus::PeerGone(peer) => self.on_peer_gone(peer),
+            Stimulus::Retire => self.on_retire(),
             Stimulus::Put(data) => self.on_put(data),
             Stimulus::Gathered { peer, data } => self.on_gathered(peer, data),
             Stimulus::GatherFailed { peer, ids } => {
@@ -50,6 +51,9 @@ impl State {
         // No id is ever assigned twice.
         if self.tasks.contains_key(&spec.id) {
             return;
+        }
+        if self.retiring {
+            return self.send(FromWorker::GaveBack(vec![spec.id]));
         }
         let (id, mut missing) = (spec.id, 0);
         if spec.dependencies.iter().any(|dependency| dependency.id == id) {
@@ -173,6 +177,25 @@ impl State {
         }
     }
 
+    /// Gives back what no compute thread has yet.
+    fn on_retire(&mut self) {
+        if std::mem::replace(&mut self.retiring, true) {
+            return;
+        }
+        let idle = |state| matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained);
+        let mut given_back: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, task)| idle(task.state)).map(|(id, _)| *id).collect();
+        given_back.sort_unstable();
+        for id in &given_back {
+            self.drop_spec(*id);
+            self.step(*id, TaskState::Released);
+            self.forget_if_idle(*id);
+        }
+        if !given_back.is_empty() {
+            self.send(FromWorker::GaveBack(given_back));
+        }
+    }
+
     fn on_put(&mut self, data: Vec<(TaskId, Value)>) {
         for (id, value) in data {
             let nbytes = value.nbytes();
@@ -196,8 +219,12 @@ impl State {
                     added.push(id);
                 }
                 (TaskState::Flight, Some(Err(error))) => {
-                    let dependents = task.dependents.clone();
+                    let (dependents, acquired) = (task.dependents.clone(), task.acquired);
+                    task.acquired = false;
                     self.step(id, TaskState::Released);
+                    if acquired {
+                        self.send(FromWorker::NotAdded { id, error: error.clone() });
+                    }
                     for dependent in dependents {
                         // One that runs has had it from before.
                         if self.task_state(dependent) == Some(TaskState::Waiting) {

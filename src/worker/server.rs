@@ -34,6 +34,29 @@ pub(crate) struct Options {
     pub(crate) nthreads: u32,
     pub(crate) memory_limit: u64,
     pub(crate) resources: Vec<(String, f64)>,
+    /// How long until it has to leave, where that is known.
+    pub(crate) lifetime: Option<Duration>,
+    /// How long it may take to hand its results over before it goes.
+    pub(crate) handover: Duration,
+}
+
+/// How a worker is told to go.
+#[derive(Debug, Default)]
+pub(crate) struct Departure {
+    at_once: Notify,
+    in_order: Notify,
+}
+
+impl Departure {
+    /// Go now; what only this worker holds is lost.
+    pub(crate) fn at_once(&self) {
+        self.at_once.notify_one();
+    }
+
+    /// Start nothing more, and go once others hold the results.
+    pub(crate) fn in_order(&self) {
+        self.in_order.notify_one();
+    }
 }
 
 /// Where a worker listens for peers.
@@ -85,11 +108,11 @@ struct Server {
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
     start: Instant,
     heard: Cell<Instant>,
-    /// Set once the worker is to leave.
+    /// Told once the worker is to leave, whatever it still holds.
     leave: Notify,
 }
 
-/// Runs a worker of the scheduler at `scheduler` until that closes it or goes, or `stop` is told.
+/// Runs a worker of the scheduler at `scheduler` until that closes it or goes, or it is told to depart.
 ///
 /// # Errors
 /// If the scheduler cannot be reached, refuses the worker, or vanishes.
@@ -97,7 +120,7 @@ pub(crate) async fn serve(
     endpoint: Endpoint,
     scheduler: &str,
     options: Options,
-    stop: Arc<Notify>,
+    departure: Arc<Departure>,
 ) -> Result<()> {
     let listeners = options.listen.begin(&endpoint).await?;
     let (address, contact) = addresses(&listeners);
@@ -111,6 +134,7 @@ pub(crate) async fn serve(
         resources: options.resources.clone(),
         pid: std::process::id(),
         host: hostname().into(),
+        lifetime: options.lifetime.map(|lifetime| lifetime.as_nanos() as u64),
     };
     let connection = endpoint.connect(scheduler, Hello::Worker(info)).await?;
     let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection, endpoint.compression);
@@ -139,13 +163,11 @@ pub(crate) async fn serve(
     }
     tasks.spawn_local(server.clone().computed());
     tasks.spawn_local(server.clone().heartbeats());
+    tasks.spawn_local(server.clone().retire(departure.clone(), options.lifetime, options.handover));
     let ended = tokio::select! {
         ended = server.clone().scheduled(from_scheduler) => ended,
-        () = server.leave.notified() => Ok(()),
-        () = stop.notified() => {
-            server.scheduler.put(FromWorker::Leaving);
-            Ok(())
-        }
+        () = server.leave.notified() => server.take_leave(),
+        () = departure.at_once.notified() => server.take_leave(),
         () = server.silence() => Err(Error::closed(format!("the scheduler was silent for {SILENCE:?}"))),
     };
     let _ = time::timeout(Duration::from_secs(1), server.scheduler.closed()).await;
@@ -214,6 +236,7 @@ impl Server {
                             server.scheduler.put(FromWorker::Ran { id, result });
                         });
                     }
+                    ToWorker::Retire => stimuli.push(Stimulus::Retire),
                     ToWorker::Welcome { .. } | ToWorker::Alive => {}
                     ToWorker::Close { reason } => {
                         tracing::info!(reason, "the scheduler closes this worker");
@@ -223,6 +246,36 @@ impl Server {
             }
             self.handle(stimuli);
         }
+    }
+
+    /// Waits until the worker is to go or its time is nearly up, says so, and goes when the time for handing
+    /// over is, unless the scheduler let it go before.
+    async fn retire(
+        self: Rc<Self>,
+        departure: Arc<Departure>,
+        lifetime: Option<Duration>,
+        handover: Duration,
+    ) {
+        let end_of_life = async {
+            match lifetime {
+                Some(lifetime) => time::sleep(lifetime).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = departure.in_order.notified() => tracing::info!(?handover, "this worker is to leave; it hands its results over"),
+            () = end_of_life => tracing::info!(?handover, "this worker's time is nearly up; it hands its results over"),
+        }
+        self.scheduler.put(FromWorker::Retiring);
+        self.handle(vec![Stimulus::Retire]);
+        time::sleep(handover).await;
+        tracing::warn!(?handover, "not all results could be handed over in time");
+        self.leave.notify_one();
+    }
+
+    fn take_leave(&self) -> Result<()> {
+        self.scheduler.put(FromWorker::Leaving);
+        Ok(())
     }
 
     async fn computed(self: Rc<Self>) {

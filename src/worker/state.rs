@@ -116,6 +116,8 @@ pub struct State {
     pub(super) to_fetch: BTreeMap<WorkerId, VecDeque<TaskId>>,
     pub(super) asked: SmallVec<[WorkerId; 8]>,
     pub(super) executing: u32,
+    /// It will leave, and starts nothing more.
+    pub(super) retiring: bool,
     pub(super) backlog: u64,
     pub(super) durations: KeyMap<EntryRef, u64>,
     pub(super) managed: u64,
@@ -143,6 +145,7 @@ impl State {
             to_fetch: BTreeMap::new(),
             asked: SmallVec::new(),
             executing: 0,
+            retiring: false,
             backlog: 0,
             durations: KeyMap::default(),
             managed: 0,

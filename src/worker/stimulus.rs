@@ -19,6 +19,8 @@ pub enum Stimulus {
     WhoHas(Vec<Dependency>),
     /// A peer is gone.
     PeerGone(WorkerId),
+    /// The worker is to leave soon: it starts nothing more.
+    Retire,
     /// A client put data here.
     Put(Vec<(TaskId, Value)>),
     /// A peer answered a request: `None` for what it does not hold.

@@ -112,6 +112,10 @@ impl Bed {
                 format!("missing {} not with {:?}", id.index(), holder.map(|holder| holder.0))
             }
             Instruction::Send(FromWorker::LongRunning(id)) => format!("long-running {}", id.index()),
+            Instruction::Send(FromWorker::GaveBack(ids)) => format!("gave back {}", numbers(ids)),
+            Instruction::Send(FromWorker::NotAdded { id, error }) => {
+                format!("not added {}: {error}", id.index())
+            }
             other => format!("{other:?}"),
         };
         self.told.iter().map(short).collect()
@@ -403,5 +407,38 @@ mod freeing {
     fn what_is_not_known_here_is_freed_without_a_word() {
         let mut bed = Bed::new();
         bed.free(1).does(&[]).executed(1).does(&[]).gathered(ALICE, &[1]).does(&[]).is_forgotten(1);
+    }
+}
+
+mod retiring {
+    use super::*;
+
+    #[test]
+    fn it_gives_back_what_it_did_not_start_and_finishes_what_it_did() {
+        let mut bed = Bed::new();
+        bed.compute(task(1, vec![])).compute(task(2, vec![])).compute(task(9, vec![held(3, &[ALICE])]));
+        bed.is(1, TaskState::Executing).is(2, TaskState::Ready).is(9, TaskState::Waiting);
+        bed.handle(Stimulus::Retire).does(&["gave back 2 9"]).is_forgotten(2).is_forgotten(9);
+        bed.gathered(ALICE, &[3]).is_forgotten(3);
+        bed.executed(1).does(&["finished 1"]).is(1, TaskState::Memory);
+        bed.handle(Stimulus::Retire).does(&[]);
+    }
+
+    #[test]
+    fn it_takes_no_more_tasks_but_serves_what_it_holds() {
+        let mut bed = Bed::new();
+        bed.with_result(1).handle(Stimulus::Retire).does(&[]);
+        bed.compute(task(2, vec![])).does(&["gave back 2"]).is_forgotten(2);
+        assert!(bed.state.value(id(1)).is_some());
+        bed.free(1).is_forgotten(1);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_had_is_reported() {
+        let mut bed = Bed::new();
+        bed.handle(Stimulus::Acquire(vec![held(2, &[ALICE])]));
+        let data = vec![(id(2), Some(Err(failure())))];
+        bed.handle(Stimulus::Gathered { peer: ALICE, data });
+        bed.does(&["not added 2: a task failed: it did not work"]).is_forgotten(2);
     }
 }

@@ -3,6 +3,7 @@
 mod cancelling;
 mod losing;
 mod placing;
+mod retiring;
 mod running;
 
 use super::{Config, Instruction, State, Stimulus, TaskState};
@@ -61,6 +62,15 @@ impl Bed {
     }
 
     fn join_with(&mut self, nthreads: u32, resources: Vec<(String, f64)>) -> WorkerId {
+        self.join_as(nthreads, resources, None)
+    }
+
+    /// A worker that has so many nanoseconds.
+    fn join_for(&mut self, lifetime: Option<u64>) -> WorkerId {
+        self.join_as(1, vec![], lifetime)
+    }
+
+    fn join_as(&mut self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerId {
         self.now += 1;
         let n = self.state.info().workers.len();
         let info = WorkerInfo {
@@ -72,6 +82,7 @@ impl Bed {
             resources,
             pid: 0,
             host: "here".into(),
+            lifetime,
         };
         let (id, told) = self.state.add_worker(info, self.now);
         self.told = told;

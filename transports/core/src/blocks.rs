@@ -102,6 +102,13 @@ pub(crate) fn enter(block: &Range<usize>) {
     lock(&BLOCKS).insert(block.start, block.end);
 }
 
+/// The sizes of all blocks, in use or not.
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) fn sizes() -> impl Iterator<Item = usize> {
+    let sizes: Vec<usize> = lock(&BLOCKS).iter().map(|(start, end)| end - start).collect();
+    sizes.into_iter()
+}
+
 pub(crate) fn leave(block: &Range<usize>) {
     lock(&BLOCKS).remove(&block.start);
     for watcher in watchers() {

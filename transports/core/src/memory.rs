@@ -158,11 +158,16 @@ fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
 
 /// The pool for blocks of this layout on the heap.
 fn heap_pool(layout: Layout) -> &'static Mutex<Pool> {
-    static BIG_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
+    if layout.align() < HUGE_PAGE { small_pool() } else { big_pool() }
+}
+
+fn small_pool() -> &'static Mutex<Pool> {
     static SMALL_POOL: Mutex<Pool> = Mutex::new(Pool::new(SMALL_LIMIT));
-    if layout.align() < HUGE_PAGE {
-        return &SMALL_POOL;
-    }
+    &SMALL_POOL
+}
+
+fn big_pool() -> &'static Mutex<Pool> {
+    static BIG_POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
     BIG_POOL.get_or_init(|| Mutex::new(Pool::new(machine_memory() / 16)))
 }
 
@@ -194,6 +199,18 @@ impl Pool {
         self.bytes -= block.as_ref().map_or(0, |block| block.layout.size());
         block
     }
+}
+
+/// Bytes of the blocks of these sizes, each at least 32 KiB, that are in use.
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) fn in_use(sizes: &Range<usize>) -> usize {
+    let kept = |pool: &Mutex<Pool>| -> usize {
+        lock(pool).blocks.range(sizes.clone()).map(|(size, blocks)| size * blocks.len()).sum()
+    };
+    // Blocks that go from one state to the other meanwhile are counted or not.
+    let known = blocks::sizes().filter(|size| sizes.contains(size)).sum::<usize>();
+    let pools = [sourced_pool(), small_pool(), big_pool()];
+    known.saturating_sub(pools.into_iter().map(kept).sum())
 }
 
 /// Bytes that are kept in big blocks.
@@ -240,6 +257,22 @@ mod tests {
         assert_eq!(pool.take(96).unwrap().layout.size(), 100);
         assert_eq!(pool.take(96).unwrap().layout.size(), 120);
         assert!(pool.take(96).is_none() && pool.bytes == 0);
+    }
+
+    #[test]
+    fn what_is_in_use_is_told_from_what_is_kept() {
+        // No other test has blocks of these sizes or up to a quarter more.
+        for size in [72 << 10, 29 << 20] {
+            let sizes = size..size + size / 16;
+            let blocks = [Block::new(size).unwrap(), Block::new(size).unwrap()];
+            let length = blocks[0].layout.size();
+            assert_eq!(in_use(&sizes), 2 * length);
+            let [first, second] = blocks;
+            drop(first);
+            assert_eq!(in_use(&sizes), length);
+            drop(second);
+            assert_eq!(in_use(&sizes), 0);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rankine_transport::{AlignedBuffer, Limits, Message};
 
 use crate::{
     connection::{Connection, Half},
-    fabric::{Done, Fabric, Outcome, PATIENCE},
+    fabric::{Done, Fabric, LONGEST, Outcome, PATIENCE},
     failure::Failure,
     outgoing::Outgoing,
     pace::{Pace, Pause, Work},
@@ -25,8 +25,6 @@ use crate::{
 
 /// Connections that wait at a listener, at most.
 const BACKLOG: usize = 4096;
-/// Bytes of a broadcast at most.
-const LONGEST_BROADCAST: u64 = 1 << 20;
 /// Looks for a message while its reader waits for it, shared by all connections there are: some
 /// microseconds.
 const LOOKS: usize = 32;
@@ -95,13 +93,13 @@ impl Engine {
     /// # Errors
     /// MPI's, or if not all ranks come, or it is too long.
     pub(crate) fn broadcast(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        if bytes.len() as u64 > LONGEST_BROADCAST {
-            let why = format!("{} bytes are more than the {LONGEST_BROADCAST} of a broadcast", bytes.len());
+        if bytes.len() as u64 > LONGEST {
+            let why = format!("{} bytes are more than the {LONGEST} of a broadcast", bytes.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let deadline = Instant::now() + PATIENCE;
         let length = self.wire.fabric.broadcast(vec![bytes.len() as u64], deadline)?[0];
-        if length > LONGEST_BROADCAST {
+        if length > LONGEST {
             return Err(io::Error::other(format!(
                 "rank 0 broadcasts {length} bytes, which is no length of ours"
             )));
@@ -109,6 +107,18 @@ impl Engine {
         let mut bytes = bytes.to_vec();
         bytes.resize(length as usize, 0);
         self.wire.fabric.broadcast(bytes, deadline)
+    }
+
+    /// Gives every rank what each gives.
+    ///
+    /// # Errors
+    /// MPI's, or if not all ranks come, or it is too long.
+    pub(crate) fn gather(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        if bytes.len() as u64 > LONGEST {
+            let why = format!("{} bytes are more than the {LONGEST} that a rank gives", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        self.wire.fabric.gather(bytes, Instant::now() + PATIENCE)
     }
 
     /// How long to wait for the next turn.

@@ -21,8 +21,8 @@ use crate::pace::Pace;
 
 /// What all ranks do together must be begun by all within this time of the first.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of a host's name that the ranks tell each other.
-const HOST: usize = 64;
+/// Bytes that a rank gives the others at once, at most.
+pub(crate) const LONGEST: u64 = 1 << 20;
 
 /// The calls of one thread over one communicator; `N` is what each operation is remembered by.
 pub(crate) struct Fabric<N> {
@@ -162,22 +162,9 @@ impl<N> Fabric<N> {
 
         let token = fabric.broadcast(vec![token], deadline)?[0];
 
-        let ranks = usize::try_from(fabric.size).unwrap_or(1);
-        let mut names = vec![0u8; (ranks + 1) * HOST];
         let host = environment::processor_name().unwrap_or_else(|_| "?".into());
-        let shown = host.len().min(HOST);
-        names[ranks * HOST..][..shown].copy_from_slice(&host.as_bytes()[..shown]);
-        let all: *mut u8 = names.as_mut_ptr();
-        let mine = all.wrapping_add(ranks * HOST);
-        let length = HOST as c_int;
-        let (private, byte) = (fabric.communicator, byte());
-        // SAFETY: `names` holds a name a rank, and behind them this rank's; it outlives the request.
-        let request = |request: *mut _| unsafe {
-            ffi::MPI_Iallgather(mine.cast(), length, byte, all.cast(), length, byte, private, request)
-        };
-        let names = settle("MPI_Iallgather", deadline, request, names)?;
-        let text = |name: &[u8]| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-        let hosts = names.chunks_exact(HOST).take(ranks).map(text).collect();
+        let hosts = fabric.gather(host.as_bytes(), deadline)?;
+        let hosts = hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect();
         Ok(Joined { fabric, token, hosts })
     }
 
@@ -343,6 +330,43 @@ impl<N> Fabric<N> {
             done.push(Done { note: operation.note, outcome });
         }
         Ok(())
+    }
+
+    /// Gives every rank what each gives, in the order of the ranks.
+    ///
+    /// # Errors
+    /// If not all ranks come in time, or MPI fails.
+    pub(crate) fn gather(&mut self, mine: &[u8], deadline: Instant) -> io::Result<Vec<Vec<u8>>> {
+        let lengths = self.gather_equal(&(mine.len() as u64).to_le_bytes(), deadline)?;
+        let length = |bytes: &[u8]| {
+            let length = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+            usize::try_from(length).ok().filter(|length| *length as u64 <= LONGEST)
+        };
+        let lengths: Option<Vec<usize>> = lengths.chunks_exact(8).map(length).collect();
+        let lengths = lengths.ok_or_else(|| io::Error::other("a rank gives more than there is room for"))?;
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
+        let mut padded = mine.to_vec();
+        padded.resize(longest, 0);
+        let all = self.gather_equal(&padded, deadline)?;
+        Ok(all.chunks_exact(longest).zip(lengths).map(|(bytes, length)| bytes[..length].to_vec()).collect())
+    }
+
+    /// The same where all give equally many bytes; they come one after the other.
+    fn gather_equal(&mut self, mine: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
+        let (ranks, length) = (usize::try_from(self.size).unwrap_or(1), mine.len());
+        let mut room = vec![0u8; ranks * length];
+        room.extend_from_slice(mine);
+        let all: *mut u8 = room.as_mut_ptr();
+        let own = all.wrapping_add(ranks * length);
+        let (count, private, byte) = (int(length)?, self.communicator, byte());
+        // SAFETY: `room` has a place for what each rank gives, and behind them what this one does; it outlives
+        // the request.
+        let request = |request: *mut _| unsafe {
+            ffi::MPI_Iallgather(own.cast(), count, byte, all.cast(), count, byte, private, request)
+        };
+        let mut room = settle("MPI_Iallgather", deadline, request, room)?;
+        room.truncate(ranks * length);
+        Ok(room)
     }
 
     /// Gives all ranks what rank 0 gives; all give as much, and come before `deadline`.

@@ -280,6 +280,15 @@ impl Membership {
         local::with(|engine| engine.broadcast(bytes))?
     }
 
+    /// Gives every rank what each gives, such as its host and cores, in the order of the ranks. All ranks must
+    /// call it, as with [`broadcast`](Self::broadcast).
+    ///
+    /// # Errors
+    /// If not all ranks come, or MPI fails, or one gives more than 1 MiB.
+    pub fn gather(&self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        local::with(|engine| engine.gather(bytes))?
+    }
+
     /// Leaves: what was flushed is let through (10 s at most), other connections break, and once all ranks
     /// leave MPI is finalized. Until then this waits, asleep most of the time, and blocks the thread.
     ///

@@ -17,6 +17,7 @@ use crate::{
     control::Account,
     segment::{Refused, Segment},
     socket,
+    waiting::Waiting,
     wire::{self, BLOCK, Block, Slot},
 };
 
@@ -55,6 +56,7 @@ struct Intake {
     start: usize,
     end: usize,
     descriptors: VecDeque<OwnedFd>,
+    waiting: Waiting,
 }
 
 impl Intake {
@@ -77,12 +79,19 @@ impl Intake {
             }
             self.ahead.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
-            let Self { reader, ahead, end, descriptors, .. } = self;
+            let Self { reader, ahead, end, descriptors, waiting, .. } = self;
             let socket = (*reader).as_ref();
-            ready!(socket.poll_read_ready(cx))?;
+            let Poll::Ready(ready) = socket.poll_read_ready(cx) else {
+                waiting.wait(cx);
+                return Poll::Pending;
+            };
+            ready?;
             match socket::receive_all(socket, &mut ahead[*end..], descriptors) {
                 Ok(0) => return Poll::Ready(Err(Self::lost())),
-                Ok(count) => *end += count,
+                Ok(count) => {
+                    *end += count;
+                    waiting.came();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -111,7 +120,8 @@ fn take(buffer: &mut AlignedBuffer) -> io::Result<Bytes> {
 impl ShmReceiver {
     pub(crate) fn new(reader: OwnedReadHalf, peer: Address, account: Arc<Account>) -> Self {
         let ahead = Box::new([0; AHEAD]);
-        let intake = Intake { reader, ahead, start: 0, end: 0, descriptors: VecDeque::new() };
+        let (descriptors, waiting) = (VecDeque::new(), Waiting::new());
+        let intake = Intake { reader, ahead, start: 0, end: 0, descriptors, waiting };
         Self { intake, peer, limits: Limits::HANDSHAKE, account, state: Reading::Block }
     }
 

@@ -4,28 +4,71 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{expect, pair, pattern};
-use crate::{Error, Message, Transport};
+use bytes::Bytes;
 
-/// A sender is not ready for ever while nobody reads, and all arrives once somebody does.
+use super::{expect, pair, pattern};
+use crate::{Error, Message, Transport, memory};
+
+/// A sender is not ready for ever while nobody reads, neither of small messages nor of big ones, and all arrives
+/// once somebody does.
 pub async fn a_slow_reader_bounds_its_writer(transport: &dyn Transport, place: &str) {
-    let (_listener, mut ours, mut theirs) = pair(transport, place).await;
-    let (mut taken, frame) = (0u32, pattern(1 << 18, 0));
-    while let Ok(ready) = timeout(Duration::from_millis(300), poll_fn(|cx| ours.sender.poll_ready(cx))).await
-    {
-        ready.expect("it is ready");
-        let message = Message::new(taken.to_le_bytes().to_vec(), vec![frame.clone()]);
-        ours.sender.start_send(message).expect("it takes a message");
-        taken += 1;
-        assert!(taken < 400, "100 MiB were taken although nobody reads");
+    for (length, frames) in [(100, vec![]), (4, vec![pattern(1 << 18, 0)])] {
+        let (_listener, mut ours, mut theirs) = pair(transport, place).await;
+        let (mut taken, mut nbytes) = (0u32, 0);
+        let head = |number: u32| number.to_le_bytes().into_iter().cycle().take(length).collect::<Bytes>();
+        while let Ok(ready) =
+            timeout(Duration::from_millis(300), poll_fn(|cx| ours.sender.poll_ready(cx))).await
+        {
+            ready.expect("it is ready");
+            ours.sender.start_send(Message::new(head(taken), frames.clone())).expect("it takes a message");
+            taken += 1;
+            nbytes += length + frames.iter().map(Bytes::len).sum::<usize>();
+            assert!(nbytes < 100 << 20, "{nbytes} bytes were taken although nobody reads");
+        }
+        let flush = async { poll_fn(|cx| ours.sender.poll_flush(cx)).await.expect("it flushes") };
+        let receive = async {
+            for number in 0..taken {
+                assert_eq!(expect(&mut theirs).await.head, head(number));
+            }
+        };
+        tokio::join!(flush, receive);
     }
-    let flush = async { poll_fn(|cx| ours.sender.poll_flush(cx)).await.expect("it flushes") };
+}
+
+/// Memory for a message that comes, those that its reader holds, and a window of what follows: not more, neither
+/// while nobody reads nor for one who reads slowly, however much is sent.
+pub async fn a_receiver_holds_a_window_and_no_more(transport: &dyn Transport, place: &str) {
+    // No other test has blocks of this size, or of those that could stand in for it.
+    const FRAME: usize = (4 << 20) - 5;
+    const SIZES: std::ops::Range<usize> = FRAME..FRAME + 4096;
+    const MESSAGES: usize = 40;
+    const WINDOW: usize = 16 << 20;
+    let (_listener, mut ours, mut theirs) = pair(transport, place).await;
+    // In no block itself, so that what is counted was made on the way.
+    let frame = Bytes::from(vec![3; FRAME]);
+    let mut most = 0;
+    let send = async {
+        for _ in 0..MESSAGES {
+            poll_fn(|cx| ours.sender.poll_ready(cx)).await.expect("it is ready");
+            ours.sender.start_send(Message::new("", vec![frame.clone()])).expect("it takes a message");
+        }
+        poll_fn(|cx| ours.sender.poll_flush(cx)).await.expect("it flushes");
+    };
     let receive = async {
-        for i in 0..taken {
-            assert_eq!(expect(&mut theirs).await.head[..], i.to_le_bytes());
+        for _ in 0..MESSAGES {
+            // What has begun to come goes on coming, but nobody takes it.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let held = expect(&mut theirs).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            most = most.max(memory::in_use(&SIZES));
+            assert!(held.frames[0] == frame);
         }
     };
-    tokio::join!(flush, receive);
+    tokio::join!(send, receive);
+    assert!(most <= 2 * FRAME + WINDOW, "{most} bytes are held for a reader of {FRAME} at a time");
+    if !ours.carries_objects {
+        assert!(most >= FRAME, "what is held is not counted");
+    }
 }
 
 /// Half-close.

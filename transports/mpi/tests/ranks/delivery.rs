@@ -196,3 +196,14 @@ fn available() -> u64 {
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
+
+/// Collective: of any length, nothing among them, and rank 0's word to all.
+pub(crate) async fn what_each_rank_gives_all_have(ranks: &mut Ranks<'_>) {
+    let given = |rank: usize| vec![rank as u8; rank * 1000];
+    let all = ranks.membership.gather(&given(ranks.rank())).expect("all give");
+    assert_eq!(all, (0..ranks.size()).map(given).collect::<Vec<_>>());
+    let word = if ranks.rank() == 0 { &b"a word"[..] } else { &[] };
+    assert_eq!(ranks.membership.broadcast(word).expect("all listen"), b"a word");
+    let error = ranks.membership.gather(&vec![0; 2 << 20]).expect_err("that is too much");
+    assert!(error.to_string().contains("1048576"), "{error}");
+}

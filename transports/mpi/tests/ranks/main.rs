@@ -49,6 +49,7 @@ fn main() {
             delivery::many_connections_among_all_ranks_do_not_mix
             delivery::a_slow_reader_bounds_its_writer
             delivery::frames_beyond_what_an_int_counts_arrive_whole
+            delivery::what_each_rank_gives_all_have
             zero_copy::frames_leave_from_and_arrive_in_their_own_memory
             ending::a_closed_direction_leaves_the_other_open
             ending::a_dropped_connection_is_lost_to_the_other_side

@@ -6,23 +6,29 @@ use tokio::time::sleep;
 
 use crate::{Ranks, receive, send};
 
-/// With connections open. What else the machine does adds to it, so the least of a few times counts.
+/// With connections open: it sleeps nearly always, and is woken by its timer alone. The share of a core that
+/// this takes is told, not asserted: it depends on what else the machine does.
 pub(crate) async fn idle_ranks_use_next_to_nothing(ranks: &mut Ranks<'_>) {
     const WHILE: Duration = Duration::from_millis(700);
     let connection = ranks.pair().await;
-    let mut shares = Vec::new();
+    let (mut share, mut sleeps) = (f64::INFINITY, 0.0);
     for _ in 0..3 {
         sleep(Duration::from_millis(100)).await;
-        let before = processor_time();
+        let before = usage();
         sleep(WHILE).await;
-        shares.push((processor_time() - before).as_secs_f64() / WHILE.as_secs_f64());
+        let after = usage();
+        let now = (after.0 - before.0).as_secs_f64() / WHILE.as_secs_f64();
+        if now < share {
+            (share, sleeps) = (now, (after.1 - before.1) as f64 / WHILE.as_secs_f64());
+        }
     }
     drop(connection);
-    let share = shares.iter().copied().fold(f64::INFINITY, f64::min);
     if ranks.rank() == 0 {
-        println!("    an idle rank uses {:.2} % of a core", 100.0 * share);
+        println!("    an idle rank uses {:.2} % of a core, in {sleeps:.0} looks a second", 100.0 * share);
     }
-    assert!(share < 0.02, "an idle rank uses {shares:.3?} of a core");
+    // Every 4 ms at last, and what the runtime does besides.
+    assert!(sleeps > 10.0 && sleeps < 600.0, "it looks {sleeps} times a second");
+    assert!(share < 0.3, "an idle rank uses {share:.3} of a core");
 }
 
 /// A message to a rank that has been idle for a while.
@@ -56,8 +62,8 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// What this process has used of its cores.
-fn processor_time() -> Duration {
+/// What this process has used of its cores, and how often it went to sleep.
+fn usage() -> (Duration, i64) {
     // SAFETY: plain figures, for which zero is good, and a valid place for them.
     let usage = unsafe {
         let mut usage = std::mem::zeroed();
@@ -65,5 +71,5 @@ fn processor_time() -> Duration {
         usage
     };
     let time = |t: libc::timeval| Duration::from_micros(t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64);
-    time(usage.ru_utime) + time(usage.ru_stime)
+    (time(usage.ru_utime) + time(usage.ru_stime), usage.ru_nvcsw)
 }

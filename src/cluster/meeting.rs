@@ -1,0 +1,179 @@
+//! How the ranks of a job find each other: by MPI or, among the tasks of a Slurm step without MPI, by a
+//! scheduler file in a directory that all nodes share.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+#[cfg(feature = "mpi")]
+use super::world;
+use super::{
+    IoThread, SchedulerFile,
+    cores::{Binding, threads},
+    launch::Step,
+};
+use crate::{Error, Result, settings::Settings, task::build_id};
+
+/// How long ranks wait for each other.
+const COMING: Duration = Duration::from_secs(60);
+/// How often a rank looks for the scheduler file.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How ranks meet.
+pub(super) enum Meeting {
+    /// By MPI.
+    #[cfg(feature = "mpi")]
+    Mpi,
+    /// By a file.
+    File(ByFile),
+}
+
+/// A meeting by the file of the first rank, which removes it when it is dropped.
+pub(super) struct ByFile {
+    step: Step,
+    path: PathBuf,
+    written: bool,
+}
+
+/// The ranks, seen from one of them.
+pub(super) struct Ranks {
+    pub(super) rank: usize,
+    pub(super) size: usize,
+    /// Compute threads for this one.
+    pub(super) threads: u32,
+}
+
+impl Meeting {
+    /// The meeting of a Slurm step's tasks.
+    ///
+    /// # Errors
+    /// If there is no directory for the file.
+    pub(super) fn of_step(step: Step) -> Result<Self> {
+        let path = SchedulerFile::directory()?.join(format!("step-{}.json", step.name));
+        Ok(Self::File(ByFile { step, path, written: false }))
+    }
+
+    /// What holds where users say nothing.
+    pub(super) fn defaults(&self) -> Settings {
+        match self {
+            #[cfg(feature = "mpi")]
+            Self::Mpi => Settings { transport: "inproc,mpi".into(), ..Settings::default() },
+            Self::File(_) => Settings::default(),
+        }
+    }
+
+    /// Whether the job goes on where a rank dies.
+    pub(super) fn survives_deaths(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// Meets the others.
+    ///
+    /// # Errors
+    /// If they do not come.
+    pub(super) fn meet(&self, io: &IoThread) -> Result<Ranks> {
+        let mine = Binding::of_this_process();
+        match self {
+            #[cfg(feature = "mpi")]
+            Self::Mpi => {
+                let (rank, size) = world::join(io)?;
+                let all = world::bindings(io, &mine)?;
+                Ok(Ranks { rank, size, threads: threads(&mine.cores, mine.sharers(&all)) })
+            }
+            Self::File(ByFile { step, .. }) => {
+                let _ = io;
+                let Step { rank, size, cores, neighbours, .. } = *step;
+                // Where Slurm does not bind tasks, those of a node may use all its cores.
+                let bound = mine.cores.count() < thread::available_parallelism().map_or(1, usize::from);
+                let share = threads(&mine.cores, if bound { 1 } else { neighbours });
+                Ok(Ranks { rank, size, threads: cores.map_or(share, |cores| cores as u32).max(1) })
+            }
+        }
+    }
+
+    /// The first rank tells the others where its scheduler is, or that there is none.
+    ///
+    /// # Errors
+    /// If they cannot be told.
+    pub(super) fn announce(&mut self, io: &IoThread, file: Option<&SchedulerFile>) -> Result<()> {
+        match self {
+            #[cfg(feature = "mpi")]
+            Self::Mpi => {
+                let told = serde_json::to_vec(&file).map_err(|e| Error::Usage(e.to_string()))?;
+                world::broadcast(io, told).map(drop)
+            }
+            Self::File(by_file) => {
+                let _ = io;
+                let Some(file) = file else { return Ok(()) };
+                by_file.written = true;
+                file.write(&by_file.path)
+            }
+        }
+    }
+
+    /// The other ranks are told where the scheduler is; `None` if there is none.
+    ///
+    /// # Errors
+    /// If no word comes, or this rank runs another executable.
+    pub(super) fn learn(&self, io: &IoThread, ranks: &Ranks) -> Result<Option<SchedulerFile>> {
+        let file = match self {
+            #[cfg(feature = "mpi")]
+            Self::Mpi => {
+                let told = world::broadcast(io, Vec::new())?;
+                serde_json::from_slice::<Option<SchedulerFile>>(&told)
+                    .map_err(|e| Error::Usage(format!("what rank 0 said is no scheduler file: {e}")))?
+            }
+            Self::File(by_file) => {
+                let _ = io;
+                Some(by_file.wait()?)
+            }
+        };
+        if let Some(file) = file.as_ref().filter(|file| file.build_id != build_id()) {
+            return Err(Error::Usage(format!(
+                "rank {} runs another executable (build {}) than rank 0 (build {}): start the very same \
+                 program on all ranks",
+                ranks.rank,
+                build_id(),
+                file.build_id
+            )));
+        }
+        Ok(file)
+    }
+}
+
+impl ByFile {
+    fn wait(&self) -> Result<SchedulerFile> {
+        let start = Instant::now();
+        let mut told = false;
+        while !self.path.exists() {
+            if start.elapsed() > COMING {
+                return Err(Error::Usage(format!(
+                    "the first task of the step wrote no scheduler file {} within {COMING:?}: did it start, and \
+                     do all nodes share that directory? RANKINE_HOME names another",
+                    self.path.display()
+                )));
+            }
+            if !told && start.elapsed() > COMING / 6 {
+                told = true;
+                tracing::warn!(file = %self.path.display(), "waits for the first task of the step");
+            }
+            thread::sleep(LOOK);
+            // Network file systems look again when the directory is read.
+            if let Some(directory) = self.path.parent() {
+                let _ = fs::read_dir(directory).map(Iterator::count);
+            }
+        }
+        SchedulerFile::read(&self.path)
+    }
+}
+
+impl Drop for ByFile {
+    fn drop(&mut self) {
+        if self.written {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
