@@ -12,8 +12,9 @@
 #SBATCH --cpus-per-task=4
 # How long it may run: HH:MM:SS or D-HH:MM:SS.                                                      <--
 #SBATCH --time=00:10:00
-# Five minutes before that (or up to six) each process gets the signal USR1.
-#SBATCH --signal=USR1@300
+# Five minutes before that (or up to six) each process may get the signal USR1, by which a program ends in order:
+# remove one # for it.                                                                              <--
+##SBATCH --signal=USR1@300
 # Its output: %x is the job's name, %j its number.
 #SBATCH --output=%x-%j.out
 # The job keeps its other nodes if one fails.
