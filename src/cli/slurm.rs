@@ -22,7 +22,7 @@ use crate::{Error, Result, settings::Settings};
 pub(super) enum Command {
     /// Write the batch script of a program
     #[command(after_help = SCRIPT_EXAMPLES)]
-    Script(Program),
+    Script(Box<Program>),
     /// Submit a program as a job, and print the job's number
     #[command(after_help = SUBMIT_EXAMPLES)]
     Submit {
@@ -30,7 +30,7 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        program: Program,
+        program: Box<Program>,
     },
     /// Show your jobs that have not ended, or the jobs named, ended or not
     Status {
@@ -149,12 +149,7 @@ pub(super) struct Program {
     signal: Option<NonZeroU32>,
 
     /// The program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM [ARGUMENT]..."
-    )]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     command: Vec<String>,
 }
 
@@ -258,7 +253,7 @@ fn submit(slurm: &Slurm, job: &Job, dry_run: bool) -> Result<()> {
 fn status(slurm: &Slurm, ids: &[JobId]) -> Result<()> {
     let jobs = if ids.is_empty() { slurm.my_jobs() } else { slurm.jobs(ids) };
     let mut jobs = jobs.map_err(refused)?;
-    jobs.sort_by(|a, b| (a.id.number(), a.id.element()).cmp(&(b.id.number(), b.id.element())));
+    jobs.sort_by_key(|job| (job.id.number(), job.id.element()));
     if jobs.is_empty() && ids.is_empty() {
         print("you have no jobs in the queue\n")?;
     } else if !jobs.is_empty() {
