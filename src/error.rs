@@ -51,7 +51,6 @@ pub enum Error {
         source: io::Error,
     },
     /// Slurm could not be dealt with, or a job is not right.
-    #[cfg(feature = "slurm")]
     #[error(transparent)]
     Slurm(#[from] rankine_slurm::Error),
     /// An option, address or file of the user's is not right.

@@ -41,12 +41,10 @@ pub mod worker;
 
 pub use client::{AsCompleted, Awaited, Client, Options, ReturnWhen, Status, TaskFuture, blocking};
 pub use cluster::{Builder, LocalCluster, SchedulerFile, args, init, parse_bytes, run, transports};
-#[cfg(feature = "slurm")]
 pub use cluster::{SlurmBuilder, SlurmCluster};
-#[cfg(feature = "slurm")]
-pub use rankine_slurm as slurm;
 pub use error::{Error, Result};
 pub use rankine_macros::main;
+pub use rankine_slurm as slurm;
 pub use serialize::Local;
 pub use settings::Settings;
 pub use task::{FailureKind, TaskError};

@@ -295,9 +295,9 @@ fn a_worker_that_dies_ends_the_job() -> Outcome {
 
 fn a_worker_that_stands_still_does_not_keep_the_others() -> Outcome {
     let ended = run(job(3, &["stop"]));
-    assert_eq!(ended.out, "done\n", "{}", ended.all());
+    assert!(ended.out.starts_with("done\n"), "{}", ended.all());
     assert!(ended.took < Duration::from_secs(20), "{}", ended.all());
-    assert!(ended.err.contains("not all ranks ended"), "{}", ended.all());
+    assert_eq!(ended.err.matches("not all ranks ended").count(), 1, "{}", ended.all());
     no_process_is_left();
     Ok(())
 }

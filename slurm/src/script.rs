@@ -138,6 +138,7 @@ trap 'rm -f \"$RANKINE_STATUS\"' EXIT
 ",
             );
             text += &signalled(job);
+            text += END;
             let _ = writeln!(
                 text,
                 "\
@@ -150,6 +151,14 @@ exit \"$status\""
         }
     }
 }
+
+/// Tells the tasks when the job ends, so that workers leave in order before.
+const END: &str = "\
+# Slurm tells of the job's end from 23.02 on; workers hand their results over before it.
+if [ -z \"${SLURM_JOB_END_TIME:-}\" ] && end=$(squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e); then
+    SLURM_JOB_END_TIME=$(date --date=\"$end\" +%s 2>/dev/null) && export SLURM_JOB_END_TIME
+fi
+";
 
 /// Tells of the signal that Slurm sends to the tasks itself.
 fn signalled(job: &Job) -> String {

@@ -147,7 +147,8 @@ const REASONS: &[(&str, &str)] = &[
 ];
 
 impl Reason {
-    pub(crate) fn new(word: &str) -> Self {
+    /// The reason that this word of Slurm's is.
+    pub fn new(word: &str) -> Self {
         Self(word.trim_matches(['(', ')']).to_owned())
     }
 

@@ -62,6 +62,7 @@ impl Binding {
     }
 
     /// How many of these share its cores: those of the same host that are bound to the same.
+    #[cfg(any(test, feature = "mpi"))]
     pub(crate) fn sharers<'a>(&self, all: impl IntoIterator<Item = &'a Self>) -> usize {
         let same = |other: &&Self| (&other.host, &other.cores) == (&self.host, &self.cores);
         all.into_iter().filter(same).count()

@@ -64,7 +64,14 @@ pub(super) struct Fleet {
 impl Fleet {
     /// A cluster that wants no job yet.
     pub(super) fn new(patience: Duration) -> Self {
-        Self { wish: Wish::Fixed(0), jobs: BTreeMap::new(), failures: 0, failed: None, patience, said: String::new() }
+        Self {
+            wish: Wish::Fixed(0),
+            jobs: BTreeMap::new(),
+            failures: 0,
+            failed: None,
+            patience,
+            said: String::new(),
+        }
     }
 
     /// From now on the cluster wants this.
@@ -111,7 +118,8 @@ impl Fleet {
     /// What is to be done at `now`, by any clock, as the cluster is.
     pub(super) fn decide(&mut self, info: &SchedulerInfo, now: Duration) -> Vec<Order> {
         if let Some(last) = self.failed.clone().filter(|_| self.failures >= FAILURES) {
-            let reason = format!("{} worker jobs in a row ended before a worker of theirs came", self.failures);
+            let reason =
+                format!("{} worker jobs in a row ended before a worker of theirs came", self.failures);
             return vec![Order::GiveUp { reason, last }];
         }
         let mut workers = BTreeMap::<JobId, Vec<&WorkerStatus>>::new();
@@ -347,7 +355,10 @@ mod tests {
             fleet.look(&queued(&[(id, JobState::Failed)]));
         }
         let orders = fleet.decide(&info(&[]), SECOND);
-        assert!(matches!(&orders[..], [Order::GiveUp { reason, last }] if reason.starts_with("3 worker jobs in a row") && *last == 3.into()), "{orders:?}");
+        assert!(
+            matches!(&orders[..], [Order::GiveUp { reason, last }] if reason.starts_with("3 worker jobs in a row") && *last == 3.into()),
+            "{orders:?}"
+        );
         // What somebody cancelled did not fail.
         fleet.wish(Wish::Fixed(1));
         for id in 4..=8 {

@@ -6,9 +6,8 @@
 mod bytes;
 pub(crate) mod cores;
 mod file;
-#[cfg(feature = "slurm")]
-mod fleet;
 mod flags;
+mod fleet;
 mod io_thread;
 mod launch;
 mod lifetime;
@@ -18,7 +17,6 @@ mod nanny;
 mod ranks;
 mod roles;
 mod services;
-#[cfg(feature = "slurm")]
 mod slurm;
 mod transports;
 #[cfg(feature = "mpi")]
@@ -30,7 +28,6 @@ pub use bytes::parse_bytes;
 pub use file::SchedulerFile;
 pub use local::{Builder, LocalCluster};
 pub use roles::{args, init, run};
-#[cfg(feature = "slurm")]
 pub use slurm::{SlurmBuilder, SlurmCluster};
 pub use transports::transports;
 

@@ -102,7 +102,7 @@ where
     };
     said.settings.start_log();
     roles::keep_arguments(flags.words);
-    let io = Parting(Some(IoThread::start()?));
+    let io = Parting { io: Some(IoThread::start()?), tells: rank == 0 };
     let ranks = meeting.meet(io.thread()?)?;
     let workers = match said.workers(ranks.size) {
         Ok(workers) => workers,
@@ -233,18 +233,23 @@ impl Place {
 }
 
 /// The I/O thread of a rank: at the end it waits for the other ranks, but not for ever.
-struct Parting(Option<IoThread>);
+struct Parting {
+    io: Option<IoThread>,
+    /// Whether it is this rank that says so: one does.
+    tells: bool,
+}
 
 impl Parting {
     fn thread(&self) -> Result<&IoThread> {
-        self.0.as_ref().ok_or_else(|| Error::closed("the I/O thread ended"))
+        self.io.as_ref().ok_or_else(|| Error::closed("the I/O thread ended"))
     }
 }
 
 impl Drop for Parting {
     fn drop(&mut self) {
-        if let Some(io) = self.0.take()
+        if let Some(io) = self.io.take()
             && !io.end(PARTING)
+            && self.tells
         {
             eprintln!("rankine: not all ranks ended within {PARTING:?}; this one ends without them");
         }

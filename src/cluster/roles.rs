@@ -16,6 +16,7 @@ use tokio::runtime;
 use super::{
     IoThread, LOOPBACK, SchedulerFile, cores, endpoint,
     flags::Flags,
+    fleet,
     launch::Launch,
     lifetime,
     meeting::Meeting,
@@ -32,7 +33,10 @@ use crate::{
 /// Where processes listen on TCP that are to be reached from other machines.
 pub(super) const EVERY_INTERFACE: &str = "tcp://*:0";
 
-/// Set in worker processes that a [`LocalCluster`] starts.
+/// Names the file in which a batch script wants the program's status.
+const STATUS: &str = "RANKINE_STATUS";
+
+/// Set in worker processes that a [`LocalCluster`](super::LocalCluster) starts.
 pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 
 const HELP: &str = "\
@@ -130,12 +134,25 @@ where
     T: Termination,
 {
     init();
-    match play(body) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("Error: {error}");
-            ExitCode::FAILURE
-        }
+    let code = play(body).unwrap_or_else(|error| {
+        eprintln!("Error: {error}");
+        ExitCode::FAILURE
+    });
+    tell_status(code);
+    code
+}
+
+/// Leaves the status of a Slurm step's first task where its batch script looks for it: that of the step
+/// is no word on the program where workers may die.
+fn tell_status(code: ExitCode) {
+    let Some(path) = env::var_os(STATUS) else { return };
+    if Launch::rank(|name| env::var(name).ok()).unwrap_or(0) > 0 {
+        return;
+    }
+    // There is no way to look into one but to compare.
+    let status = (0..=u8::MAX).find(|status| ExitCode::from(*status) == code).unwrap_or(1);
+    if let Err(error) = std::fs::write(&path, format!("{status}\n")) {
+        tracing::warn!(%error, ?path, "cannot tell the batch script the program's status");
     }
 }
 
@@ -290,5 +307,5 @@ fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) ->
 /// The name of a worker that is a task of a Slurm job: it tells which.
 fn name_in_slurm() -> Option<String> {
     let variable = |name: &str| env::var(name).ok();
-    Some(format!("slurm-{}-{}", variable("SLURM_JOB_ID")?, variable("SLURM_PROCID")?))
+    Some(fleet::worker_name(&variable("SLURM_JOB_ID")?, &variable("SLURM_PROCID")?))
 }

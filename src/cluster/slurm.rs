@@ -107,7 +107,8 @@ impl SlurmCluster {
     pub fn worker_job() -> Result<Job> {
         let program = env::current_exe().map_err(Error::io("find this program's file"))?;
         let program = program.into_os_string().into_string();
-        let program = program.map_err(|path| Error::Usage(format!("{path:?} is no path that a script can name")))?;
+        let program =
+            program.map_err(|path| Error::Usage(format!("{path:?} is no path that a script can name")))?;
         let mut job = Job::new(program);
         job.launcher = Launcher::FaultTolerant;
         Ok(job)
@@ -208,15 +209,18 @@ impl SlurmBuilder {
             Some(directory) => directory.join(format!("slurm-{}.json", std::process::id())),
             None => SchedulerFile::default_path(&scheduler.address)?,
         };
-        let path = std::path::absolute(&path).map_err(Error::io(format!("name {} in full", path.display())))?;
-        let shown = path.to_str().ok_or_else(|| Error::Usage(format!("{path:?} is no path that a script can name")))?;
+        let path =
+            std::path::absolute(&path).map_err(Error::io(format!("name {} in full", path.display())))?;
+        let shown = path
+            .to_str()
+            .ok_or_else(|| Error::Usage(format!("{path:?} is no path that a script can name")))?;
         job.arguments = ["worker", "--scheduler-file", shown].map(str::to_owned).to_vec();
         if job.output.is_none() {
             let output = path.with_file_name(format!("{}-%j.out", job.name));
-            job.output = Some(output.to_string_lossy().parse().map_err(rankine_slurm::Error::from)?);
+            job.output = Some(output.to_string_lossy().parse().map_err(unusable)?);
         }
         for (name, value) in settings.changed() {
-            job.set(name, &value).map_err(rankine_slurm::Error::from)?;
+            job.set(name, &value).map_err(unusable)?;
         }
         let script = Script::new(&job)?;
         let threads = job.nodes.get() * u32::try_from(job.cpus_per_node()).unwrap_or(u32::MAX);
@@ -246,6 +250,10 @@ impl SlurmBuilder {
         cluster.keeper = Some(keeper.map_err(Error::io("start a thread that keeps the jobs"))?);
         Ok(cluster)
     }
+}
+
+fn unusable(error: rankine_slurm::Invalid) -> Error {
+    Error::Usage(format!("cannot write the script of a worker job: {error}"))
 }
 
 impl Shared {
@@ -329,7 +337,9 @@ impl Keeper {
                 let client = self.client.clone();
                 tracing::info!(?workers, "workers are to go");
                 // Waits until they are gone, which the next rounds see as well.
-                thread::spawn(move || block_on(client.retire_workers(workers.iter().map(|w| w.to_string()))).map(drop));
+                thread::spawn(move || {
+                    block_on(client.retire_workers(workers.iter().map(|w| w.to_string()))).map(drop)
+                });
             }
             Order::Cancel(jobs) => {
                 if let Err(error) = self.slurm.cancel(&jobs) {

@@ -30,6 +30,8 @@ const BACKLOG: usize = 4096;
 const LOOKS: usize = 32;
 /// Looks that it takes to notice what is there: Open MPI may tell only at the next one what it came upon.
 pub(crate) const NOTICE: usize = 2;
+/// Looks without a find after which nothing more is taken to come once all ranks have left.
+const LAST_LOOKS: usize = 16;
 /// What is under way when this rank leaves is given this long.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -341,8 +343,12 @@ impl Engine {
                 self.turn();
                 self.pace.wait();
             }
-            // What the others said last.
-            self.turn();
+            // What the others said last: some libraries complain of messages that nobody received.
+            let mut quiet = 0;
+            while quiet < LAST_LOOKS && self.failed.is_none() {
+                quiet = if self.turn() { 0 } else { quiet + 1 };
+                std::thread::yield_now();
+            }
         }
         self.wire.fabric.finalize()?;
         match left {
