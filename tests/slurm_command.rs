@@ -212,8 +212,14 @@ fn a_job_is_submitted_seen_followed_and_cancelled() {
     assert_eq!(String::from_utf8_lossy(&followed.stdout), "begins\nbegins\nends\nends\n");
     assert!(String::from_utf8_lossy(&followed.stderr).contains("COMPLETED"));
 
-    let sleeps = submit(&[], "sleep 200", directory.path());
-    wait(&sleeps, "RUNNING");
+    // Slurm is slow to end a job that is just being started.
+    let begun = directory.path().join("begun");
+    let sleeps = submit(&[], &format!("touch {}; sleep 200", begun.display()), directory.path());
+    let end = Instant::now() + Duration::from_secs(20);
+    while !begun.exists() {
+        assert!(Instant::now() < end);
+        sleep(Duration::from_millis(100));
+    }
     let quiet = run(&["logs", &sleeps]);
     assert!(quiet.status.success() && String::from_utf8_lossy(&quiet.stderr).contains("nothing is in /"));
     assert_eq!(succeeds(&["cancel", &sleeps]), format!("{sleeps} is cancelled\n"));

@@ -132,9 +132,11 @@ export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_po
             let mut text = String::from(
                 "\
 # Each task runs the program: the first becomes its scheduler, the others its workers. Workers may die on the way,
-# which srun would report as a failure; so the program's own status comes through a file.
-export RANKINE_STATUS=\"$PWD/.status-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}\"
-trap 'rm -f \"$RANKINE_STATUS\"' EXIT
+# which srun would report as a failure; so the program's own status comes through a file, on the node that the first
+# task shares with this script.
+place=$(mktemp --directory 2>/dev/null || TMPDIR=/tmp mktemp --directory)
+trap 'rm -rf \"$place\"' EXIT
+export RANKINE_STATUS=$place/status
 ",
             );
             text += &signalled(job);
@@ -155,7 +157,7 @@ exit \"$status\""
 /// Tells the tasks when the job ends, so that workers leave in order before.
 const END: &str = "\
 # Slurm tells of the job's end from 23.02 on; workers hand their results over before it.
-if [ -z \"${SLURM_JOB_END_TIME:-}\" ] && end=$(squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e); then
+if [ -z \"${SLURM_JOB_END_TIME:-}\" ] && end=$(timeout 10 squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e); then
     SLURM_JOB_END_TIME=$(date --date=\"$end\" +%s 2>/dev/null) && export SLURM_JOB_END_TIME
 fi
 ";

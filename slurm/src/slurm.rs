@@ -103,6 +103,9 @@ impl Slurm {
     /// # Errors
     /// If `squeue` fails.
     pub fn jobs(&self, ids: &[JobId]) -> Result<Vec<Queued>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let list = ids.iter().map(JobId::to_string).collect::<Vec<_>>().join(",");
         match self.queue(&["--states=all", "--jobs", &list]) {
             // Said only where none is known.

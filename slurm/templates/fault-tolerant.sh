@@ -12,8 +12,9 @@
 #SBATCH --cpus-per-task=4
 # How long it may run: HH:MM:SS or D-HH:MM:SS.                                                      <--
 #SBATCH --time=00:10:00
-# Five minutes before that (or up to six) each process gets the signal USR1.
-#SBATCH --signal=USR1@300
+# Five minutes before that (or up to six) each process may get the signal USR1, by which a program ends in order:
+# remove one # for it.                                                                              <--
+##SBATCH --signal=USR1@300
 # Its output: %x is the job's name, %j its number.
 #SBATCH --output=%x-%j.out
 # The job keeps its other nodes if one fails.
@@ -24,9 +25,16 @@ set -euo pipefail
 # Over which network its processes talk, where there are several: `ip -brief address` on a node lists them.   <--
 # export RANKINE_INTERFACE=ib0
 
-# Workers may die on the way, which srun would report as a failure; so the program's own status comes through a file.
-export RANKINE_STATUS="$PWD/.status-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
-trap 'rm -f "$RANKINE_STATUS"' EXIT
+# Workers may die on the way, which srun would report as a failure; so the program's own status comes through a file,
+# on the node that the first task shares with this script.
+place=$(mktemp --directory 2>/dev/null || TMPDIR=/tmp mktemp --directory)
+trap 'rm -rf "$place"' EXIT
+export RANKINE_STATUS=$place/status
+
+# Slurm tells of the job's end from 23.02 on; workers hand their results over before it.
+if [ -z "${SLURM_JOB_END_TIME:-}" ] && end=$(timeout 10 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e); then
+    SLURM_JOB_END_TIME=$(date --date="$end" +%s 2>/dev/null) && export SLURM_JOB_END_TIME
+fi
 
 # Each task runs the program. Those beside the first find it through a file in ~/.rankine, which all nodes must see;
 # RANKINE_HOME names another directory.

@@ -1,6 +1,7 @@
 //! `rankine slurm`: programs as jobs under Slurm.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     io::{self, Write},
     num::NonZeroU32,
@@ -21,7 +22,7 @@ use crate::{Error, Result, settings::Settings};
 pub(super) enum Command {
     /// Write the batch script of a program
     #[command(after_help = SCRIPT_EXAMPLES)]
-    Script(Program),
+    Script(Box<Program>),
     /// Submit a program as a job, and print the job's number
     #[command(after_help = SUBMIT_EXAMPLES)]
     Submit {
@@ -29,7 +30,7 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        program: Program,
+        program: Box<Program>,
     },
     /// Show your jobs that have not ended, or the jobs named, ended or not
     Status {
@@ -143,17 +144,12 @@ pub(super) struct Program {
     /// File for its output; %j is the job's number, %x its name (default: %x-%j.out)
     #[arg(long, short, value_name = "FILE", help_heading = LAUNCH)]
     output: Option<Output>,
-    /// Send the program USR1 so many seconds before its time is up
+    /// Send it USR1 so many seconds before its time is up, by which a program of Rankine's ends in order
     #[arg(long, value_name = "SECONDS", value_parser = count, help_heading = LAUNCH)]
     signal: Option<NonZeroU32>,
 
     /// The program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM [ARGUMENT]..."
-    )]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     command: Vec<String>,
 }
 
@@ -257,7 +253,7 @@ fn submit(slurm: &Slurm, job: &Job, dry_run: bool) -> Result<()> {
 fn status(slurm: &Slurm, ids: &[JobId]) -> Result<()> {
     let jobs = if ids.is_empty() { slurm.my_jobs() } else { slurm.jobs(ids) };
     let mut jobs = jobs.map_err(refused)?;
-    jobs.sort_by(|a, b| (a.id.number(), a.id.element()).cmp(&(b.id.number(), b.id.element())));
+    jobs.sort_by_key(|job| (job.id.number(), job.id.element()));
     if jobs.is_empty() && ids.is_empty() {
         print("you have no jobs in the queue\n")?;
     } else if !jobs.is_empty() {
@@ -287,10 +283,17 @@ fn table(jobs: &[Queued]) -> String {
     columns(&rows, |column| matches!(column, 3..=5))
 }
 
+/// What Slurm tells of a job that was named: all elements of an array, or one.
+fn of<'a>(id: &JobId, jobs: &'a [Queued]) -> Vec<&'a Queued> {
+    // Elements that wait are told of together.
+    let same = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+    let is_of = |job: &&Queued| job.id.number() == id.number() && same(job.id.element(), id.element());
+    jobs.iter().filter(is_of).collect()
+}
+
 /// Whether each of the jobs named is among those that Slurm knows.
 fn all_known(ids: &[JobId], jobs: &[Queued]) -> Result<()> {
-    let known = |id: &&JobId| jobs.iter().any(|job| job.id.number() == id.number());
-    match ids.iter().find(|id| !known(id)) {
+    match ids.iter().find(|id| of(id, jobs).is_empty()) {
         Some(id) => Err(refused(rankine_slurm::Error::UnknownJob(id.clone()))),
         None => Ok(()),
     }
@@ -298,17 +301,15 @@ fn all_known(ids: &[JobId], jobs: &[Queued]) -> Result<()> {
 
 fn cancel(slurm: &Slurm, ids: &[JobId]) -> Result<()> {
     let jobs = slurm.jobs(ids).map_err(refused)?;
-    let mut going = Vec::new();
-    for id in ids {
-        let mut states = jobs.iter().filter(|job| job.id.number() == id.number()).map(|job| &job.state);
-        match states.clone().next() {
-            Some(state) if states.all(rankine_slurm::JobState::is_over) => {
-                print(format_args!("{id} has ended already: {state}\n"))?
-            }
-            Some(_) => going.push(id.clone()),
-            None => {}
-        }
+    let known = ids.iter().filter(|id| !of(id, &jobs).is_empty());
+    let (over, going): (Vec<&JobId>, Vec<&JobId>) =
+        known.partition(|id| of(id, &jobs).iter().all(|job| job.state.is_over()));
+    for id in over {
+        let states: BTreeSet<String> = of(id, &jobs).iter().map(|job| job.state.to_string()).collect();
+        let states: Vec<String> = states.into_iter().collect();
+        print(format_args!("{id} has ended already: {}\n", states.join(", ")))?;
     }
+    let going: Vec<JobId> = going.into_iter().cloned().collect();
     slurm.cancel(&going).map_err(refused)?;
     for id in going {
         print(format_args!("{id} is cancelled\n"))?;

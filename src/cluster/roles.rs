@@ -85,7 +85,7 @@ pub(super) fn keep_arguments(words: Vec<String>) {
     let _ = ARGUMENTS.set(words);
 }
 
-/// Plays the role of a worker, and never returns, if a [`LocalCluster`] started this process as one.
+/// Plays the role of a worker, and never returns, if a [`LocalCluster`](super::LocalCluster) started this process as one.
 ///
 /// A program whose `main` is not a `#[rankine::main]` calls this first if it starts clusters of processes.
 pub fn init() {
