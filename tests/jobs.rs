@@ -17,7 +17,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use rankine::{
     Client, SlurmCluster, blocking,
-    slurm::{Job, JobId, JobState, Launcher, Pmi, Script, Slurm, Variable, adaptive::Policy},
+    slurm::{Job, JobId, JobState, Launcher, Script, Slurm, Variable, adaptive::Policy},
 };
 
 type Outcome = Result<(), Failed>;
@@ -222,7 +222,7 @@ fn ranks_by_mpirun() -> Outcome {
 #[cfg(feature = "mpi")]
 fn ranks_by_srun() -> Outcome {
     let place = Place::new()?;
-    let mut job = place.job(Launcher::Srun(Pmi::Pmix), &["sum"])?;
+    let mut job = place.job(Launcher::Srun(rankine::slurm::Pmi::Pmix), &["sum"])?;
     job.tasks_per_node = count(2);
     well(&place.run(&job)?, "328350 on 5\n")
 }
@@ -230,7 +230,7 @@ fn ranks_by_srun() -> Outcome {
 #[cfg(feature = "mpi")]
 fn a_rank_that_dies_under_mpi_ends_the_job() -> Outcome {
     let place = Place::new()?;
-    let ended = place.run(&place.job(Launcher::Srun(Pmi::Pmix), &["die"])?)?;
+    let ended = place.run(&place.job(Launcher::Srun(rankine::slurm::Pmi::Pmix), &["die"])?)?;
     assert!(ended.state == JobState::Failed && ended.took < Duration::from_secs(30), "{}", ended.all());
     // Where srun lets the others go on, the scheduler misses the dead one, and says what could be done.
     let wrapped = format!("srun --mpi=pmix {} die", env::current_exe()?.display());

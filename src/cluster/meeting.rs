@@ -8,13 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{IoThread, SchedulerFile, cores::Binding, launch::Step};
 #[cfg(feature = "mpi")]
 use super::{cores, world};
-use super::{
-    IoThread, SchedulerFile,
-    cores::Binding,
-    launch::Step,
-};
 use crate::{Error, Result, scheduler::server::Deaths, settings::Settings, task::build_id};
 
 /// How long ranks wait for each other.
