@@ -354,7 +354,9 @@ fn a_job_that_is_queued_again_begins_anew() -> Outcome {
     let scontrol = |words: &[&str]| Command::new("scontrol").args(words).status();
     assert!(scontrol(&["requeue", &id.to_string()])?.success());
     until("it waits again", || place.state(&id).is_ok_and(|state| state.is_waiting()))?;
-    // Slurm holds it for two minutes otherwise.
+    // Slurm holds it for two minutes otherwise, in which its nodes clear up after the first run.
+    until("its processes end", || processes(&id).is_empty())?;
+    thread::sleep(Duration::from_secs(2));
     until("it may begin", || {
         scontrol(&["update", &format!("JobId={id}"), "StartTime=now"]).is_ok_and(|status| status.success())
     })?;
