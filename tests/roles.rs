@@ -7,12 +7,13 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, ExitCode, Output, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rankine::Client;
+use rankine::blocking::Client;
 
 type Outcome = Result<(), Failed>;
 
@@ -33,6 +34,12 @@ fn main() -> ExitCode {
             "a_vanished_scheduler_ends_workers_and_clients",
             a_vanished_scheduler_ends_workers_and_clients,
         ),
+        Trial::test("a_worker_that_is_told_to_go_hands_over", a_worker_that_is_told_to_go_hands_over),
+        Trial::test("a_worker_whose_time_is_up_hands_over", a_worker_whose_time_is_up_hands_over),
+        Trial::test(
+            "a_worker_that_cannot_hand_over_goes_in_time",
+            a_worker_that_cannot_hand_over_goes_in_time,
+        ),
         Trial::test("ctrl_c_leaves_nothing_behind", ctrl_c_leaves_nothing_behind),
         Trial::test("a_panic_leaves_nothing_behind", a_panic_leaves_nothing_behind),
         Trial::test("a_killed_program_takes_its_workers_along", a_killed_program_takes_its_workers_along),
@@ -47,7 +54,7 @@ fn sum(numbers: Vec<i64>) -> i64 {
 }
 
 /// `sum N` prints a sum of squares and how many workers there were; `wait` waits for ever; `panic` does.
-async fn program(client: Client) -> rankine::Result<()> {
+async fn program(client: rankine::Client) -> rankine::Result<()> {
     let words = rankine::args();
     if words.first().is_some_and(|word| word == "wait") {
         println!("waiting");
@@ -179,6 +186,81 @@ fn separate_roles_work_together() -> Outcome {
     Ok(())
 }
 
+/// How often this process ran [`counted`].
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+fn counted(x: u64) -> u64 {
+    RUNS.fetch_add(1, Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(5));
+    x
+}
+
+fn runs(client: &Client) -> rankine::Result<u64> {
+    Ok(client.run(|| RUNS.load(Ordering::Relaxed), ())?.values().sum())
+}
+
+fn joined(file: &str) -> rankine::Result<Client> {
+    let file = rankine::SchedulerFile::read(Path::new(file))?;
+    Ok(Client::from(rankine::Client::connect(&file)?))
+}
+
+/// Twenty results on two workers; one of them `leaves`, with all its results handed to the other.
+fn one_of_two_leaves(more: &[&str], leaves: impl Fn(&Child)) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    let worker =
+        |more: &[&str]| start(&[&["worker", "--scheduler-file", &file, "--threads", "1"], more].concat());
+    let (going, stays) = (worker(more), worker(&[]));
+    let client = joined(&file)?;
+    client.wait_for_workers(2)?;
+    let results = client.map(counted, 0..20);
+    client.wait(&results, rankine::ReturnWhen::AllCompleted, None)?;
+    assert_eq!(runs(&client)?, 20);
+    leaves(&going);
+    let output = end(going);
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), ""));
+    until("one worker is left", || client.scheduler_info().is_ok_and(|info| info.workers.len() == 1));
+    assert!(runs(&client)? < 20, "the other ran some of them");
+    assert_eq!(client.gather(&results)?, (0..20).collect::<Vec<u64>>());
+    // Had a result been lost, it would have been computed again.
+    let again = runs(&client)?;
+    assert!(again < 20, "{again}");
+    signal(&scheduler, "-TERM");
+    end(scheduler);
+    end(stays);
+    Ok(())
+}
+
+fn a_worker_that_is_told_to_go_hands_over() -> Outcome {
+    one_of_two_leaves(&[], |worker| signal(worker, "-TERM"))?;
+    one_of_two_leaves(&[], |worker| signal(worker, "-USR1"))
+}
+
+fn a_worker_whose_time_is_up_hands_over() -> Outcome {
+    one_of_two_leaves(&["--lifetime", "2"], |_| {})
+}
+
+/// Nobody is there to take its results.
+fn a_worker_that_cannot_hand_over_goes_in_time() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    let worker = start(&["worker", "--scheduler-file", &file, "--handover", "1"]);
+    let client = joined(&file)?;
+    client.wait_for_workers(1)?;
+    let result = client.submit(counted, (7,));
+    client.wait(std::slice::from_ref(&result), rankine::ReturnWhen::AllCompleted, None)?;
+    signal(&worker, "-TERM");
+    let output = end(worker);
+    assert!(output.status.success() && text(&output).contains("not all results could be handed over"));
+    // What it took along is computed again.
+    let other = start(&["worker", "--scheduler-file", &file]);
+    assert_eq!(result.result()?, 7);
+    signal(&scheduler, "-TERM");
+    end(scheduler);
+    end(other);
+    Ok(())
+}
+
 fn a_vanished_scheduler_ends_workers_and_clients() -> Outcome {
     let directory = tempfile::tempdir()?;
     let (scheduler, file) = scheduler(directory.path());
@@ -280,6 +362,7 @@ fn wrong_command_lines_are_explained() -> Outcome {
         (&["--memory-limit", "much"], "no amount of bytes"),
         (&["scheduler", "--colour"], "does not know `--colour`"),
         (&["scheduler", "--listen", "here"], "it has no scheme"),
+        (&["--handover", "-1"], "from 0 up"),
     ] {
         let output = end(start(words));
         assert_eq!(output.status.code(), Some(1));

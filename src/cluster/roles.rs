@@ -52,8 +52,10 @@ A program of Rankine's plays one of these roles:
   PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [SETTINGS]
       runs a scheduler until it is interrupted or a client shuts it down
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
-                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen ADDRESS] [SETTINGS]
-      runs a worker of that scheduler
+                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen ADDRESS]
+                 [--lifetime SECONDS] [SETTINGS]
+      runs a worker of that scheduler; SIGTERM, SIGUSR1 or the end of its time (in a Slurm job, of the job's)
+      make it hand its results over to others before it goes
   PROGRAM client [tcp://HOST:PORT] [--scheduler-file FILE] [SETTINGS] [ARGUMENTS]
       runs the program on that cluster
 

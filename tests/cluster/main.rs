@@ -52,6 +52,7 @@ fn main() {
         dropped_futures_are_released,
         questions_are_answered,
         functions_run_on_every_worker,
+        retired_workers_leave_their_results,
         options_are_honoured,
         retries_try_again,
         waiting_ends_in_time,
@@ -494,5 +495,22 @@ fn resources_keep_tasks_apart() -> Outcome {
     assert_eq!(MOST.load(Ordering::SeqCst), 2);
     let never = client.options().resource("gpu", 2.0).submit(inc, (1,));
     assert!(client.wait(&[never], ReturnWhen::AllCompleted, Some(Duration::from_millis(50))).is_err());
+    Ok(())
+}
+
+fn retired_workers_leave_their_results(_: &LocalCluster, client: &Client) -> Outcome {
+    let results = client.map(|x: i64| vec![x; 1000], 0..40);
+    client.wait(&results, ReturnWhen::AllCompleted, None)?;
+    let before = client.scheduler_info()?.workers;
+    assert!(before.iter().all(|worker| worker.in_memory > 0 && !worker.retiring));
+    let address = before[0].info.address.to_string();
+    let left = client.retire_workers(["nobody", &address])?;
+    assert_eq!(left.iter().map(|left| &**left).collect::<Vec<_>>(), [&*address]);
+    let after = client.scheduler_info()?.workers;
+    assert_eq!((after.len(), after[0].in_memory), (1, 40));
+    for (x, result) in (0..).zip(client.gather(&results)?) {
+        assert_eq!(result, vec![x; 1000]);
+    }
+    assert_eq!(client.retire_workers([""; 0])?, []);
     Ok(())
 }
