@@ -83,7 +83,7 @@ async fn a_frame_of_several_pieces_arrives_whole() {
     assert!(got.frames[0] == frame && got.frames[1] == pattern(5, 3) && got.frames[2] == frame[1..]);
 }
 
-/// Takes 9 GiB of memory, and minutes in the guest.
+/// Takes 9 GiB of memory, and minutes in the guest: `tests/rdma/tier big`.
 #[tokio::test]
 #[ignore = "takes 9 GiB of memory"]
 async fn a_frame_beyond_4_gib_arrives_whole() {
