@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             "each_pair_of_peers_says_once_what_it_talks_over",
             each_pair_of_peers_says_once_what_it_talks_over,
         ),
+        Trial::test("peers_on_another_host_take_the_next_best", peers_on_another_host_take_the_next_best),
         Trial::test(
             "a_vanished_scheduler_ends_workers_and_clients",
             a_vanished_scheduler_ends_workers_and_clients,
@@ -53,7 +54,8 @@ fn sum(numbers: Vec<i64>) -> i64 {
     numbers.iter().sum()
 }
 
-/// `sum N` prints a sum of squares and how many workers there were; `wait` waits for ever; `panic` does.
+/// `sum N` prints a sum of squares and how many workers there were; `fetch` fetches a result that is too big to come by
+/// way of the scheduler; `wait` waits for ever; `panic` does.
 async fn program(client: rankine::Client) -> rankine::Result<()> {
     let words = rankine::args();
     if words.first().is_some_and(|word| word == "wait") {
@@ -65,6 +67,10 @@ async fn program(client: rankine::Client) -> rankine::Result<()> {
         client.submit(|| (), ()).await?;
         thread::sleep(Duration::from_millis(300));
         panic!("the program's own mistake");
+    }
+    if words.first().is_some_and(|word| word == "fetch") {
+        println!("{} bytes", client.submit(|| vec![1u8; 1 << 20], ()).await?.len());
+        return Ok(());
     }
     let workers = words.get(1).and_then(|n| n.parse().ok()).unwrap_or(1);
     client.wait_for_workers(workers).await?;
@@ -258,6 +264,68 @@ fn a_worker_that_cannot_hand_over_goes_in_time() -> Outcome {
     signal(&scheduler, "-TERM");
     end(scheduler);
     end(other);
+    Ok(())
+}
+
+/// How this user starts a process with mounts of its own, if at all.
+fn unshare() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] = [&["--mount"], &["--mount", "--map-root-user"]];
+    ways.into_iter().find(|way| {
+        let tried = Command::new("unshare").args(*way).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    })
+}
+
+/// A process on another host, as far as shared memory can tell: of another boot of the system.
+fn elsewhere(unshare: &[&str], boot: &Path, words: &[&str]) -> Command {
+    let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    let here = command(words);
+    let mut command = Command::new("unshare");
+    command.args(unshare).args(["sh", "-c", script]).arg(boot).arg(here.get_program()).args(here.get_args());
+    command.env("ROLES_PROGRAM", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Where there is RDMA that is verbs, and `ROLES_NEXT_BEST` says so; otherwise tcp.
+fn peers_on_another_host_take_the_next_best() -> Outcome {
+    let next_best = env::var("ROLES_NEXT_BEST").unwrap_or_else(|_| "tcp".into());
+    let Some(unshare) = unshare() else {
+        println!("SKIPPED: this user may not have mounts of its own (unshare --mount)");
+        return if env::var_os("CI").is_some() { Err("nothing is skipped in CI".into()) } else { Ok(()) };
+    };
+    let directory = tempfile::tempdir()?;
+    let boot = directory.path().join("boot_id");
+    fs::write(&boot, "00000000-0000-4000-8000-000000000000\n")?;
+    let file = directory.path().join("scheduler.json");
+    let shown = file.to_string_lossy();
+    // On all transports there are.
+    let scheduler = start(&["scheduler", "--scheduler-file", &shown]);
+    until("the scheduler file is there", || file.exists());
+    let worker = start(&["worker", "--scheduler-file", &shown, "--threads", "1"]);
+    let words = ["client", "--scheduler-file", &shown, "--log=info", "fetch"];
+    for (expected, mut client) in [("shm", command(&words)), (&*next_best, elsewhere(unshare, &boot, &words))]
+    {
+        let output = end(client.spawn().expect("it starts"));
+        let log = text(&output);
+        assert!(output.status.success() && log.starts_with("1048576 bytes\n"), "{log}");
+        let pairs: Vec<&str> =
+            log.lines().filter_map(|line| line.split_once(" talks over ")).map(|(_, pair)| pair).collect();
+        // To the scheduler and to the worker.
+        assert_eq!(pairs.len(), 2, "{log}");
+        for pair in pairs {
+            assert!(pair.starts_with(&format!("{expected} peer={expected}://")), "{log}");
+            // Whom it reaches says where, the best first.
+            let (_, contact) = pair.split_once("of=").expect("a contact");
+            let schemes: Vec<&str> =
+                contact.trim_matches('"').split(' ').filter_map(|at| at.split("://").next()).collect();
+            let mut all = vec!["inproc", "shm", &next_best, "tcp"];
+            all.dedup();
+            assert_eq!(schemes, all, "{log}");
+        }
+    }
+    signal(&scheduler, "-TERM");
+    end(scheduler);
+    end(worker);
     Ok(())
 }
 

@@ -67,3 +67,28 @@ pub(super) fn endpoint(settings: &Settings, secret: Secret) -> Result<Endpoint> 
     let (registry, secret) = (Arc::new(registry), Arc::new(secret));
     Ok(Endpoint { registry, secret, compression: settings.compression })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemes(transport: &str) -> Vec<&'static str> {
+        let settings = Settings { transport: transport.into(), ..Settings::default() };
+        transports(&settings).unwrap().schemes().collect()
+    }
+
+    #[test]
+    fn the_fastest_comes_first_unless_another_order_is_asked_for() {
+        let all = [
+            ("inproc", true),
+            ("shm", true),
+            ("verbs", cfg!(feature = "verbs")),
+            ("mpi", cfg!(feature = "mpi")),
+            ("tcp", true),
+        ];
+        let built: Vec<&str> =
+            all.into_iter().filter_map(|(scheme, built)| built.then_some(scheme)).collect();
+        assert_eq!(schemes("auto"), built);
+        assert_eq!(schemes("tcp,inproc"), ["tcp", "inproc"]);
+    }
+}

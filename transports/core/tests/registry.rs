@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rankine_transport::{Address, Error, Registry};
+use futures::future::BoxFuture;
+use rankine_transport::{Address, Connection, Error, Listener, Registry, Result, Transport};
 use rankine_transport_tcp::Tcp;
 
 fn address(text: &str) -> Address {
@@ -17,6 +18,40 @@ async fn a_scheme_that_is_not_there_is_named_with_what_would_bring_it() {
     assert!(error.contains("cargo feature `mpi`"), "{error}");
     assert!(registry.listen(&address("smoke://*")).await.is_err());
     assert!(registry.only(&["tcp", "verbs"]).is_err());
+}
+
+/// A transport of which nothing is known but its name, and whether it reaches anybody.
+struct Named(&'static str, bool);
+
+impl Transport for Named {
+    fn scheme(&self) -> &'static str {
+        self.0
+    }
+    fn listen<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(Error::Unavailable { address: address.clone(), reason: "a name".into() }) })
+    }
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Connection>> {
+        Box::pin(async { Err(Error::Unavailable { address: address.clone(), reason: "a name".into() }) })
+    }
+    fn survey(&self) -> Result<Vec<String>, String> {
+        Err("a name".into())
+    }
+    fn reaches(&self, _: &Address) -> bool {
+        self.1
+    }
+}
+
+/// On another host neither this process nor its memory is within reach.
+#[test]
+fn what_is_out_of_reach_leaves_the_next_best() {
+    let all = ["tcp://a:1", "verbs://a:2", "inproc://3", "mpi://4", "shm://a/5"].map(address);
+    let [tcp, verbs, inproc, mpi, shm] = &all;
+    for (here, expected) in [(true, &[inproc, shm, verbs, mpi, tcp][..]), (false, &[verbs, mpi, tcp])] {
+        let beyond = ["verbs", "mpi", "tcp"].into_iter().map(|scheme| Named(scheme, true));
+        let registry = Registry::new().with(Named("inproc", here)).with(Named("shm", here));
+        let registry = beyond.fold(registry, Registry::with);
+        assert_eq!(registry.within_reach(&all), expected);
+    }
 }
 
 /// One that neither takes nor refuses: a listener whose queue is full drops what comes.

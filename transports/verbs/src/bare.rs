@@ -1,6 +1,7 @@
 //! Verbs alone, for a benchmark to compare with: SENDs that are polled for, inline where they are small; READs of streams.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::Arc,
     thread,
@@ -37,6 +38,8 @@ const PATIENT_LOOKS: u32 = 256;
 /// One end of a queue pair.
 pub(crate) struct BareVerbs {
     pair: QueuePair,
+    /// Messages that nobody has asked for yet.
+    received: VecDeque<Vec<u8>>,
     registrations: Arc<Registrations>,
     leads: bool,
     /// Bytes of the longest READ or WRITE.
@@ -75,25 +78,24 @@ impl BareVerbs {
         // Nothing is sent before both are connected.
         control.exchange(b"ready")?;
         let most = mine.max_message.min(theirs.max_message).min(1 << 30);
-        Ok(Self { pair, registrations, leads, most })
+        Ok(Self { pair, received: VecDeque::new(), registrations, leads, most })
     }
 
-    /// Waits until a message comes, or until `done`.
-    fn wait(&mut self, mut done: impl FnMut(&QueuePair) -> bool) -> io::Result<Option<Vec<u8>>> {
+    /// Waits until `done`. Messages that come meanwhile are kept for who asks for them: the other side may have gone
+    /// on to what is next before this side hears that it has all.
+    fn wait(&mut self, done: impl Fn(&Self) -> bool) -> io::Result<()> {
         let (mut looks, mut since) = (0u32, None);
-        loop {
+        while !done(self) {
             match self.pair.poll()? {
                 Some(Completion::Received { slot, length, .. }) => {
                     // What says where memory lies is looked at; longer messages are not.
-                    let received = self.pair.received(slot, length.min(DESCRIPTOR)).to_vec();
+                    self.received.push_back(self.pair.received(slot, length.min(DESCRIPTOR)).to_vec());
                     self.pair.post_receive(slot)?;
-                    return Ok(Some(received));
                 }
                 Some(Completion::Failed(failure)) => {
                     return Err(io::Error::new(io::ErrorKind::ConnectionAborted, failure.to_string()));
                 }
                 Some(_) => looks = 0,
-                None if done(&self.pair) => return Ok(None),
                 None => {
                     // Whoever waits for a whole stream takes no time from the one who reads it.
                     match looks {
@@ -110,15 +112,24 @@ impl BareVerbs {
                 }
             }
         }
+        Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<Vec<u8>> {
-        self.wait(|_| false).map(Option::unwrap_or_default)
+    /// Waits until all that was posted is done.
+    pub(crate) fn wait_until_idle(&mut self) -> io::Result<()> {
+        self.wait(|bare| bare.pair.is_idle())
     }
 
-    fn send(&mut self, length: usize) -> io::Result<()> {
+    /// The next message.
+    pub(crate) fn receive(&mut self) -> io::Result<Vec<u8>> {
+        self.wait(|bare| !bare.received.is_empty())?;
+        Ok(self.received.pop_front().unwrap_or_default())
+    }
+
+    /// Sends so many bytes of a segment.
+    pub(crate) fn send(&mut self, length: usize) -> io::Result<()> {
         if self.pair.free_segments() == 0 {
-            self.wait(|pair| pair.free_segments() > 0)?;
+            self.wait(|bare| bare.pair.free_segments() > 0)?;
         }
         self.pair.post_send(length, 0)
     }
@@ -172,7 +183,7 @@ impl BareVerbs {
     fn write(&mut self, source: &Source) -> io::Result<()> {
         for start in (0..source.bytes.len()).step_by(self.most as usize) {
             if !self.pair.may_transfer() {
-                self.wait(QueuePair::may_transfer)?;
+                self.wait(|bare| bare.pair.may_transfer())?;
             }
             let piece = source.bytes.slice(start..source.bytes.len().min(start + self.most as usize));
             self.pair.post_write(
@@ -243,14 +254,14 @@ impl Bare for BareVerbs {
             let mut at = told.address;
             while at < told.address + landing.capacity() {
                 if !self.pair.may_transfer() {
-                    self.wait(QueuePair::may_transfer)?;
+                    self.wait(|bare| bare.pair.may_transfer())?;
                 }
                 at += u64::from(self.pair.post_read(landing, region, self.most, (at, told.key))?);
             }
         }
         self.wait(|_| landings.iter().take(count).all(|(landing, _)| landing.is_full()))?;
         self.send(1)?;
-        self.wait(QueuePair::is_idle)?;
+        self.wait_until_idle()?;
         Ok(start.elapsed())
     }
 }

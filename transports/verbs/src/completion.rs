@@ -55,6 +55,7 @@ impl fmt::Display for Failure {
             status::IBV_WC_RETRY_EXC_ERR => {
                 "; the peer's device does not answer: it, its link or its switch went"
             }
+            status::IBV_WC_LOC_QP_OP_ERR => "; this side's device cannot send: it or its link went",
             status::IBV_WC_REM_ACCESS_ERR => "; the peer's device does not let this memory be read",
             status::IBV_WC_WR_FLUSH_ERR => "; the queue pair had failed before",
             _ => "",

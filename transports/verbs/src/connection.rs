@@ -237,8 +237,8 @@ impl State {
     /// Whether the peer waits for a word and no segment is about to bring it.
     fn owes(&self) -> bool {
         let Flow { told, consumed, read, untold, abandoned, .. } = &self.flow;
-        // Of what is read it is told at the end, or as it may run out of what to lend.
-        let read = *read > told.read && (!self.incoming.is_reading() || *untold >= HIGH_WATER / 4);
+        // Of what is read it is told at the end, or soon enough to have more lent before that. Each word wakes it.
+        let read = *read > told.read && (!self.incoming.is_reading() || *untold >= HIGH_WATER / 2);
         consumed - told.consumed >= u64::from(CREDITS / 2) || read || *abandoned && !told.abandoned
     }
 

@@ -221,7 +221,15 @@ impl VerbsSender {
 
 impl Sender for VerbsSender {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.poll_until(cx, |state| state.broken.is_none() && state.outgoing.waiting <= HIGH_WATER)
+        let ready = |state: &State| state.broken.is_none() && state.outgoing.waiting <= HIGH_WATER;
+        {
+            // While the peer has something to read, what follows may wait for more, to go in one segment with it.
+            let state = self.shared.lock();
+            if ready(&state) && state.outgoing.is_lending() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_until(cx, ready)
     }
 
     fn start_send(&mut self, message: Message) -> Result<()> {

@@ -184,6 +184,65 @@ async fn connect_back() -> Option<Connection> {
     Some(connection)
 }
 
+/// A network interface that is down until this goes.
+struct Unplugged(String);
+
+impl Unplugged {
+    fn new(link: String) -> Self {
+        set_link(&link, "down");
+        Self(link)
+    }
+}
+
+impl Drop for Unplugged {
+    fn drop(&mut self) {
+        set_link(&self.0, "up");
+    }
+}
+
+fn set_link(link: &str, state: &str) {
+    let status = Command::new("ip").args(["link", "set", link, state]).status().unwrap();
+    assert!(status.success(), "ip link set {link} {state}");
+}
+
+/// Both sides hear of it, each by itself or from the other; what was not under way goes on once the link is back.
+#[tokio::test]
+#[ignore = "takes down the network interface of the device, which RANKINE_TEST_LINK names"]
+async fn a_link_that_goes_within_a_frame_ends_that_connection_in_bounded_time() {
+    let link = std::env::var("RANKINE_TEST_LINK").expect("RANKINE_TEST_LINK names a network interface");
+    let mut idle = pair().await;
+    let [mut ours, mut theirs] = pair().await;
+    let frame = Bytes::from(vec![0; LONG]);
+    ours.sender.start_send(Message::new("", vec![frame.clone()])).unwrap();
+    let shared = inside(&theirs);
+    let flush = std::future::poll_fn(|cx| {
+        let _ = theirs.receiver.poll_recv(cx);
+        let flushed = ours.sender.poll_flush(cx);
+        assert!(flushed.is_pending(), "{flushed:?}");
+        if shared.lock().flow.read > 0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(Duration::from_secs(60), flush).await.expect("it is under way");
+    drop(shared);
+
+    let unplugged = Unplugged::new(link);
+    let start = Instant::now();
+    expect_lost(&mut theirs, Duration::from_secs(30), "its link").await;
+    let found = start.elapsed();
+    drop(theirs);
+    let flush = std::future::poll_fn(|cx| ours.sender.poll_flush(cx));
+    let flushed = tokio::time::timeout(Duration::from_secs(30), flush).await.expect("in bounded time");
+    assert!(matches!(flushed, Err(Error::Lost { .. })), "{flushed:?}");
+    println!("the link's end was found after {found:?}, and its peer lost after {:?}", start.elapsed());
+    drop(unplugged);
+
+    idle[0].sender.send(Message::new("still", vec![])).await.unwrap();
+    assert_eq!(&expect(&mut idle[1]).await.head[..], b"still");
+    let [mut one, mut another] = pair().await;
+    let send = async { one.sender.send(Message::new("", vec![pattern(1 << 20, 6)])).await.unwrap() };
+    let ((), got) = tokio::join!(send, expect(&mut another));
+    assert!(got.frames[0] == pattern(1 << 20, 6));
+}
+
 /// More than is lent at once, so that somebody can be killed within.
 const LONG: usize = 600 << 20;
 
