@@ -250,20 +250,20 @@ fn a_worker_whose_time_is_up_hands_over() -> Outcome {
 fn a_worker_that_cannot_hand_over_goes_in_time() -> Outcome {
     let directory = tempfile::tempdir()?;
     let (scheduler, file) = scheduler(directory.path());
-    let worker = start(&["worker", "--scheduler-file", &file, "--handover", "1"]);
     let client = joined(&file)?;
-    client.wait_for_workers(1)?;
+    let worker = start(&["worker", "--scheduler-file", &file, "--handover", "1"]);
     let result = client.submit(counted, (7,));
-    client.wait(std::slice::from_ref(&result), rankine::ReturnWhen::AllCompleted, None)?;
+    until("the result is there", || result.is_done());
     signal(&worker, "-TERM");
     let output = end(worker);
     assert!(output.status.success() && text(&output).contains("not all results could be handed over"));
     // What it took along is computed again.
     let other = start(&["worker", "--scheduler-file", &file]);
-    assert_eq!(result.result()?, 7);
+    let result = result.result();
     signal(&scheduler, "-TERM");
     end(scheduler);
     end(other);
+    assert_eq!(result?, 7);
     Ok(())
 }
 
