@@ -7,9 +7,13 @@ use std::{
     env, fs,
     num::NonZeroU32,
     os::unix::fs::PermissionsExt,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     process::{Command, ExitCode},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
         workers_that_are_preempted_are_not_their_tasks_fault,
         a_cluster_follows_its_load,
         a_cluster_whose_jobs_fail_says_so,
-        a_dropped_cluster_leaves_no_job,
+        a_cluster_leaves_no_job_however_it_ends,
     );
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -533,8 +537,13 @@ fn a_cluster_whose_jobs_fail_says_so() -> Outcome {
     Ok(())
 }
 
-fn a_dropped_cluster_leaves_no_job() -> Outcome {
+fn a_cluster_leaves_no_job_however_it_ends() -> Outcome {
     let place = Place::new()?;
+    let none_left = |jobs: &[JobId]| {
+        until("no job is left", || {
+            place.slurm.jobs(jobs).is_ok_and(|jobs| jobs.iter().all(|job| job.state.is_over()))
+        })
+    };
     let cluster = cluster(&place, |_| Ok(()))?;
     let client = blocking::Client::from(cluster.client()?);
     cluster.scale(2);
@@ -545,9 +554,20 @@ fn a_dropped_cluster_leaves_no_job() -> Outcome {
     let start = Instant::now();
     drop(cluster);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    until("no job is left", || {
-        place.slurm.jobs(&jobs).is_ok_and(|jobs| jobs.iter().all(|job| job.state.is_over()))
-    })?;
+    none_left(&jobs)?;
     assert!(!place.directory.path().join(format!("slurm-{}.json", std::process::id())).exists());
-    Ok(())
+    // The same where the program panics.
+    let jobs = Mutex::new(Vec::new());
+    let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+        let cluster = self::cluster(&place, |_| Ok(())).expect("it starts");
+        cluster.scale(2);
+        let client = blocking::Client::from(cluster.client().expect("it is there"));
+        client.wait_for_workers(2).expect("they come");
+        *jobs.lock().expect("nobody panicked with it") = cluster.jobs();
+        panic!("the program's own mistake");
+    }));
+    assert!(panicked.is_err());
+    let jobs = jobs.into_inner()?;
+    assert_eq!(jobs.len(), 2);
+    none_left(&jobs)
 }
