@@ -3,6 +3,7 @@
 //! Nothing here does I/O or knows a worker. Start with [`Key`], then [`Graph`].
 
 mod key;
+mod order;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 pub use key::{Key, KeyMap, KeySet};
+pub(crate) use order::{Lists, order};
 
 use crate::{serialize::Frame, task::EntryRef};
 

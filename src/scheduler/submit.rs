@@ -6,7 +6,7 @@ use super::{
     task::{SCATTERED, TaskRef},
 };
 use crate::{
-    graph::{Graph, Key, KeyMap, TaskOptions},
+    graph::{Graph, Key, KeyMap, Lists, TaskOptions, order},
     protocol::{ClientId, Priority, ToClient},
     task::{FailureKind, TaskError},
 };
@@ -28,7 +28,8 @@ impl State {
         let mut broken = Vec::new();
         // First all tasks, then what they depend on: a graph may come in any order.
         let (tasks, fresh) = self.create_all(graph, &keys, &mut broken);
-        let backwards = self.link_all(&fresh, &mut broken);
+        let (links, backwards) = self.link_all(keys.len(), &fresh, &mut broken);
+        self.prioritise(&fresh, links);
         if backwards {
             broken.extend(self.cycles(&fresh.iter().map(|fresh| fresh.this).collect::<Vec<_>>()));
         }
@@ -106,10 +107,11 @@ impl State {
         (tasks, fresh)
     }
 
-    /// Connects new tasks with what they depend on. Says whether one depends on another that does not
-    /// come before it in the graph: then there may be a cycle.
-    fn link_all(&mut self, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> bool {
-        let mut backwards = false;
+    /// Connects new tasks with what they depend on. Gives, for each of the graph's tasks, the new ones among
+    /// what it depends on, and says whether one depends on another that does not come before it: then there
+    /// may be a cycle.
+    fn link_all(&mut self, count: usize, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> (Lists, bool) {
+        let (mut links, mut backwards) = (Lists::new(count), false);
         let mut found = Vec::new();
         for fresh in fresh.chunks(TOGETHER) {
             found.clear();
@@ -127,15 +129,33 @@ impl State {
                         broken.push((broken_one, why));
                         continue;
                     };
-                    backwards |= self.task(dependency).is_some_and(|other| {
-                        let Priority { submission, order: other, .. } = other.priority;
-                        submission == self.submissions && other as usize >= *order
-                    });
+                    // A new one's priority still says where in the graph it is.
+                    let new = self.task(dependency).map(|other| other.priority);
+                    if let Some(Priority { order: other, .. }) =
+                        new.filter(|p| p.submission == self.submissions)
+                    {
+                        backwards |= other as usize >= *order;
+                        links.add(other);
+                    }
                     self.link(*this, dependency);
                 }
+                links.end(*order);
             }
         }
-        backwards
+        (links, backwards)
+    }
+
+    /// New tasks that depend on each other run in an order that lets results go soon.
+    fn prioritise(&mut self, fresh: &[Fresh], links: Lists) {
+        if links.are_empty() {
+            return;
+        }
+        let places = order(links);
+        for Fresh { order, this, .. } in fresh {
+            if let (Some(task), Some(place)) = (self.task_mut(*this), places.get(*order)) {
+                task.priority.order = *place;
+            }
+        }
     }
 
     fn want(&mut self, client: ClientId, id: TaskRef) {
