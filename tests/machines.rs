@@ -221,6 +221,7 @@ impl Cluster {
             ToWorker::WhoHas(held) => worker::Stimulus::WhoHas(held),
             ToWorker::PeerGone(peer) => worker::Stimulus::PeerGone(peer),
             ToWorker::Retire => worker::Stimulus::Retire,
+            ToWorker::GiveBack(ids) => worker::Stimulus::GiveBack(ids),
             ToWorker::Close { .. } => return self.left(id),
             _ => return,
         };

@@ -395,6 +395,9 @@ pub enum ToWorker {
     /// Start nothing more and give back what was not started; [`ToWorker::Close`] follows once others hold
     /// what this worker holds.
     Retire,
+    /// Another worker is to run these: give back what was not started. Answered by
+    /// [`FromWorker::GaveBack`] and [`FromWorker::Kept`].
+    GiveBack(Vec<TaskId>),
     /// The scheduler is alive.
     Alive,
     /// Leave.
@@ -446,8 +449,11 @@ pub enum FromWorker {
     /// The worker will leave soon and starts nothing more: what it holds is to move. Answered by
     /// [`ToWorker::Retire`], and by [`ToWorker::Close`] when that is done.
     Retiring,
-    /// Tasks that a worker which leaves was assigned and did not start.
+    /// Tasks that the worker was assigned and did not start, and now never will: it leaves, or was asked to give
+    /// them back.
     GaveBack(Vec<TaskId>),
+    /// Tasks that the worker was asked to give back and has started, or is done with.
+    Kept(Vec<TaskId>),
     /// The worker leaves in order.
     Leaving,
 }

@@ -70,7 +70,12 @@ impl State {
             assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
         }
         self.workers.validate();
+        for task in self.tasks.iter() {
+            let stolen = self.is_being_stolen(task.this);
+            assert!(!stolen || task.state == TaskState::Processing, "{:?} is waited for", task.this);
+        }
         for (id, worker) in self.workers.iter() {
+            assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
             let tasks = |list: &TaskList, members: &[TaskRef]| -> Vec<&Task> {
                 assert_eq!(list.len(), members.len(), "{id:?}: members are counted");
                 members.iter().map(|id| self.task(*id).expect("members are known")).collect()

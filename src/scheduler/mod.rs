@@ -23,6 +23,7 @@ mod reactor;
 mod retiring;
 pub(crate) mod server;
 mod state;
+mod stealing;
 mod stimulus;
 mod submit;
 mod task;

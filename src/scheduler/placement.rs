@@ -6,12 +6,12 @@ use super::{
     state::{State, Worker},
     task::{Task, TaskRef},
 };
-use crate::protocol::WorkerId;
+use crate::{graph::TaskOptions, protocol::WorkerId};
 
 /// Nanoseconds that a task is taken for until one of its function has run.
 const UNKNOWN_DURATION: u64 = 500_000;
 /// Nanoseconds that any fetch costs.
-const FETCH_LATENCY: u64 = 100_000;
+pub(super) const FETCH_LATENCY: u64 = 100_000;
 /// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
 const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
@@ -86,20 +86,19 @@ impl State {
         self.now.saturating_add(estimate) <= ends || worker.info.lifetime.is_some_and(|life| life < estimate)
     }
 
+    /// Whether a task may run on a worker at all, and would be done before that leaves.
+    pub(super) fn may_run(&self, worker: &Worker, task: &Task) -> bool {
+        let options = self.options_of(task);
+        let free = task.options == 0
+            || supplied(worker, options)
+                && (options.workers.is_empty() || options.allow_other_workers || named(worker, options));
+        free && self.lasts(worker, task)
+    }
+
     fn place_restricted(&self, task: &Task) -> Placement {
         let options = self.options_of(task);
-        let named = |worker: &Worker| {
-            options.workers.iter().any(|wanted| {
-                **wanted == *worker.info.name
-                    || **wanted == *worker.info.address
-                    || **wanted == *worker.info.host
-            })
-        };
-        let supplied = |worker: &Worker| {
-            options.resources.iter().all(|(name, amount)| {
-                worker.info.resources.iter().any(|(has, supply)| has == name && *supply >= *amount)
-            })
-        };
+        let named = |worker: &Worker| named(worker, options);
+        let supplied = |worker: &Worker| supplied(worker, options);
         let fit = |only_named: bool| {
             self.workers
                 .iter()
@@ -123,19 +122,8 @@ impl State {
         candidates
             .filter_map(|id| {
                 let worker = self.workers.get(id).filter(|w| !w.retiring && self.lasts(w, task))?;
-                let mut start = worker.occupancy / u64::from(worker.info.nthreads.max(1));
-                let mut missing = 0;
-                for dependency in &task.dependencies {
-                    if let Some(dependency) = self.task(*dependency)
-                        && !dependency.who_has.contains(&id)
-                    {
-                        missing += dependency.nbytes.max(1);
-                    }
-                }
-                if missing > 0 {
-                    start += FETCH_LATENCY + (missing as f64 / self.config.bandwidth * 1e9) as u64;
-                }
-                Some((start, worker.nbytes, id))
+                let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
+                Some((wait + self.transfer(task, id), worker.nbytes, id))
             })
             .min()
             .map(|(_, _, id)| id)
@@ -157,4 +145,18 @@ impl State {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
         known.unwrap_or(UNKNOWN_DURATION)
     }
+}
+
+/// Whether a worker is one of those that a task is restricted to.
+fn named(worker: &Worker, options: &TaskOptions) -> bool {
+    options.workers.iter().any(|wanted| {
+        **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
+    })
+}
+
+/// Whether a worker has the resources that a task holds while it runs.
+fn supplied(worker: &Worker, options: &TaskOptions) -> bool {
+    options.resources.iter().all(|(name, amount)| {
+        worker.info.resources.iter().any(|(has, supply)| has == name && *supply >= *amount)
+    })
 }

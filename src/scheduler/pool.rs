@@ -1,5 +1,7 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
+use std::collections::BTreeSet;
+
 use super::state::Worker;
 use crate::protocol::WorkerId;
 
@@ -15,12 +17,17 @@ pub(super) struct Pool {
     heap: Vec<(u64, WorkerId)>,
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
+    /// Those that have more than they run.
+    loaded: BTreeSet<WorkerId>,
+    /// Those that ran out of work lately.
+    hungry: Vec<WorkerId>,
 }
 
 impl Pool {
     /// Takes a worker in, under the next id.
     pub(super) fn add(&mut self, worker: Worker) -> WorkerId {
         let id = WorkerId(self.workers.len() as u32);
+        self.hungry.push(id);
         self.standing.push(self.heap.len() as u32);
         self.heap.push((worker.load(), id));
         self.workers.push(Some(Box::new(worker)));
@@ -37,6 +44,7 @@ impl Pool {
 
     /// Takes a worker out of the order: it is not to be given anything.
     pub(super) fn stand_aside(&mut self, id: WorkerId) {
+        self.loaded.remove(&id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
             self.heap.swap_remove(standing);
@@ -58,8 +66,19 @@ impl Pool {
     /// Changes a worker and keeps its place in the order by load.
     pub(super) fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.get_mut(id) else { return };
+        let (threads, before) = (worker.info.nthreads, worker.busy);
         change(worker);
-        let (load, standing) = (worker.load(), self.standing[id.0 as usize] as usize);
+        let (busy, load, standing) = (worker.busy, worker.load(), self.standing[id.0 as usize] as usize);
+        if (before > threads) != (busy > threads) && standing < self.heap.len() {
+            if busy > threads {
+                self.loaded.insert(id)
+            } else {
+                self.loaded.remove(&id)
+            };
+        }
+        if busy < before && busy < threads {
+            self.hungry.push(id);
+        }
         if let Some(entry) = self.heap.get_mut(standing).filter(|entry| entry.0 != load) {
             entry.0 = load;
             self.settle(standing);
@@ -69,6 +88,36 @@ impl Pool {
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
         Some(self.heap.first()?.1)
+    }
+
+    /// Whether any worker has more than it runs.
+    pub(super) fn any_loaded(&self) -> bool {
+        !self.loaded.is_empty()
+    }
+
+    /// Those that have more than they run, from one of them on and around.
+    pub(super) fn loaded_from(&self, first: WorkerId) -> impl Iterator<Item = WorkerId> {
+        self.loaded.range(first..).chain(self.loaded.range(..first)).copied()
+    }
+
+    /// Those that ran out of work since they were taken last, each once.
+    pub(super) fn take_hungry(&mut self) -> Vec<WorkerId> {
+        let mut hungry = std::mem::take(&mut self.hungry);
+        hungry.sort_unstable();
+        hungry.dedup();
+        hungry
+    }
+
+    /// Nobody needs to look after those that ran out of work.
+    pub(super) fn feed(&mut self) {
+        self.hungry.clear();
+    }
+
+    /// All that could do more are looked after once more.
+    pub(super) fn starve(&mut self) {
+        let idle = self.iter().filter(|(_, worker)| worker.busy < worker.info.nthreads).map(|(id, _)| id);
+        let idle: Vec<WorkerId> = idle.collect();
+        self.hungry.extend(idle);
     }
 
     /// Whether any worker may be given something.

@@ -58,6 +58,8 @@ impl State {
             has: Default::default(),
             nbytes: 0,
             occupancy: 0,
+            outgoing: 0,
+            incoming: 0,
             heard: now,
             told: Default::default(),
             retiring: false,
@@ -89,6 +91,7 @@ impl State {
         self.refill();
         self.settle();
         self.retire();
+        self.balance();
         #[cfg(debug_assertions)]
         if self.task_count() < 200 {
             self.validate();
@@ -286,6 +289,7 @@ impl State {
             FromWorker::LongRunning(id) => self.on_long_running(worker, id),
             FromWorker::Retiring => self.on_retire(worker),
             FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
+            FromWorker::Kept(ids) => self.on_kept(worker, ids),
             FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {
                 sender.metrics = metrics;
@@ -371,6 +375,7 @@ impl State {
     }
 
     fn on_tick(&mut self) {
+        self.workers.starve();
         let ttl = self.config.worker_ttl;
         let now = self.now;
         let silent: Vec<WorkerId> = self

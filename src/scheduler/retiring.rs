@@ -50,11 +50,12 @@ impl State {
         self.out.push(Instruction::ToWorker(id, ToWorker::Retire));
     }
 
-    /// A worker that leaves does not run what it was assigned.
+    /// A worker does not run what it was assigned: it leaves, or another is to have it.
     pub(super) fn on_gave_back(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
         for id in ids {
             let assigned = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
             if let Some(task) = assigned.map(|task| task.this) {
+                self.on_stolen(task);
                 self.start_over(task);
             }
         }

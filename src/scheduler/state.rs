@@ -11,6 +11,7 @@ use super::{
     arena::Arena,
     pool::Pool,
     retiring::Retirement,
+    stealing::Stealing,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
@@ -30,11 +31,19 @@ pub struct Config {
     pub bandwidth: f64,
     /// Tasks without dependencies assigned to a worker ahead of time, in multiples of its threads.
     pub saturation: f64,
+    /// Whether workers with too little to do take over from those with too much.
+    pub stealing: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { allowed_failures: 3, worker_ttl: 30_000_000_000, bandwidth: 1e9, saturation: 1.1 }
+        Self {
+            allowed_failures: 3,
+            worker_ttl: 30_000_000_000,
+            bandwidth: 1e9,
+            saturation: 1.1,
+            stealing: true,
+        }
     }
 }
 
@@ -48,6 +57,9 @@ pub(super) struct Worker {
     pub(super) nbytes: u64,
     /// Nanoseconds of work expected to be waiting.
     pub(super) occupancy: u64,
+    /// Of these, what it was asked to give back, and what others were asked to give it.
+    pub(super) outgoing: u64,
+    pub(super) incoming: u64,
     pub(super) heard: u64,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
@@ -101,6 +113,7 @@ pub struct State {
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
     pub(super) retirement: Retirement,
+    pub(super) stealing: Stealing,
     next_client: u32,
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
@@ -128,6 +141,7 @@ impl State {
             no_worker: KeySet::default(),
             submissions: 0,
             retirement: Retirement::default(),
+            stealing: Stealing::default(),
             next_client: 0,
             story: Vec::new(),
             oldest: 0,

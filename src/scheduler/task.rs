@@ -167,6 +167,11 @@ impl TaskList {
         self.members -= 1;
     }
 
+    /// All that are listed, the latest first; some may be no members any more.
+    pub(super) fn latest(&self) -> impl Iterator<Item = TaskRef> {
+        self.listed.iter().rev().copied()
+    }
+
     /// The members: `belongs` tells them from those that linger.
     pub(super) fn members(&self, belongs: impl Fn(TaskRef) -> bool) -> Vec<TaskRef> {
         let mut members: Vec<TaskRef> = self.listed.iter().copied().filter(|task| belongs(*task)).collect();

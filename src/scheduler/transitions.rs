@@ -109,6 +109,9 @@ impl State {
     }
 
     fn find_place(&mut self, id: TaskRef) {
+        if let Some(thief) = self.thief_of(id) {
+            return self.assign(id, thief);
+        }
         match self.place(id) {
             Placement::Worker(worker) => self.assign(id, worker),
             Placement::Queue => {
@@ -210,6 +213,7 @@ impl State {
         task.waiting_on = 0;
         let counted = (!task.long_running).then_some(task.estimate);
         let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
+        self.end_theft(id);
         if let Some(worker) = worker {
             self.workers.change(worker, |worker| {
                 worker.processing.remove_one();

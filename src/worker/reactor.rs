@@ -35,6 +35,7 @@ impl State {
             Stimulus::WhoHas(held) => self.on_who_has(held),
             Stimulus::PeerGone(peer) => self.on_peer_gone(peer),
             Stimulus::Retire => self.on_retire(),
+            Stimulus::GiveBack(ids) => self.on_give_back(ids),
             Stimulus::Put(data) => self.on_put(data),
             Stimulus::Gathered { peer, data } => self.on_gathered(peer, data),
             Stimulus::GatherFailed { peer, ids } => {
@@ -182,18 +183,36 @@ impl State {
         if std::mem::replace(&mut self.retiring, true) {
             return;
         }
+        let mut assigned: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, task)| task.spec.is_some()).map(|(id, _)| *id).collect();
+        assigned.sort_unstable();
+        let (given_back, _) = self.give_back(assigned);
+        if !given_back.is_empty() {
+            self.send(FromWorker::GaveBack(given_back));
+        }
+    }
+
+    fn on_give_back(&mut self, ids: Vec<TaskId>) {
+        let (given_back, kept) = self.give_back(ids);
+        if !given_back.is_empty() {
+            self.send(FromWorker::GaveBack(given_back));
+        }
+        if !kept.is_empty() {
+            self.send(FromWorker::Kept(kept));
+        }
+    }
+
+    /// Gives up tasks that no compute thread has yet; gives those, and the others.
+    fn give_back(&mut self, ids: Vec<TaskId>) -> (Vec<TaskId>, Vec<TaskId>) {
         let idle = |state| matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained);
-        let mut given_back: Vec<TaskId> =
-            self.tasks.iter().filter(|(_, task)| idle(task.state)).map(|(id, _)| *id).collect();
-        given_back.sort_unstable();
+        let (given_back, kept): (Vec<TaskId>, _) =
+            ids.into_iter().partition(|id| self.task_state(*id).is_some_and(idle));
         for id in &given_back {
             self.drop_spec(*id);
             self.step(*id, TaskState::Released);
             self.forget_if_idle(*id);
         }
-        if !given_back.is_empty() {
-            self.send(FromWorker::GaveBack(given_back));
-        }
+        (given_back, kept)
     }
 
     fn on_put(&mut self, data: Vec<(TaskId, Value)>) {

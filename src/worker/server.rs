@@ -237,6 +237,7 @@ impl Server {
                         });
                     }
                     ToWorker::Retire => stimuli.push(Stimulus::Retire),
+                    ToWorker::GiveBack(ids) => stimuli.push(Stimulus::GiveBack(ids)),
                     ToWorker::Welcome { .. } | ToWorker::Alive => {}
                     ToWorker::Close { reason } => {
                         tracing::info!(reason, "the scheduler closes this worker");

@@ -19,6 +19,8 @@ pub enum Stimulus {
     WhoHas(Vec<Dependency>),
     /// A peer is gone.
     PeerGone(WorkerId),
+    /// Others are to run these, unless they are started.
+    GiveBack(Vec<TaskId>),
     /// The worker is to leave soon: it starts nothing more.
     Retire,
     /// A client put data here.

@@ -113,6 +113,7 @@ impl Bed {
             }
             Instruction::Send(FromWorker::LongRunning(id)) => format!("long-running {}", id.index()),
             Instruction::Send(FromWorker::GaveBack(ids)) => format!("gave back {}", numbers(ids)),
+            Instruction::Send(FromWorker::Kept(ids)) => format!("kept {}", numbers(ids)),
             Instruction::Send(FromWorker::NotAdded { id, error }) => {
                 format!("not added {}: {error}", id.index())
             }
@@ -440,5 +441,20 @@ mod retiring {
         let data = vec![(id(2), Some(Err(failure())))];
         bed.handle(Stimulus::Gathered { peer: ALICE, data });
         bed.does(&["not added 2: a task failed: it did not work"]).is_forgotten(2);
+    }
+}
+
+mod giving_back {
+    use super::*;
+
+    #[test]
+    fn what_was_not_started_is_given_back_and_what_was_is_kept() {
+        let mut bed = Bed::new();
+        bed.compute(task(1, vec![])).compute(task(2, vec![])).compute(task(9, vec![held(3, &[ALICE])]));
+        let wanted = vec![id(1), id(2), id(9), id(77)];
+        bed.handle(Stimulus::GiveBack(wanted)).does(&["gave back 2 9", "kept 1 77"]);
+        bed.is_forgotten(2).is_forgotten(9).is(1, TaskState::Executing);
+        // It may come back, as another computation.
+        bed.compute(task(4, vec![])).is(4, TaskState::Ready);
     }
 }

@@ -5,6 +5,7 @@ mod losing;
 mod placing;
 mod retiring;
 mod running;
+mod stealing;
 
 use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{

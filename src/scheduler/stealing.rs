@@ -1,0 +1,203 @@
+//! Work stealing: a worker with too little to do takes over what waits at another.
+//!
+//! Tasks without dependencies wait in the scheduler's queue; those with dependencies are assigned at once, where
+//! they are expected to start first, and estimates may be wrong. Dask bins the tasks of all workers by what moving
+//! them costs beside what computing them does, and looks at all of them ten times a second. Here a worker that runs
+//! out of work looks for some at once, among a few of those that have more than they run; of the tasks that would
+//! start sooner with it, those go first that cost least to move for what they compute.
+//!
+//! The exchange has two steps, so that no task runs twice: the victim is asked to give tasks back; what it has not
+//! started it gives back, and only then the thief gets it, as another computation.
+
+use super::{
+    Instruction,
+    placement::FETCH_LATENCY,
+    state::{State, Worker},
+    task::{Task, TaskRef},
+};
+use crate::{
+    graph::KeyMap,
+    protocol::{TaskId, ToWorker, WorkerId},
+};
+
+/// Nanoseconds that the exchange takes: a task that waits no longer than that stays where it is.
+const EXCHANGE: u64 = 300_000;
+/// Workers looked at for one that runs out of work.
+const VICTIMS: usize = 16;
+/// Tasks of one of them looked at, the last ones first: they would wait longest.
+const TASKS: usize = 64;
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Stealing {
+    /// Tasks that their workers were asked to give back.
+    asked: KeyMap<TaskRef, Theft>,
+    /// Tasks that were given back, and who gets them.
+    given: KeyMap<TaskRef, WorkerId>,
+    /// With whom the search for victims goes on.
+    next: u32,
+}
+
+struct Theft {
+    victim: WorkerId,
+    thief: WorkerId,
+    /// Nanoseconds by which the thief will have more to do, and the victim less.
+    estimate: u64,
+}
+
+/// A task that may be stolen: what moving it costs for each nanosecond it computes, then what it needs.
+struct Loot {
+    ratio: u64,
+    task: TaskRef,
+    transfer: u64,
+    estimate: u64,
+}
+
+impl State {
+    /// Lets workers that have too little to do take over from those that have too much.
+    pub(super) fn balance(&mut self) {
+        // By now each has its place, or something else came in between.
+        self.stealing.given.clear();
+        if !self.workers.any_loaded() || !self.queued.is_empty() || !self.config.stealing {
+            // Nobody waits anywhere, or there is enough for all.
+            return self.workers.feed();
+        }
+        for thief in self.workers.take_hungry() {
+            if let Some(victim) = self.victim_for(thief) {
+                self.steal(victim, thief);
+            }
+        }
+    }
+
+    /// Of some workers that have more than they run, the one where tasks wait longest.
+    fn victim_for(&mut self, thief: WorkerId) -> Option<WorkerId> {
+        let hungry = self.workers.get(thief).filter(|w| !w.retiring && w.busy < w.info.nthreads)?;
+        let start = hungry.wait() + EXCHANGE;
+        let next = self.stealing.next;
+        let candidates: smallvec::SmallVec<[WorkerId; VICTIMS]> =
+            self.workers.loaded_from(WorkerId(next)).filter(|id| *id != thief).take(VICTIMS).collect();
+        self.stealing.next = candidates.last()?.0 + 1;
+        let wait = |id: &WorkerId| self.workers.get(*id).map_or(0, Worker::wait);
+        candidates.into_iter().max_by_key(wait).filter(|victim| wait(victim) > start)
+    }
+
+    fn steal(&mut self, victim: WorkerId, thief: WorkerId) {
+        let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else { return };
+        let mut loot: Vec<Loot> = from
+            .processing
+            .latest()
+            .take(TASKS)
+            .filter_map(|id| self.task(id))
+            .filter(|task| task.worker == Some(victim) && !task.long_running)
+            .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
+            .map(|task| {
+                let (transfer, estimate) = (self.transfer(task, thief), task.estimate.max(1));
+                Loot { ratio: transfer.saturating_mul(1024) / estimate, task: task.this, transfer, estimate }
+            })
+            .collect();
+        // Stable: of equal ones the last assigned go first.
+        loot.sort_by_key(|loot| loot.ratio);
+        let (mut here, mut there) = (from.wait(), to.wait());
+        let threads = |worker: &Worker| u64::from(worker.info.nthreads.max(1));
+        let (from_threads, to_threads) = (threads(from), threads(to));
+        let (mut asked, mut moved) = (Vec::new(), 0);
+        for Loot { task, transfer, estimate, .. } in loot {
+            let start = there + EXCHANGE + transfer;
+            // It is among the last that the victim would run.
+            if start + estimate / to_threads >= here {
+                continue;
+            }
+            // A task that came to a worker twice may be listed twice.
+            let listed = self.task(task).filter(|task| !self.stealing.asked.contains_key(&task.this));
+            let Some(id) = listed.map(|task| task.id) else { continue };
+            here = here.saturating_sub(estimate / from_threads);
+            there += estimate / to_threads;
+            self.stealing.asked.insert(task, Theft { victim, thief, estimate });
+            moved += estimate;
+            asked.push(id);
+        }
+        if let Some(victim) = self.workers.get_mut(victim) {
+            victim.outgoing += moved;
+        }
+        if let Some(thief) = self.workers.get_mut(thief) {
+            thief.incoming += moved;
+        }
+        if !asked.is_empty() {
+            self.out.push(Instruction::ToWorker(victim, ToWorker::GiveBack(asked)));
+        }
+    }
+
+    /// Workers gave tasks back that were to be stolen: the thief gets each when its place is looked for.
+    pub(super) fn on_stolen(&mut self, task: TaskRef) {
+        if let Some(thief) = self.end_theft(task) {
+            self.stealing.given.insert(task, thief);
+        }
+    }
+
+    /// The victim runs these already, or is done with them.
+    pub(super) fn on_kept(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
+        for id in ids {
+            let kept = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
+            if let Some(task) = kept.map(|task| task.this) {
+                self.end_theft(task);
+            }
+        }
+    }
+
+    /// A task is not waited for any more; gives who was to have it.
+    pub(super) fn end_theft(&mut self, task: TaskRef) -> Option<WorkerId> {
+        let Theft { victim, thief, estimate } = self.stealing.asked.remove(&task)?;
+        if let Some(victim) = self.workers.get_mut(victim) {
+            victim.outgoing -= estimate;
+        }
+        if let Some(thief) = self.workers.get_mut(thief) {
+            thief.incoming -= estimate;
+        }
+        Some(thief)
+    }
+
+    /// Who gets a task that was given back for somebody.
+    pub(super) fn thief_of(&mut self, task: TaskRef) -> Option<WorkerId> {
+        if self.stealing.given.is_empty() {
+            return None;
+        }
+        let thief = self.stealing.given.remove(&task)?;
+        let worker = self.workers.get(thief).filter(|worker| !worker.retiring)?;
+        self.may_run(worker, self.task(task)?).then_some(thief)
+    }
+
+    /// What is under way from and to a worker, for the invariants.
+    pub(super) fn thefts(&self, id: WorkerId) -> (u64, u64) {
+        let thefts = self.stealing.asked.values();
+        let sum = |of: fn(&Theft) -> WorkerId| {
+            thefts.clone().filter(|theft| of(theft) == id).map(|theft| theft.estimate).sum()
+        };
+        (sum(|theft| theft.victim), sum(|theft| theft.thief))
+    }
+
+    /// Whether a task is waited for.
+    pub(super) fn is_being_stolen(&self, task: TaskRef) -> bool {
+        self.stealing.asked.contains_key(&task)
+    }
+
+    /// Nanoseconds until a worker has what it lacks of a task's dependencies.
+    pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
+        let mut missing = 0;
+        for dependency in &task.dependencies {
+            if let Some(dependency) = self.task(*dependency)
+                && !dependency.who_has.contains(&worker)
+            {
+                missing += dependency.nbytes.max(1);
+            }
+        }
+        if missing == 0 { 0 } else { FETCH_LATENCY + (missing as f64 / self.config.bandwidth * 1e9) as u64 }
+    }
+}
+
+impl Worker {
+    /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
+    fn wait(&self) -> u64 {
+        let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
+        occupancy / u64::from(self.info.nthreads.max(1))
+    }
+}
