@@ -5,11 +5,12 @@
 
 use std::{
     env, fs,
+    io::Read,
     num::NonZeroU32,
     os::unix::fs::PermissionsExt,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -30,10 +31,11 @@ type Outcome = Result<(), Failed>;
 const BOUND: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
+    // As a worker job of the clusters below.
+    rankine::init();
     if env::var_os("JOBS_PROGRAM").is_some() {
         return rankine::run(program);
     }
-    rankine::init();
     let arguments = Arguments::from_args();
     if env::var_os("SLURM_CONF").is_none() {
         println!("SKIPPED jobs: no Slurm here; tests/slurm/tier brings one up");
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         tasks_without_mpi,
         a_node_that_fails_costs_its_tasks_alone,
         the_programs_status_is_the_jobs,
+        another_task_cannot_run_the_program,
         an_array_of_jobs,
         a_cancelled_job_leaves_no_process,
         a_job_that_runs_out_of_time_ends_in_order,
@@ -60,6 +63,9 @@ fn main() -> ExitCode {
         workers_at_their_time_limit_hand_over_and_are_replaced,
         workers_that_are_preempted_are_not_their_tasks_fault,
         a_cluster_follows_its_load,
+        a_cluster_within_a_job_has_jobs_of_its_own,
+        a_cluster_whose_jobs_are_refused_says_so,
+        a_signal_to_a_program_with_a_cluster_ends_its_jobs,
         a_cluster_whose_jobs_fail_says_so,
         a_cluster_leaves_no_job_however_it_ends,
     );
@@ -294,6 +300,14 @@ fn the_programs_status_is_the_jobs() -> Outcome {
     Ok(())
 }
 
+fn another_task_cannot_run_the_program() -> Outcome {
+    let place = Place::new()?;
+    let ended = place.run(&place.job(Launcher::FaultTolerant, &["exit", "3", "--client-rank", "1"])?)?;
+    assert_eq!((&ended.state, ended.status), (&JobState::Failed, 1), "{}", ended.all());
+    assert_eq!(ended.said.matches("--client-rank is for ranks of MPI").count(), 1, "{}", ended.all());
+    Ok(())
+}
+
 fn an_array_of_jobs() -> Outcome {
     let place = Place::new()?;
     let mut job = place.job(Launcher::FaultTolerant, &["sum"])?;
@@ -421,7 +435,6 @@ fn another_executable_on_a_node_is_refused() -> Outcome {
 fn cluster(place: &Place, change: impl FnOnce(&mut Job) -> Outcome) -> Result<SlurmCluster, Failed> {
     let mut job = SlurmCluster::worker_job()?;
     job.cpus_per_task = Some(count(1));
-    job.environment = vec![Variable::new("JOBS_PROGRAM", "1")?];
     change(&mut job)?;
     let builder = SlurmCluster::builder().job(job).directory(place.directory.path());
     Ok(builder.look_every(Duration::from_millis(300)).start()?)
@@ -523,6 +536,54 @@ fn a_cluster_follows_its_load() -> Outcome {
     until("all go", || workers(&client) == 0 && cluster.jobs().is_empty())
 }
 
+/// What the job that it runs in asked for is not what its worker jobs ask for.
+fn a_cluster_within_a_job_has_jobs_of_its_own() -> Outcome {
+    let place = Place::new()?;
+    let mut job = place.job(Launcher::FaultTolerant, &["a_cluster_of_jobs_grows"])?;
+    job.environment.retain(|variable| variable.name() != "JOBS_PROGRAM");
+    (job.nodes, job.memory) = (count(1), Some("600M".parse()?));
+    let ended = place.run(&job)?;
+    assert!(ended.status == 0 && ended.said.contains("1 passed"), "{}", ended.all());
+    Ok(())
+}
+
+fn a_cluster_whose_jobs_are_refused_says_so() -> Outcome {
+    let place = Place::new()?;
+    let cluster = cluster(&place, |job| {
+        job.directives = vec!["--reservation=nobodys".parse()?];
+        Ok(())
+    })?;
+    let client = blocking::Client::from(cluster.client()?);
+    cluster.scale(1);
+    let error = client.submit(slow, (1,)).result().expect_err("nobody can run it").to_string();
+    assert!(error.contains("3 submissions") && error.contains("eservation"), "{error}");
+    Ok(())
+}
+
+/// With a plain `main`, which knows nothing of signals.
+fn a_signal_to_a_program_with_a_cluster_ends_its_jobs() -> Outcome {
+    let place = Place::new()?;
+    let program = env::current_exe()?;
+    let mut child = Command::new(program)
+        .args(["a_cluster_of_jobs_grows", "--test-threads", "1"])
+        .env("RANKINE_LOG", "rankine=info")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mine =
+        |jobs: Vec<rankine::slurm::Queued>| jobs.into_iter().filter(|job| job.state == JobState::Running);
+    let running = || place.slurm.my_jobs().map_or(0, |jobs| mine(jobs).count());
+    let started = until("its jobs run", || running() == 3);
+    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success();
+    let status = child.wait()?;
+    started?;
+    assert!(signalled && status.code() == Some(130), "{status}");
+    let mut said = String::new();
+    child.stderr.take().ok_or("no standard error")?.read_to_string(&mut said)?;
+    assert!(said.contains("submit 3: 0 jobs, 3 wanted"), "it says why: {said}");
+    until("no job is left", || running() == 0)
+}
+
 fn a_cluster_whose_jobs_fail_says_so() -> Outcome {
     let place = Place::new()?;
     let cluster = cluster(&place, |job| {
@@ -551,11 +612,12 @@ fn a_cluster_leaves_no_job_however_it_ends() -> Outcome {
     cluster.scale(40);
     until("some wait for room", || cluster.jobs().len() > 20)?;
     let jobs = cluster.jobs();
-    let start = Instant::now();
+    let (start, file) = (Instant::now(), cluster.scheduler_file().to_owned());
+    assert!(file.exists());
     drop(cluster);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     none_left(&jobs)?;
-    assert!(!place.directory.path().join(format!("slurm-{}.json", std::process::id())).exists());
+    assert!(!file.exists());
     // The same where the program panics.
     let jobs = Mutex::new(Vec::new());
     let panicked = panic::catch_unwind(AssertUnwindSafe(|| {

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         a_worker_that_dies_ends_the_job,
         a_worker_that_stands_still_does_not_keep_the_others,
         a_task_that_never_ends_does_not_keep_the_job,
+        a_worker_that_leaves_waits_for_the_others,
         signals_end_the_job,
         mistakes_are_told_once,
         another_executable_among_the_ranks_is_refused,
@@ -89,6 +90,12 @@ async fn program(client: Client) -> rankine::Result<ExitCode> {
             let stopped = client.submit(stop, ());
             client.wait(&[stopped], Default::default(), Some(Duration::from_millis(500))).await.ok();
             println!("done");
+        }
+        "retire" => {
+            // Longer than others are waited for at the end.
+            println!("{} left", client.retire_workers(["rank-1"]).await?.len());
+            client.submit(|| thread::sleep(Duration::from_secs(6)), ()).await?;
+            println!("{} stayed", client.scheduler_info().await?.workers.len());
         }
         "leave" => {
             let endless = client.submit(|| thread::sleep(Duration::from_secs(600)), ());
@@ -306,6 +313,11 @@ fn a_task_that_never_ends_does_not_keep_the_job() -> Outcome {
     let ended = run(job(3, &["leave"]));
     assert_eq!((ended.code, &*ended.out, &*ended.err), (Some(0), "done\n", ""), "{}", ended.all());
     assert!(ended.took < Duration::from_secs(8), "{}", ended.all());
+    Ok(())
+}
+
+fn a_worker_that_leaves_waits_for_the_others() -> Outcome {
+    assert_eq!(said(job(3, &["retire"]))?, "1 left\n1 stayed\n");
     Ok(())
 }
 

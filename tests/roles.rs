@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, ExitCode, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             "a_worker_that_cannot_hand_over_goes_in_time",
             a_worker_that_cannot_hand_over_goes_in_time,
         ),
+        Trial::test(
+            "processes_of_a_task_of_slurms_are_not_tasks",
+            processes_of_a_task_of_slurms_are_not_tasks,
+        ),
         Trial::test("ctrl_c_leaves_nothing_behind", ctrl_c_leaves_nothing_behind),
         Trial::test("a_panic_leaves_nothing_behind", a_panic_leaves_nothing_behind),
         Trial::test("a_killed_program_takes_its_workers_along", a_killed_program_takes_its_workers_along),
@@ -62,6 +66,13 @@ async fn program(client: rankine::Client) -> rankine::Result<()> {
         println!("waiting");
         let long = client.submit(|| thread::sleep(Duration::from_secs(600)), ());
         return long.await;
+    }
+    if words.first().is_some_and(|word| word == "names") {
+        thread::sleep(Duration::from_secs(3));
+        for worker in client.scheduler_info().await?.workers {
+            println!("{}", worker.info.name);
+        }
+        return Ok(());
     }
     if words.first().is_some_and(|word| word == "panic") {
         client.submit(|| (), ()).await?;
@@ -345,6 +356,23 @@ fn a_vanished_scheduler_ends_workers_and_clients() -> Outcome {
         assert!(text.contains("lost the connection") || text.contains("cluster is gone"), "{text}");
     }
     assert!(killed.elapsed() < Duration::from_secs(10));
+    Ok(())
+}
+
+/// They have names of their own, and do not leave at the job's end by themselves.
+fn processes_of_a_task_of_slurms_are_not_tasks() -> Outcome {
+    let end_time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 2;
+    let mut command = command(&["names", "--processes", "2", "--threads", "1", "--handover", "1"]);
+    for (name, value) in
+        [("JOB_ID", 7), ("STEP_ID", 0), ("PROCID", 0), ("STEP_NUM_TASKS", 1), ("JOB_END_TIME", end_time)]
+    {
+        command.env(format!("SLURM_{name}"), value.to_string());
+    }
+    let output = end(command.spawn()?);
+    let text = text(&output);
+    let mut names: Vec<&str> = text.lines().collect();
+    names.dedup();
+    assert!(output.status.success() && names.len() == 2 && !text.contains("slurm-"), "{text}");
     Ok(())
 }
 

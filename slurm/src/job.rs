@@ -66,6 +66,9 @@ pub enum Launcher {
     /// As processes of their own, by srun, without MPI: the first task runs scheduler and program, the others are
     /// workers. If workers or their nodes die, the job goes on.
     FaultTolerant,
+    /// As processes of their own, by srun, without MPI: all of them workers of a scheduler elsewhere, which know when
+    /// the job ends.
+    Workers,
 }
 
 /// By which plugin of srun's the ranks find each other.

@@ -22,6 +22,18 @@ impl Script {
         Ok(Self { text })
     }
 
+    /// Whether a directive says what the variable `SBATCH_NAME` would say otherwise, which sbatch would prefer.
+    pub(crate) fn says(&self, name: &str) -> bool {
+        let option = match name {
+            "TIMELIMIT" => "time".to_owned(),
+            "ARRAY_INX" => "array".to_owned(),
+            "MEM_PER_NODE" | "MEM_PER_CPU" => "mem".to_owned(),
+            _ => name.to_lowercase().replace('_', "-"),
+        };
+        let directives = self.text.lines().filter_map(|line| line.strip_prefix("#SBATCH --"));
+        directives.map(|rest| rest.split('=').next().unwrap_or_default()).any(|given| given == option)
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -50,7 +62,7 @@ fn directives(job: &Job) -> String {
     let signal = job.signal.map(|seconds| match job.launcher {
         // `B:` is for this script alone, which hands it on.
         Launcher::Mpirun => format!("B:USR1@{seconds}"),
-        Launcher::Srun(_) | Launcher::FaultTolerant => format!("USR1@{seconds}"),
+        Launcher::Srun(_) | Launcher::FaultTolerant | Launcher::Workers => format!("USR1@{seconds}"),
     });
     let given: [(&str, Option<&dyn fmt::Display>); 12] = [
         ("cpus-per-task", job.cpus_per_task.as_ref().map(|value| value as _)),
@@ -71,7 +83,7 @@ fn directives(job: &Job) -> String {
             directive(option, value);
         }
     }
-    if job.launcher == Launcher::FaultTolerant {
+    if matches!(job.launcher, Launcher::FaultTolerant | Launcher::Workers) {
         text += "# The job goes on if a node of it fails.\n#SBATCH --no-kill\n";
     }
     for directive in &job.directives {
@@ -140,19 +152,27 @@ export RANKINE_STATUS=$place/status
 ",
             );
             text += &signalled(job);
-            text += END;
             let _ = writeln!(
                 text,
                 "\
 status=0
-srun --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0{cpus} {program} || status=$?
+srun {SURVIVING}{cpus} {program} || status=$?
 if [ -s \"$RANKINE_STATUS\" ]; then status=$(<\"$RANKINE_STATUS\"); fi
 exit \"$status\""
             );
             text
         }
+        Launcher::Workers => {
+            format!(
+                "{END}# Each task is a worker.\n{}exec srun {SURVIVING}{cpus} {program}\n",
+                signalled(job)
+            )
+        }
     }
 }
+
+/// By which the tasks of a step live on when one of them, or its node, dies.
+const SURVIVING: &str = "--mpi=none --no-kill --kill-on-bad-exit=0 --wait=0";
 
 /// Tells the tasks when the job ends, so that workers leave in order before.
 const END: &str = "\

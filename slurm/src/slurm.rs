@@ -75,7 +75,8 @@ impl Slurm {
     /// # Errors
     /// If `sinfo` fails.
     pub fn partitions(&self) -> Result<Vec<Partition>> {
-        let arguments = ["--noheader", "--exact", "--format", partition::FORMAT];
+        // Without the rest it writes 1K for 1024, and leaves out partitions that are hidden.
+        let arguments = ["--noheader", "--exact", "--noconvert", "--all", "--format", partition::FORMAT];
         let said = self.run("sinfo", &arguments, None)?;
         partition::parse(&said)
             .map_err(|line| unexpected("sinfo", &arguments, "it is not in that format", &line))
@@ -179,10 +180,8 @@ impl Slurm {
         command.stdin(script.map_or_else(|| Ok(Stdio::null()), input)?);
         // All elements of an array, and nothing that a user's own habits would leave out.
         command.env("SLURM_BITSTR_LEN", "0");
-        let habits = env::vars_os().map(|(name, _)| name);
-        for name in habits
-            .filter(|name| name.to_str().is_some_and(|n| n.starts_with("SQUEUE_") || n.starts_with("SINFO_")))
-        {
+        let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for name in names.filter(|name| is_foreign(name, script)) {
             command.env_remove(name);
         }
         let shown = shown(program, arguments);
@@ -210,6 +209,24 @@ impl Slurm {
             said: said.replace('\n', "; "),
         })
     }
+}
+
+/// Whether a variable of this process's environment is none of a command's business: a user's habits about what
+/// commands write; of what a script is submitted with, what stands in the script, and what speaks of the job that
+/// this process itself is part of.
+fn is_foreign(name: &str, script: Option<&Script>) -> bool {
+    const CLUSTER: [&str; 2] = ["SLURM_CONF", "SLURM_CLUSTERS"];
+    const LAUNCHERS: [&str; 6] = ["OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "PALS_", "MV2_COMM_"];
+    let begins = |with: &[&str]| with.iter().any(|prefix| name.starts_with(prefix));
+    if begins(&["SQUEUE_", "SINFO_"]) {
+        return true;
+    }
+    let Some(script) = script else { return false };
+    let said = || name.strip_prefix("SBATCH_").is_some_and(|name| script.says(name));
+    begins(&["SLURM_"]) && !CLUSTER.contains(&name)
+        || name == "RANKINE_STATUS"
+        || begins(&LAUNCHERS)
+        || said()
 }
 
 /// What squeue and scontrol say of jobs they do not know.

@@ -31,11 +31,6 @@ place=$(mktemp --directory 2>/dev/null || TMPDIR=/tmp mktemp --directory)
 trap 'rm -rf "$place"' EXIT
 export RANKINE_STATUS=$place/status
 
-# Slurm tells of the job's end from 23.02 on; workers hand their results over before it.
-if [ -z "${SLURM_JOB_END_TIME:-}" ] && end=$(timeout 10 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e); then
-    SLURM_JOB_END_TIME=$(date --date="$end" +%s 2>/dev/null) && export SLURM_JOB_END_TIME
-fi
-
 # Each task runs the program. Those beside the first find it through a file in ~/.rankine, which all nodes must see;
 # RANKINE_HOME names another directory.
 #   --mpi=none              no MPI, which would end all with one

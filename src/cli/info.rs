@@ -88,7 +88,9 @@ pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
         if let [rank] = &*info.ranks
             && rank.rank > 0
         {
-            print!("{}", columns(&[row(rank)], |_| false));
+            if matches!(options.format, Format::Table) {
+                print!("{}", columns(&[row(rank)], |_| false));
+            }
             return Ok(());
         }
     }

@@ -19,16 +19,20 @@ impl Flags {
         Self { words }
     }
 
+    /// How many of the words may be Rankine's: what follows `--` is the program's.
+    fn own(&self) -> usize {
+        self.words.iter().position(|word| word == "--").unwrap_or(self.words.len())
+    }
+
     pub(super) fn switch(&mut self, name: &str) -> bool {
-        let place = self.words.iter().position(|word| word == name);
+        let place = self.words[..self.own()].iter().position(|word| word == name);
         place.map(|place| self.words.remove(place)).is_some()
     }
 
     pub(super) fn value(&mut self, name: &str) -> Result<Option<String>> {
         let with = format!("{name}=");
-        // What follows `--` is the program's.
-        let end = self.words.iter().position(|word| word == "--").unwrap_or(self.words.len());
-        let Some(place) = self.words[..end].iter().position(|w| w == name || w.starts_with(&with)) else {
+        let Some(place) = self.words[..self.own()].iter().position(|w| w == name || w.starts_with(&with))
+        else {
             return Ok(None);
         };
         let word = self.words.remove(place);

@@ -12,6 +12,12 @@ use crate::protocol::{SchedulerInfo, WorkerStatus};
 
 /// So many jobs in a row that end before a worker of theirs came are no accident.
 const FAILURES: u32 = 3;
+/// After a submission that failed, the next is tried this much later; after two, twice that.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Seconds before a worker leaves by itself in which another job is submitted: the queue takes its time, and what
+/// the worker holds is to have a place to go to.
+const LEAD: f64 = 60.0;
 
 /// How many jobs a cluster wants.
 pub(super) enum Wish {
@@ -42,8 +48,8 @@ pub(super) enum Order {
     GiveUp {
         /// Why.
         reason: String,
-        /// The job that failed last.
-        last: JobId,
+        /// The job that failed last, if jobs did.
+        last: Option<JobId>,
     },
 }
 
@@ -55,6 +61,8 @@ pub(super) struct Fleet {
     failures: u32,
     /// The last of them.
     failed: Option<JobId>,
+    /// How often in a row a submission failed, until when none is tried, and what was said last.
+    refused: Option<(u32, Duration, String)>,
     /// How long a job that is to go may take for that.
     patience: Duration,
     /// What was decided last, which is not said again.
@@ -69,6 +77,7 @@ impl Fleet {
             jobs: BTreeMap::new(),
             failures: 0,
             failed: None,
+            refused: None,
             patience,
             said: String::new(),
         }
@@ -78,10 +87,18 @@ impl Fleet {
     pub(super) fn wish(&mut self, wish: Wish) {
         self.wish = wish;
         self.failures = 0;
+        self.refused = None;
+    }
+
+    /// A job could not be submitted at `now`; it is tried again, ever later, and some times at most.
+    pub(super) fn refused(&mut self, said: &str, now: Duration) {
+        let times = self.refused.as_ref().map_or(0, |(times, ..)| *times) + 1;
+        self.refused = Some((times, now + RETRY * times, said.to_owned()));
     }
 
     /// A job was submitted.
     pub(super) fn submitted(&mut self, id: JobId) {
+        self.refused = None;
         self.jobs.insert(id, Kept { came: false, leaving: None });
     }
 
@@ -120,7 +137,11 @@ impl Fleet {
         if let Some(last) = self.failed.clone().filter(|_| self.failures >= FAILURES) {
             let reason =
                 format!("{} worker jobs in a row ended before a worker of theirs came", self.failures);
-            return vec![Order::GiveUp { reason, last }];
+            return vec![Order::GiveUp { reason, last: Some(last) }];
+        }
+        if let Some((times, _, said)) = self.refused.as_ref().filter(|(times, ..)| *times >= FAILURES) {
+            let reason = format!("{times} submissions of worker jobs in a row failed: {said}");
+            return vec![Order::GiveUp { reason, last: None }];
         }
         let mut workers = BTreeMap::<JobId, Vec<&WorkerStatus>>::new();
         for worker in &info.workers {
@@ -129,17 +150,20 @@ impl Fleet {
             }
         }
         let mut cancelled = Vec::new();
-        let mut held = Vec::new();
+        let (mut held, mut busy) = (Vec::new(), Vec::new());
         for (id, job) in &mut self.jobs {
             let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
             job.came |= !here.is_empty();
+            let is_idle = here.iter().all(|worker| worker.processing == 0);
             if let Some(since) = job.leaving {
-                if here.is_empty() || now.saturating_sub(since) > self.patience {
+                // What it still runs is waited for.
+                if here.is_empty() || is_idle && now.saturating_sub(since) > self.patience {
                     cancelled.push(id.clone());
                 }
-            } else if here.is_empty() && job.came || !here.is_empty() && here.iter().all(|w| w.retiring) {
-                // Its workers go or are gone by themselves: another takes its place.
+            } else if here.is_empty() && job.came || !here.is_empty() && here.iter().all(|w| goes_soon(w)) {
+                // Its workers are gone, or go by themselves: another takes its place.
             } else {
+                busy.extend((!is_idle).then(|| id.clone()));
                 held.push(Held {
                     id: id.clone(),
                     is_running: job.came,
@@ -152,9 +176,15 @@ impl Fleet {
         let decision = self.compare(info, held, now);
         match decision.action {
             Action::Keep => {}
+            Action::Up(_) if self.refused.as_ref().is_some_and(|(_, until, _)| now < *until) => {}
             Action::Up(count) => orders.push(Order::Submit(count)),
             Action::Down(ids) => {
+                let asked_for = matches!(self.wish, Wish::Fixed(_));
                 for id in ids {
+                    // Nobody asked for just this one to go: it goes when it has nothing to do.
+                    if !asked_for && busy.contains(&id) {
+                        continue;
+                    }
                     let names = workers.get(&id).map(Vec::as_slice).unwrap_or_default();
                     let names: Vec<_> = names.iter().map(|worker| worker.info.name.clone()).collect();
                     if names.is_empty() {
@@ -200,6 +230,12 @@ impl Fleet {
     }
 }
 
+/// Whether a worker leaves, or its time is so nearly up that another should come.
+fn goes_soon(worker: &WorkerStatus) -> bool {
+    let life = worker.info.lifetime.map_or(0.0, |life| life as f64 / 1e9);
+    worker.retiring || worker.remaining.is_some_and(|left| left < LEAD.min(life / 4.0))
+}
+
 /// Exactly so many: of more, those that have not begun go first, then those closest to idle.
 fn fixed(count: u32, mut held: Vec<Held>) -> Decision {
     let have = held.len() as u32;
@@ -219,7 +255,7 @@ fn fixed(count: u32, mut held: Vec<Held>) -> Decision {
 }
 
 /// What a worker of a job is called.
-pub(super) fn worker_name(job: &str, task: &str) -> String {
+pub(super) fn worker_name(job: &str, task: usize) -> String {
     format!("slurm-{job}-{task}")
 }
 
@@ -256,7 +292,7 @@ mod tests {
         let status = |&(job, occupancy): &(u32, f64)| WorkerStatus {
             id: WorkerId(job),
             info: WorkerInfo {
-                name: worker_name(&job.to_string(), "0").into(),
+                name: worker_name(&job.to_string(), 0).into(),
                 address: "tcp://a".into(),
                 contact: "tcp://a".into(),
                 nthreads: 1,
@@ -271,6 +307,7 @@ mod tests {
             nbytes: 0,
             occupancy,
             metrics: Metrics::default(),
+            remaining: None,
             retiring: false,
         };
         SchedulerInfo { workers: workers.iter().map(status).collect(), ..SchedulerInfo::default() }
@@ -292,7 +329,7 @@ mod tests {
     }
 
     fn retire(job: u32) -> Order {
-        Order::Retire(vec![worker_name(&job.to_string(), "0").into()])
+        Order::Retire(vec![worker_name(&job.to_string(), 0).into()])
     }
 
     #[test]
@@ -339,6 +376,48 @@ mod tests {
     }
 
     #[test]
+    fn another_job_is_submitted_before_ones_time_is_up() {
+        let mut fleet = fleet(Wish::Fixed(1), &[1]);
+        let mut cluster = info(&[(1, 0.0)]);
+        cluster.workers[0].info.lifetime = Some(3_600_000_000_000);
+        cluster.workers[0].remaining = Some(61.0);
+        assert_eq!(fleet.decide(&cluster, SECOND), []);
+        cluster.workers[0].remaining = Some(59.0);
+        assert_eq!(fleet.decide(&cluster, SECOND), [Order::Submit(1)]);
+    }
+
+    #[test]
+    fn what_runs_is_waited_for() {
+        let mut fleet = fleet(Wish::Fixed(0), &[1]);
+        let mut cluster = info(&[(1, 5.0)]);
+        cluster.workers[0].processing = 1;
+        assert_eq!(fleet.decide(&cluster, SECOND), [retire(1)]);
+        assert_eq!(fleet.decide(&cluster, 3600 * SECOND), []);
+        // Where nobody asked for it, it is not even told to go.
+        let mut policy = Policy::new(0, 4, NonZeroU32::MIN);
+        policy.wait_count = 1;
+        let mut fleet = self::fleet(Wish::Adaptive(Adaptive::new(policy).unwrap()), &[1]);
+        assert_eq!(fleet.decide(&cluster, SECOND), []);
+        cluster.workers[0].processing = 0;
+        assert_eq!(fleet.decide(&cluster, 2 * SECOND), [retire(1)]);
+    }
+
+    #[test]
+    fn submissions_that_are_refused_are_tried_again_later_and_then_given_up() {
+        let mut fleet = fleet(Wish::Fixed(1), &[]);
+        assert_eq!(fleet.decide(&info(&[]), SECOND), [Order::Submit(1)]);
+        fleet.refused("no such account", SECOND);
+        assert_eq!(fleet.decide(&info(&[]), 2 * SECOND), []);
+        assert_eq!(fleet.decide(&info(&[]), 7 * SECOND), [Order::Submit(1)]);
+        fleet.refused("no such account", 7 * SECOND);
+        fleet.refused("no such account", 20 * SECOND);
+        let orders = fleet.decide(&info(&[]), 21 * SECOND);
+        assert!(
+            matches!(&orders[..], [Order::GiveUp { reason, last: None }] if reason.contains("no such account"))
+        );
+    }
+
+    #[test]
     fn a_job_that_was_preempted_and_waits_again_is_still_one() {
         let mut fleet = fleet(Wish::Fixed(1), &[1]);
         fleet.decide(&info(&[(1, 0.0)]), SECOND);
@@ -356,7 +435,7 @@ mod tests {
         }
         let orders = fleet.decide(&info(&[]), SECOND);
         assert!(
-            matches!(&orders[..], [Order::GiveUp { reason, last }] if reason.starts_with("3 worker jobs in a row") && *last == 3.into()),
+            matches!(&orders[..], [Order::GiveUp { reason, last: Some(last) }] if reason.starts_with("3 worker jobs in a row") && *last == 3.into()),
             "{orders:?}"
         );
         // What somebody cancelled did not fail.
@@ -383,7 +462,7 @@ mod tests {
 
     #[test]
     fn workers_tell_their_job_by_their_name() {
-        assert_eq!(job_of(&worker_name("17", "3")), Some(17.into()));
+        assert_eq!(job_of(&worker_name("17", 3)), Some(17.into()));
         assert_eq!(job_of("rank-3"), None);
     }
 }

@@ -21,7 +21,9 @@ pub(crate) struct Step {
     pub(crate) rank: usize,
     /// How many there are.
     pub(super) size: usize,
-    /// The step, unlike any other: job, step, and how often the job was begun anew.
+    /// The job's number.
+    pub(super) job: String,
+    /// The step, unlike any other: cluster, job, step, and how often the job was begun anew.
     pub(super) name: String,
     /// Cores for each task, where the user said.
     cores: Option<usize>,
@@ -53,7 +55,7 @@ impl Launch {
     /// If the ranks of an MPI job cannot find each other since this program knows no MPI.
     pub(crate) fn detect(variable: impl Fn(&str) -> Option<String>, mpi: bool, wanted: bool) -> Result<Self> {
         let number = |name: &&str| variable(name)?.trim().parse::<usize>().ok();
-        let step = Step::detect(&variable);
+        let step = Step::detect(&variable).filter(|step| step.size > 1);
         let tasks = step.as_ref().map(|step| step.size);
         let started_by_mpi = RANKS.iter().any(|name| variable(name).is_some());
         let ranks = SIZES.iter().find_map(number).or(tasks.filter(|_| started_by_mpi));
@@ -73,18 +75,20 @@ impl Launch {
 }
 
 impl Step {
-    /// The place in a step of several tasks. A batch script, which is no such step, has no number of tasks.
-    fn detect(variable: &impl Fn(&str) -> Option<String>) -> Option<Self> {
+    /// The place in a step. A batch script, which is none, has no number of tasks.
+    pub(super) fn detect(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| variable(name)?.trim().parse::<usize>().ok();
         let (rank, size) = (number("SLURM_PROCID")?, number("SLURM_STEP_NUM_TASKS")?);
         let (job, step) = (number("SLURM_JOB_ID")?, number("SLURM_STEP_ID")?);
         let restart = number("SLURM_RESTART_COUNT").unwrap_or(0);
         let per_node = variable("SLURM_STEP_TASKS_PER_NODE").unwrap_or_default();
         let node = number("SLURM_NODEID").unwrap_or(0);
-        (size > 1).then(|| Self {
+        let cluster = variable("SLURM_CLUSTER_NAME").map_or(String::new(), |name| name + "-");
+        Some(Self {
             rank,
             size,
-            name: format!("{job}.{step}.{restart}"),
+            name: format!("{cluster}{job}.{step}.{restart}"),
+            job: job.to_string(),
             cores: number("SLURM_CPUS_PER_TASK"),
             allocated: number("SLURM_CPUS_ON_NODE"),
             neighbours: tasks_of_node(&per_node, node).unwrap_or(1),
@@ -149,6 +153,7 @@ mod tests {
         Launch::Slurm(Step {
             rank: 2,
             size: 4,
+            job: "17".into(),
             name: "17.0.0".into(),
             cores: None,
             allocated: None,
@@ -204,7 +209,15 @@ mod tests {
     #[test]
     fn a_task_has_its_share_of_the_jobs_cores() {
         let threads = |bound: &str, allocated, neighbours, cores| {
-            let step = Step { rank: 0, size: 8, name: String::new(), cores, allocated, neighbours };
+            let step = Step {
+                rank: 0,
+                size: 8,
+                job: String::new(),
+                name: String::new(),
+                cores,
+                allocated,
+                neighbours,
+            };
             step.threads(&Cores(bound.into()))
         };
         // Bound to its own.

@@ -8,12 +8,15 @@ use std::{
 use crate::{Error, Result};
 
 /// What is left of this process's life, where somebody said: `given` on the command line, in seconds, or
-/// Slurm in `SLURM_JOB_END_TIME`.
+/// Slurm in `SLURM_JOB_END_TIME`, if this is a task of its (`in_slurm`).
 ///
 /// # Errors
 /// If `given` is no time.
-pub(super) fn told(given: Option<&str>) -> Result<Option<Duration>> {
+pub(super) fn told(given: Option<&str>, in_slurm: bool) -> Result<Option<Duration>> {
     let Some(text) = given else {
+        if !in_slurm {
+            return Ok(None);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         return Ok(of_job(env::var("SLURM_JOB_END_TIME").ok().as_deref(), now));
     };
@@ -52,9 +55,9 @@ mod tests {
 
     #[test]
     fn what_is_given_goes_before() {
-        assert_eq!(told(Some("90")).unwrap(), Some(seconds(90)));
+        assert_eq!(told(Some("90"), false).unwrap(), Some(seconds(90)));
         for wrong in ["", "0", "-3", "1h", "nan"] {
-            assert!(told(Some(wrong)).unwrap_err().to_string().contains("--lifetime"), "{wrong}");
+            assert!(told(Some(wrong), true).unwrap_err().to_string().contains("--lifetime"), "{wrong}");
         }
     }
 

@@ -15,8 +15,9 @@ use crate::{Error, Result, scheduler::server::Deaths, settings::Settings, task::
 
 /// How long ranks wait for each other.
 const COMING: Duration = Duration::from_secs(60);
-/// How often a rank looks for the scheduler file.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long a rank waits until it looks for the scheduler file again, at first and at most: hundreds of them
+/// share the file system.
+const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(1000)];
 
 /// How ranks meet.
 pub(super) enum Meeting {
@@ -146,7 +147,7 @@ impl Meeting {
 impl ByFile {
     fn wait(&self) -> Result<SchedulerFile> {
         let start = Instant::now();
-        let mut told = false;
+        let (mut told, mut pause) = (false, LOOK[0]);
         while !self.path.exists() {
             if start.elapsed() > COMING {
                 return Err(Error::Usage(format!(
@@ -159,7 +160,8 @@ impl ByFile {
                 told = true;
                 tracing::warn!(file = %self.path.display(), "waits for the first task of the step");
             }
-            thread::sleep(LOOK);
+            thread::sleep(pause);
+            pause = (pause * 5 / 4).min(LOOK[1]);
             // Network file systems look again when the directory is read.
             if let Some(directory) = self.path.parent() {
                 let _ = fs::read_dir(directory).map(Iterator::count);

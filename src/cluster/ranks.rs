@@ -11,6 +11,7 @@ use std::{
 };
 
 use rankine_transport::Secret;
+use tokio::time;
 
 use super::{
     Builder, IoThread, SchedulerFile, connect, endpoint,
@@ -24,11 +25,13 @@ use crate::{
     client::{Client, block_on},
     scheduler::server::Deaths,
     settings::Settings,
-    worker::server::{Listen, Options},
+    worker::server::{Ended, Listen, Options},
 };
 
 /// How long the program waits for workers to come.
 const COMING: Duration = Duration::from_secs(60);
+/// How long other ranks wait before they fail for a reason that the first one tells.
+pub(super) const TELLING: Duration = Duration::from_millis(700);
 /// How long a rank waits for the others at the end.
 const PARTING: Duration = Duration::from_secs(4);
 
@@ -46,6 +49,13 @@ struct Said {
 impl Said {
     fn read(flags: &mut Flags, meeting: &Meeting) -> Result<Self> {
         let client = flags.whole("--client-rank")?.unwrap_or(0) as usize;
+        if client != 0 && meeting.deaths() == Deaths::CostTasks {
+            return Err(Error::Usage(
+                "--client-rank is for ranks of MPI: without it the first task runs the program, since its end is \
+                 that of the job"
+                    .into(),
+            ));
+        }
         let worker_on_scheduler = flags.switch("--worker-on-scheduler-rank");
         let listen = flags.listen(EVERY_INTERFACE)?;
         let mut builder = flags.builder(meeting.defaults())?;
@@ -96,14 +106,23 @@ where
     Running: Future<Output = T>,
     T: Termination,
 {
-    let told_by_the_first = |error| if rank == 0 { Err(error) } else { Ok(ExitCode::FAILURE) };
+    // A settings file may be wrong on one node alone.
+    let own = |error: &Error| Settings::load().is_err_and(|own| own.to_string() == error.to_string());
+    let told_by_the_first = |error| {
+        if rank == 0 || own(&error) {
+            return Err(error);
+        }
+        // Launchers kill the others when one fails: the first is to have told before.
+        thread::sleep(TELLING);
+        Ok(ExitCode::FAILURE)
+    };
     let said = match Said::read(&mut flags, &meeting) {
         Ok(said) => said,
         Err(error) => return told_by_the_first(error),
     };
     said.settings.start_log();
     roles::keep_arguments(flags.words);
-    let io = Parting { io: Some(IoThread::start()?), tells: rank == 0 };
+    let io = Parting { io: Some(IoThread::start()?), patience: PARTING, tells: rank == 0 };
     let ranks = meeting.meet(io.thread()?)?;
     let workers = match said.workers(ranks.size) {
         Ok(workers) => workers,
@@ -159,7 +178,9 @@ impl Place {
             });
         }
         let client = Client::new(connect(io, endpoint, scheduler.contact.to_string())?, None);
-        self.wait_for_workers(&client)?;
+        if let Some(interrupted) = self.wait_for_workers(&client)? {
+            return Ok(interrupted);
+        }
         roles::serve_body(body, client)
     }
 
@@ -178,24 +199,31 @@ impl Place {
             }
         }
         let Some(file) = self.meeting.learn(self.io.thread()?, &self.ranks)? else {
+            thread::sleep(TELLING);
             return Ok(ExitCode::FAILURE);
         };
         let endpoint = endpoint(&self.said.settings, file.secret()?)?;
         let client = Client::new(connect(self.io.thread()?, endpoint, file.contact().to_owned())?, None);
         let _end = End(client.clone());
-        self.wait_for_workers(&client)?;
+        if let Some(interrupted) = self.wait_for_workers(&client)? {
+            return Ok(interrupted);
+        }
         roles::serve_body(body, client)
     }
 
     /// All others compute.
-    fn work(self) -> Result<ExitCode> {
+    fn work(mut self) -> Result<ExitCode> {
         // Where there is no scheduler, the first rank says why.
         let Some(file) = self.meeting.learn(self.io.thread()?, &self.ranks)? else {
+            thread::sleep(TELLING);
             return Ok(ExitCode::FAILURE);
         };
         let endpoint = endpoint(&self.said.settings, file.secret()?)?;
         let worker = Worker::start(self.io.thread()?, endpoint, file.contact(), self.options())?;
-        roles::runtime()?.block_on(worker.until_over())?;
+        if roles::runtime()?.block_on(worker.until_over())? == Ended::Alone {
+            // Under MPI all ranks leave together: this one has nothing more to do, and waits for the others.
+            self.io.patient();
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -213,11 +241,20 @@ impl Place {
     }
 
     /// Waits until all ranks that are workers have come. Where they may die and the job goes on, those that
-    /// did in time are enough.
-    fn wait_for_workers(&self, client: &Client) -> Result<()> {
+    /// did in time are enough. Gives the exit status if a signal comes first.
+    fn wait_for_workers(&self, client: &Client) -> Result<Option<ExitCode>> {
+        roles::runtime()?.block_on(async {
+            tokio::select! {
+                came = self.workers_come(client) => came.map(|()| None),
+                code = roles::interrupted() => code.map(Some),
+            }
+        })
+    }
+
+    async fn workers_come(&self, client: &Client) -> Result<()> {
         let start = Instant::now();
         loop {
-            let there = block_on(client.scheduler_info())?.workers.len();
+            let there = client.scheduler_info().await?.workers.len();
             if there >= self.workers {
                 return Ok(());
             }
@@ -229,7 +266,7 @@ impl Place {
                 tracing::warn!("{missing}: the program begins without the others");
                 return Ok(());
             }
-            thread::sleep(Duration::from_millis(1));
+            time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -237,6 +274,7 @@ impl Place {
 /// The I/O thread of a rank: at the end it waits for the other ranks, but not for ever.
 struct Parting {
     io: Option<IoThread>,
+    patience: Duration,
     /// Whether it is this rank that says so: one does.
     tells: bool,
 }
@@ -247,10 +285,17 @@ impl Parting {
     }
 }
 
+impl Parting {
+    /// The others are waited for, however long they take.
+    fn patient(&mut self) {
+        self.patience = Duration::MAX;
+    }
+}
+
 impl Drop for Parting {
     fn drop(&mut self) {
         if let Some(io) = self.io.take()
-            && !io.end(PARTING)
+            && !io.end(self.patience)
             && self.tells
         {
             eprintln!("rankine: not all ranks ended within {PARTING:?}; this one ends without them");

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     io::Read,
     process::{ExitCode, Termination, exit},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -17,7 +20,7 @@ use super::{
     IoThread, LOOPBACK, SchedulerFile, cores, endpoint,
     flags::Flags,
     fleet,
-    launch::Launch,
+    launch::{Launch, Step},
     lifetime,
     meeting::Meeting,
     ranks,
@@ -36,6 +39,9 @@ pub(super) const EVERY_INTERFACE: &str = "tcp://*:0";
 
 /// Names the file in which a batch script wants the program's status.
 const STATUS: &str = "RANKINE_STATUS";
+
+/// Set in jobs of workers that a [`SlurmCluster`](super::SlurmCluster) submits.
+pub(super) const JOB: &str = "RANKINE_WORKER_JOB";
 
 /// Set in worker processes that a [`LocalCluster`](super::LocalCluster) starts.
 pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
@@ -76,6 +82,14 @@ pub(super) fn help() -> String {
 
 static ARGUMENTS: OnceLock<Vec<String>> = OnceLock::new();
 
+/// Whether a signal ends the program's body in order.
+static SIGNALS: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal that asks this process to end drops the program's body, and with it its clusters.
+pub(super) fn sees_to_signals() -> bool {
+    SIGNALS.load(Ordering::Relaxed)
+}
+
 /// The program's own arguments: those of the command line that are not Rankine's, the program's name
 /// not among them.
 pub fn args() -> Vec<String> {
@@ -87,10 +101,24 @@ pub(super) fn keep_arguments(words: Vec<String>) {
     let _ = ARGUMENTS.set(words);
 }
 
-/// Plays the role of a worker, and never returns, if a [`LocalCluster`](super::LocalCluster) started this process as one.
+/// Plays the role of a worker, and never returns, if a [`LocalCluster`](super::LocalCluster) or a
+/// [`SlurmCluster`](super::SlurmCluster) started this process as one.
 ///
-/// A program whose `main` is not a `#[rankine::main]` calls this first if it starts clusters of processes.
+/// A program whose `main` is not a `#[rankine::main]` calls this first if it starts clusters of processes or jobs.
 pub fn init() {
+    if env::var_os(JOB).is_some() {
+        // SAFETY: called first in `main`, before any other thread could read the environment.
+        unsafe { env::remove_var(JOB) };
+        let mut flags = Flags::new(env::args().skip(2).collect());
+        let worked = flags.scheduler_file().and_then(|file| work(&file, &mut flags, By::Itself, |_| {}));
+        exit(match worked {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("Error: {error}");
+                1
+            }
+        });
+    }
     if env::var_os(SPAWNED).is_none() {
         return;
     }
@@ -104,7 +132,7 @@ pub fn init() {
         .and_then(|file: SchedulerFile| {
             // The role and the address come first.
             let mut flags = Flags::new(env::args().skip(3).collect());
-            work(&file, &mut flags, |worker| {
+            work(&file, &mut flags, By::Nanny, |worker| {
                 let orphaned = worker.departure();
                 thread::spawn(move || {
                     // The other end closes when the program goes, however it goes.
@@ -179,7 +207,7 @@ where
         "scheduler" => schedule(&mut flags).map(|()| ExitCode::SUCCESS),
         "worker" => {
             let file = flags.scheduler_file()?;
-            work(&file, &mut flags, |_| {}).map(|()| ExitCode::SUCCESS)
+            work(&file, &mut flags, By::Itself, |_| {}).map(|()| ExitCode::SUCCESS)
         }
         "client" => {
             let file = flags.scheduler_file()?;
@@ -205,7 +233,10 @@ where
     let sockets = wanted.is_some_and(|wanted| wanted != "auto" && !wanted.contains("mpi"));
     let rank = Launch::rank(variable).unwrap_or(0);
     let launch = match Launch::detect(variable, cfg!(feature = "mpi"), !sockets) {
-        Err(_) if rank > 0 => return Ok(ExitCode::FAILURE),
+        Err(_) if rank > 0 => {
+            thread::sleep(ranks::TELLING);
+            return Ok(ExitCode::FAILURE);
+        }
         launch => launch?,
     };
     let meeting = match launch {
@@ -233,6 +264,7 @@ where
     T: Termination,
 {
     let runtime = runtime()?;
+    SIGNALS.store(true, Ordering::Relaxed);
     runtime.block_on(async {
         tokio::select! {
             ended = body(client) => Ok(ended.report()),
@@ -278,23 +310,38 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     stopped
 }
 
+/// Who started a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A user, or a batch system.
+    Itself,
+    /// A program, as one of the processes of its cluster.
+    Nanny,
+}
+
 /// Serves a worker of the scheduler that `file` tells of, until its end; `begun` is told of it.
-fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) -> Result<()> {
+fn work(file: &SchedulerFile, flags: &mut Flags, by: By, begun: impl FnOnce(&Worker)) -> Result<()> {
     let mut builder = flags.builder(Settings::default())?;
     let settings = builder.settings.take().map_or_else(Settings::load, Ok)?.without_mpi();
     settings.start_log();
-    let name = flags.value("--name")?.or_else(name_in_slurm);
+    // What Slurm says of a job is about the program that started its workers, where one did.
+    let step = Step::detect(|name| env::var(name).ok()).filter(|_| by == By::Itself);
+    let name =
+        flags.value("--name")?.or_else(|| Some(fleet::worker_name(&step.as_ref()?.job, step.as_ref()?.rank)));
     // On the machine of a scheduler on loopback, loopback; else wherever others can reach.
     let place = file.address.split_once("://").map_or("", |(_, place)| place);
     let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
     let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
-    let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref())?;
+    let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref(), step.is_some())?;
     flags.nothing_left("worker")?;
     let handover = settings.handover();
     let options = Options {
         name,
         listen,
-        nthreads: builder.threads.unwrap_or_else(|| cores::threads(&cores::Cores::bound(), 1)),
+        nthreads: builder.threads.unwrap_or_else(|| {
+            let bound = cores::Cores::bound();
+            step.map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
+        }),
         memory_limit: builder.memory_limit,
         resources: builder.resources.clone(),
         lifetime: lifetime.map(|lifetime| lifetime::before(lifetime, handover)),
@@ -304,11 +351,5 @@ fn work(file: &SchedulerFile, flags: &mut Flags, begun: impl FnOnce(&Worker)) ->
     let io = IoThread::start()?;
     let worker = Worker::start(&io, endpoint, &contact, options)?;
     begun(&worker);
-    runtime()?.block_on(worker.until_over())
-}
-
-/// The name of a worker that is a task of a Slurm job: it tells which.
-fn name_in_slurm() -> Option<String> {
-    let variable = |name: &str| env::var(name).ok();
-    Some(fleet::worker_name(&variable("SLURM_JOB_ID")?, &variable("SLURM_PROCID")?))
+    runtime()?.block_on(worker.until_over()).map(drop)
 }

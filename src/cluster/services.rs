@@ -20,7 +20,7 @@ use crate::{
     },
     worker::{
         self,
-        server::{Departure, Listen, Options, addresses},
+        server::{Departure, Ended, Listen, Options, addresses},
     },
 };
 
@@ -70,7 +70,7 @@ impl Drop for Scheduler {
 /// A worker that is served.
 pub(super) struct Worker {
     over: Arc<Notify>,
-    ended: Receiver<Result<()>>,
+    ended: Receiver<Result<Ended>>,
     departure: Arc<Departure>,
 }
 
@@ -105,7 +105,7 @@ impl Worker {
     ///
     /// # Errors
     /// Why it ended, if not in order.
-    pub(super) async fn until_over(self) -> Result<()> {
+    pub(super) async fn until_over(self) -> Result<Ended> {
         let mut signals = Signals::listen()?;
         let mut announced = false;
         loop {
@@ -120,7 +120,7 @@ impl Worker {
             }
             announced = true;
         }
-        self.ended.try_recv().unwrap_or(Ok(()))
+        self.ended.try_recv().unwrap_or(Ok(Ended::WithAll))
     }
 }
 

@@ -4,13 +4,14 @@ use std::{
     env,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    process::exit,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use rankine_slurm::{
-    Job, JobId, Launcher, Script, Slurm,
+    Job, JobId, Launcher, Script, Slurm, Variable,
     adaptive::{Adaptive, Policy},
 };
 use rankine_transport::Secret;
@@ -18,8 +19,8 @@ use rankine_transport::Secret;
 use super::{
     IoThread, SchedulerFile, connect, endpoint,
     fleet::{Fleet, Order, Wish},
-    roles::EVERY_INTERFACE,
-    services::Scheduler,
+    roles::{self, EVERY_INTERFACE, JOB},
+    services::{Scheduler, Signals},
 };
 use crate::{
     Error, Result,
@@ -111,7 +112,7 @@ impl SlurmCluster {
         let program =
             program.map_err(|path| Error::Usage(format!("{path:?} is no path that a script can name")))?;
         let mut job = Job::new(program);
-        job.launcher = Launcher::FaultTolerant;
+        job.launcher = Launcher::Workers;
         Ok(job)
     }
 
@@ -158,6 +159,25 @@ impl SlurmCluster {
         self.shared.lock().fleet.jobs()
     }
 
+    /// Where nobody else sees to signals, as `#[rankine::main]` does: Ctrl-C, SIGTERM and SIGUSR1 end the jobs, and
+    /// then this process.
+    fn end_on_signals(&self) -> Result<()> {
+        if roles::sees_to_signals() {
+            return Ok(());
+        }
+        let (shared, path, runtime) = (Arc::downgrade(&self.shared), self.path.clone(), roles::runtime()?);
+        let mut signals = runtime.block_on(async { Signals::listen() })?;
+        let wait = move || {
+            let signal = runtime.block_on(signals.next());
+            if let Some(shared) = shared.upgrade() {
+                shared.end(&path);
+            }
+            exit(128 + signal.as_raw_value());
+        };
+        let thread = thread::Builder::new().name("rankine signals".into()).spawn(wait);
+        thread.map(drop).map_err(Error::io("start a thread that listens for signals"))
+    }
+
     /// The scheduler file, for clients and workers that others start.
     pub fn scheduler_file(&self) -> &Path {
         &self.path
@@ -198,6 +218,15 @@ impl SlurmBuilder {
     pub fn start(self) -> Result<SlurmCluster> {
         let settings = self.settings.map_or_else(Settings::load, Ok)?.without_mpi();
         let mut job = self.job.map_or_else(SlurmCluster::worker_job, Ok)?;
+        settings.start_log();
+        if job.array.is_some() || job.launcher != Launcher::Workers {
+            return Err(Error::Usage(
+                "a worker job is no array, and its tasks are started as workers: begin with \
+                 SlurmCluster::worker_job(), and leave `array` and `launcher` as they are; scale() and adapt() \
+                 say how many jobs there are"
+                    .into(),
+            ));
+        }
         let slurm = Slurm::default();
         slurm.check(&job)?;
         let secret = Secret::random();
@@ -206,16 +235,26 @@ impl SlurmBuilder {
         let listen = Listen::Everywhere { tcp: EVERY_INTERFACE.into() };
         let scheduler = Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks)?;
         let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
-        let path = match &self.directory {
-            Some(directory) => directory.join(format!("slurm-{}.json", std::process::id())),
-            None => SchedulerFile::default_path(&scheduler.address)?,
+        let usual = SchedulerFile::default_path(&scheduler.address)?;
+        let path = match (&self.directory, usual.file_name()) {
+            (Some(directory), Some(name)) => directory.join(name),
+            _ => usual,
         };
         let path =
             std::path::absolute(&path).map_err(Error::io(format!("name {} in full", path.display())))?;
         let shown = path
             .to_str()
             .ok_or_else(|| Error::Usage(format!("{path:?} is no path that a script can name")))?;
-        job.arguments = ["worker", "--scheduler-file", shown].map(str::to_owned).to_vec();
+        let cpus = job.cpus_per_task.unwrap_or(NonZeroU32::MIN);
+        job.arguments = ["worker", "--scheduler-file", shown, "--threads"].map(str::to_owned).to_vec();
+        job.arguments.push(cpus.to_string());
+        // Slurm takes 0 for all that a node has, which is no bound.
+        let memory =
+            job.memory.map_or(0, |memory| memory.mebibytes() << 20) / u64::from(job.tasks_per_node.get());
+        if memory > 0 {
+            job.arguments.extend(["--memory-limit".to_owned(), memory.to_string()]);
+        }
+        job.environment.push(Variable::new(JOB, "1").map_err(unusable)?);
         if job.output.is_none() {
             let output = path.with_file_name(format!("{}-%j.out", job.name));
             job.output = Some(output.to_string_lossy().parse().map_err(unusable)?);
@@ -249,6 +288,7 @@ impl SlurmBuilder {
         let keeper = Keeper { shared, slurm, script, client, look: self.look.unwrap_or(LOOK) };
         let keeper = thread::Builder::new().name("rankine slurm".into()).spawn(move || keeper.keep());
         cluster.keeper = Some(keeper.map_err(Error::io("start a thread that keeps the jobs"))?);
+        cluster.end_on_signals()?;
         Ok(cluster)
     }
 }
@@ -260,6 +300,17 @@ fn unusable(error: rankine_slurm::Invalid) -> Error {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No job is submitted any more; those that there are end.
+    fn end(&self, path: &Path) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+        let jobs = self.lock().fleet.jobs();
+        if let Err(error) = Slurm::default().cancel(&jobs) {
+            tracing::warn!(%error, ?jobs, "cannot cancel the worker jobs");
+        }
+        let _ = std::fs::remove_file(path);
     }
 
     fn wish(&self, wish: Wish) {
@@ -286,7 +337,8 @@ impl Keeper {
             drop(kept);
             let queue = (looked.elapsed() >= self.look).then(|| {
                 looked = Instant::now();
-                self.slurm.jobs(&self.shared.lock().fleet.jobs())
+                let jobs = self.shared.lock().fleet.jobs();
+                self.slurm.jobs(&jobs)
             });
             // None where the cluster has ended.
             let Ok(info) = block_on(self.client.scheduler_info()) else { return };
@@ -302,7 +354,7 @@ impl Keeper {
                     break;
                 }
                 drop(kept);
-                if !self.obey(order) {
+                if !self.obey(order, start.elapsed()) {
                     return;
                 }
                 kept = self.shared.lock();
@@ -315,7 +367,7 @@ impl Keeper {
     }
 
     /// Does what was decided. Says whether to go on.
-    fn obey(&self, order: Order) -> bool {
+    fn obey(&self, order: Order, now: Duration) -> bool {
         match order {
             Order::Submit(count) => {
                 for _ in 0..count {
@@ -329,6 +381,7 @@ impl Keeper {
                         }
                         Err(error) => {
                             tracing::warn!(%error, "cannot submit a worker job now");
+                            self.shared.lock().fleet.refused(&error.to_string(), now);
                             break;
                         }
                     }
@@ -348,7 +401,7 @@ impl Keeper {
                 }
             }
             Order::GiveUp { reason, last } => {
-                let reason = reason + &self.last_words(&last);
+                let reason = reason + &last.map_or_else(String::new, |last| self.last_words(&last));
                 let _ = block_on(self.client.shutdown_because(Some(reason)));
                 return false;
             }
@@ -387,10 +440,6 @@ impl Drop for SlurmCluster {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
-        let jobs = self.shared.lock().fleet.jobs();
-        if let Err(error) = Slurm::default().cancel(&jobs) {
-            tracing::warn!(%error, "cannot cancel the worker jobs {jobs:?}");
-        }
-        let _ = std::fs::remove_file(&self.path);
+        self.shared.end(&self.path);
     }
 }

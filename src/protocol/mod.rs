@@ -257,6 +257,8 @@ pub struct WorkerStatus {
     pub occupancy: f64,
     /// What it last said of itself.
     pub metrics: Metrics,
+    /// Seconds until it will leave by itself, where it knows.
+    pub remaining: Option<f64>,
     /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
     pub retiring: bool,
 }

@@ -15,6 +15,9 @@ use crate::{
     task::{FailureKind, TaskError},
 };
 
+/// Tasks without a worker that are looked at again at a tick, at most.
+const RECONSIDERED: usize = 10_000;
+
 /// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
 /// that sums of them never overflow.
 const CREDIBLE: u64 = 1 << 50;
@@ -376,6 +379,13 @@ impl State {
 
     fn on_tick(&mut self) {
         self.workers.starve();
+        // What would have outlasted all workers may by now be known to be shorter.
+        if self.workers.iter().any(|(_, worker)| worker.ends.is_some()) {
+            let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().take(RECONSIDERED).collect();
+            for task in hopeful {
+                self.recommend(task, TaskState::Processing);
+            }
+        }
         let ttl = self.config.worker_ttl;
         let now = self.now;
         let silent: Vec<WorkerId> = self

@@ -1,11 +1,18 @@
 //! Workers that leave in order: nothing new goes to them, and what they hold moves to others first.
 
-use super::{Instruction, TaskState, state::State, task::TaskRef};
+use super::{
+    Instruction, TaskState,
+    state::{State, Worker},
+    task::TaskRef,
+};
 use crate::{
     graph::KeyMap,
     protocol::{Dependency, TaskId, ToWorker, WorkerId},
     task::TaskError,
 };
+
+/// Nanoseconds within which a worker that leaves is no home for what another one leaves behind.
+const SOON: u64 = 120_000_000_000;
 
 /// Those that leave, and the results on their way to somebody else.
 #[derive(Default)]
@@ -14,8 +21,8 @@ pub(super) struct Retirement {
     pub(super) leaving: Vec<WorkerId>,
     /// Results to look at: one of those that leave holds them.
     unsettled: Vec<TaskRef>,
-    /// Who was asked to take a copy.
-    moving: KeyMap<TaskRef, WorkerId>,
+    /// Who was asked to take a copy of which computation's result.
+    moving: KeyMap<TaskRef, (TaskId, WorkerId)>,
 }
 
 impl Retirement {
@@ -28,7 +35,7 @@ impl Retirement {
     /// What was to move to a worker moves elsewhere.
     fn moves_elsewhere(&mut self, from: WorkerId) {
         let Self { unsettled, moving, .. } = self;
-        moving.retain(|task, target| {
+        moving.retain(|task, (_, target)| {
             let stays = *target != from;
             if !stays {
                 unsettled.push(*task);
@@ -65,7 +72,7 @@ impl State {
     /// gone it is computed again.
     pub(super) fn on_not_added(&mut self, worker: WorkerId, id: TaskId, error: &TaskError) {
         let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
-        if self.retirement.moving.get(&task) != Some(&worker) {
+        if self.retirement.moving.get(&task) != Some(&(id, worker)) {
             return;
         }
         let key = self.task(task).map(|task| task.key);
@@ -116,13 +123,13 @@ impl State {
     /// others hold it, those that leave let go of it.
     fn is_homeless(&mut self, id: TaskRef) -> bool {
         let Some(task) = self.task(id).filter(|task| task.state == TaskState::Memory) else { return false };
-        let holders = task.who_has.len();
+        let (holders, computation) = (task.who_has.len(), task.id);
         let leaving = self.leaving_holders(id);
         if leaving.is_empty() {
             return false;
         }
         if leaving.len() == holders {
-            return !self.retirement.moving.contains_key(&id);
+            return self.retirement.moving.get(&id).is_none_or(|(moving, _)| *moving != computation);
         }
         self.retirement.moving.remove(&id);
         for holder in leaving {
@@ -131,20 +138,23 @@ impl State {
         false
     }
 
-    /// Asks others to take results: for each whoever will hold the fewest bytes.
+    /// Asks others to take results: for each whoever will hold the fewest bytes, of those that stay for a while.
     fn find_homes(&mut self, mut homeless: Vec<TaskRef>) {
         homeless.sort_unstable();
         homeless.dedup();
         let staying = self.workers.iter().filter(|(_, worker)| !worker.retiring);
-        let mut homes: std::collections::BTreeSet<(u64, WorkerId)> =
-            staying.map(|(id, worker)| (worker.nbytes, id)).collect();
+        let soon = self.now.saturating_add(SOON);
+        let goes_soon = |worker: &Worker| worker.ends.is_some_and(|end| end < soon);
+        let mut homes: std::collections::BTreeSet<(bool, u64, WorkerId)> =
+            staying.map(|(id, worker)| (goes_soon(worker), worker.nbytes, id)).collect();
         let mut asked = KeyMap::<WorkerId, Vec<Dependency>>::default();
         for id in homeless {
-            let (Some(dependency), Some((nbytes, home))) = (self.dependency(id), homes.pop_first()) else {
+            let (Some(dependency), Some((goes, nbytes, home))) = (self.dependency(id), homes.pop_first())
+            else {
                 continue;
             };
-            homes.insert((nbytes.saturating_add(dependency.nbytes), home));
-            self.retirement.moving.insert(id, home);
+            homes.insert((goes, nbytes.saturating_add(dependency.nbytes), home));
+            self.retirement.moving.insert(id, (dependency.id, home));
             asked.entry(home).or_default().push(dependency);
         }
         let mut asked: Vec<_> = asked.into_iter().collect();

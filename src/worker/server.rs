@@ -40,6 +40,15 @@ pub(crate) struct Options {
     pub(crate) handover: Duration,
 }
 
+/// How a worker came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The whole cluster ended.
+    WithAll,
+    /// It left, and the others go on.
+    Alone,
+}
+
 /// How a worker is told to go.
 #[derive(Debug, Default)]
 pub(crate) struct Departure {
@@ -121,7 +130,7 @@ pub(crate) async fn serve(
     scheduler: &str,
     options: Options,
     departure: Arc<Departure>,
-) -> Result<()> {
+) -> Result<Ended> {
     let listeners = options.listen.begin(&endpoint).await?;
     let (address, contact) = addresses(&listeners);
     let name: Arc<str> = options.name.map_or_else(|| address.clone(), Arc::from);
@@ -208,7 +217,7 @@ impl Server {
         message
     }
 
-    async fn scheduled(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<()> {
+    async fn scheduled(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<Ended> {
         loop {
             let Some(messages) = from.recv().await? else {
                 return Err(Error::closed("the scheduler left"));
@@ -241,7 +250,10 @@ impl Server {
                     ToWorker::Welcome { .. } | ToWorker::Alive => {}
                     ToWorker::Close { reason } => {
                         tracing::info!(reason, "the scheduler closes this worker");
-                        return Ok(());
+                        // It may have been told to leave by the same message.
+                        self.handle(stimuli);
+                        let retired = self.state.borrow().is_retiring();
+                        return Ok(if retired { Ended::Alone } else { Ended::WithAll });
                     }
                 }
             }
@@ -274,9 +286,9 @@ impl Server {
         self.leave.notify_one();
     }
 
-    fn take_leave(&self) -> Result<()> {
+    fn take_leave(&self) -> Result<Ended> {
         self.scheduler.put(FromWorker::Leaving);
-        Ok(())
+        Ok(Ended::Alone)
     }
 
     async fn computed(self: Rc<Self>) {

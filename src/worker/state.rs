@@ -162,6 +162,11 @@ impl State {
         self.tasks.get(&id)?.value.as_ref()
     }
 
+    /// Whether it is to leave.
+    pub fn is_retiring(&self) -> bool {
+        self.retiring
+    }
+
     /// Where a task stands here.
     pub fn task_state(&self, id: TaskId) -> Option<TaskState> {
         self.tasks.get(&id).map(|task| task.state)
