@@ -297,6 +297,16 @@ fn elsewhere(unshare: &[&str], boot: &Path, words: &[&str]) -> Command {
     command
 }
 
+/// A process that ends with the test, however that goes.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Where there is RDMA that is verbs, and `ROLES_NEXT_BEST` says so; otherwise tcp.
 fn peers_on_another_host_take_the_next_best() -> Outcome {
     let next_best = env::var("ROLES_NEXT_BEST").unwrap_or_else(|_| "tcp".into());
@@ -310,9 +320,9 @@ fn peers_on_another_host_take_the_next_best() -> Outcome {
     let file = directory.path().join("scheduler.json");
     let shown = file.to_string_lossy();
     // On all transports there are.
-    let scheduler = start(&["scheduler", "--scheduler-file", &shown]);
+    let _scheduler = Ending(start(&["scheduler", "--scheduler-file", &shown]));
     until("the scheduler file is there", || file.exists());
-    let worker = start(&["worker", "--scheduler-file", &shown, "--threads", "1"]);
+    let _worker = Ending(start(&["worker", "--scheduler-file", &shown, "--threads", "1"]));
     let words = ["client", "--scheduler-file", &shown, "--log=info", "fetch"];
     for (expected, mut client) in [("shm", command(&words)), (&*next_best, elsewhere(unshare, &boot, &words))]
     {
@@ -334,9 +344,6 @@ fn peers_on_another_host_take_the_next_best() -> Outcome {
             assert_eq!(schemes, all, "{log}");
         }
     }
-    signal(&scheduler, "-TERM");
-    end(scheduler);
-    end(worker);
     Ok(())
 }
 

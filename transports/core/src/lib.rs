@@ -49,6 +49,7 @@ pub mod conformance;
 mod error;
 mod memory;
 mod message;
+pub mod prefix;
 mod registry;
 mod transport;
 

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use crate::{
     Address, Message, Result,
     bare::{Bare, Control},
+    batch::bounded,
 };
 
 /// A way to carry messages, known by its URL scheme.
@@ -142,6 +143,17 @@ impl Limits {
     pub const HANDSHAKE: Self = Self { head: 128, frames: 0, payload: 0 };
     /// Among peers that share the secret: 1 GiB of head, a million frames, 16 TiB.
     pub const PEER: Self = Self { head: 1 << 30, frames: 1 << 20, payload: 1 << 44 };
+
+    /// Refuses a message that is announced as one of so many bytes of head, frames and bytes of frames, if that
+    /// is beyond these bounds.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    pub fn check(&self, head: u64, frames: u64, payload: u64) -> std::result::Result<(), String> {
+        bounded("head bytes", head, self.head)?;
+        bounded("frames", frames, self.frames)?;
+        bounded("payload bytes", payload, self.payload)
+    }
 }
 
 /// An ordered, reliable, message-oriented connection whose two directions work at once.

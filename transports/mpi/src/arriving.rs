@@ -3,9 +3,9 @@
 use std::{io, mem};
 
 use bytes::Bytes;
-use rankine_transport::{AlignedBuffer, Limits, Message};
+use rankine_transport::{AlignedBuffer, Limits, Message, prefix};
 
-use crate::packet::{self, Described, PIECE, Room};
+use crate::packet::{Described, PIECE, Room};
 
 /// The slot of the list of lengths; then come the head's and the frames'.
 const LIST: usize = 0;
@@ -115,16 +115,7 @@ impl Arriving {
     /// # Errors
     /// What there is too much of.
     pub(crate) fn within(&self, limits: &Limits) -> Result<(), String> {
-        for (what, is, most) in [
-            ("head bytes", self.head_length, limits.head),
-            ("frames", self.frame_count.into(), limits.frames),
-            ("payload bytes", self.payload, limits.payload),
-        ] {
-            if is > most {
-                return Err(format!("a message of {is} {what} where at most {most} are taken"));
-            }
-        }
-        Ok(())
+        limits.check(self.head_length, self.frame_count.into(), self.payload)
     }
 
     pub(crate) fn is_whole(&self) -> bool {
@@ -186,7 +177,7 @@ impl Arriving {
         *slot = Slot::Whole(bytes.clone());
         self.missing -= 1;
         if index == LIST {
-            for length in packet::read_lengths(&bytes, self.payload)? {
+            for length in prefix::read_lengths(&bytes, self.payload)? {
                 if length == 0 {
                     self.frames.push(Slot::Whole(Bytes::new()));
                 } else {

@@ -12,7 +12,7 @@
 //! list of lengths, the head, the frames. Both sides reckon by the same rule ([`Room`]) which these are.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rankine_transport::Message;
+use rankine_transport::{Message, prefix};
 
 /// Bytes of a packet at most.
 pub(crate) const PACKET: usize = 16 << 10;
@@ -229,7 +229,7 @@ fn read_message(record: &[u8], to: u32, frames: u32) -> Result<Record<'_>, Strin
     let mut lengths = None;
     if count <= LISTED {
         let (list, rest) = data.split_at_checked(8 * count).ok_or_else(short)?;
-        let listed = read_lengths(list, payload)?;
+        let listed = prefix::read_lengths(list, payload)?;
         here += listed.iter().filter(|length| room.takes(**length)).sum::<u64>();
         lengths = Some(listed);
         data = rest;
@@ -239,13 +239,6 @@ fn read_message(record: &[u8], to: u32, frames: u32) -> Result<Record<'_>, Strin
     }
     let message = Described { head, frames, payload, lengths, data, size: record.len() };
     Ok(Record::Message { to, message })
-}
-
-/// The frames' lengths, which must add up to the payload.
-pub(crate) fn read_lengths(list: &[u8], payload: u64) -> Result<Vec<u64>, String> {
-    let lengths: Vec<u64> = list.chunks_exact(8).map(|bytes| u64_at(bytes, 0)).collect();
-    let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
-    if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
 }
 
 #[cfg(test)]

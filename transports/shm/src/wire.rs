@@ -22,12 +22,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rankine_transport::{
     Limits,
     batch::{self, Batch, Contents, bounded},
+    prefix,
 };
 
 /// Bytes of the block that begins every message.
 pub(crate) const BLOCK: usize = 256;
 /// Bytes of a block before its body.
-const PREFIX: usize = 40;
+const PREFIX: usize = prefix::length(4);
 /// Bytes of the body that fit into the block.
 pub(crate) const INLINE: usize = BLOCK - PREFIX;
 /// Marks the length of a lent frame.
@@ -80,11 +81,7 @@ impl Block {
             Self::Hello => (4, [0; 4]),
         };
         let mut prefix = [0; PREFIX];
-        prefix[..4].copy_from_slice(&MAGIC);
-        prefix[4] = kind;
-        for (place, number) in prefix[8..].chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
+        prefix::write(&mut prefix, MAGIC, kind, &numbers);
         prefix
     }
 
@@ -97,40 +94,27 @@ impl Block {
 
     /// Reads a block. Nothing it says is used before it is within `limits`.
     pub(crate) fn read(block: &[u8; BLOCK], limits: &Limits) -> Result<Self, String> {
-        if block[..4] != MAGIC {
-            return Err("it does not begin like a message of this version of Rankine".into());
-        }
-        let number = |i: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&block[8 + 8 * i..16 + 8 * i]);
-            u64::from_le_bytes(bytes)
-        };
-        match block[4] {
-            0 => {
-                let (head, frames, payload, lent) = (number(0), number(1), number(2), number(3));
-                bounded("head bytes", head, limits.head)?;
-                bounded("frames", frames, limits.frames)?;
-                bounded("payload bytes", payload, limits.payload)?;
+        match prefix::read(block, MAGIC)? {
+            (0, [head, frames, payload, lent]) => {
+                limits.check(head, frames, payload)?;
                 bounded("lent frames", lent, frames)?;
                 Ok(Self::Message { head, frames, payload, lent })
             }
-            1 => Ok(Self::Close),
-            2 => {
-                let (body, messages, first) = (number(0), number(1), number(2));
+            (1, _) => Ok(Self::Close),
+            (2, [body, messages, first, _]) => {
                 bounded("bytes of a batch", body, batch::MOST as u64)?;
                 if messages == 0 {
                     return Err("a batch of no messages".into());
                 }
                 Ok(Self::Batch { body: body as usize, messages, first })
             }
-            3 => {
-                let (first, count) = (number(0), number(1));
+            (3, [first, count, ..]) => {
                 bounded("memory segments", count, limits.frames.min(crate::socket::DESCRIPTORS as u64))?;
                 first.checked_add(count).ok_or("memory segments beyond all numbers")?;
                 Ok(Self::Segments { first, count })
             }
-            4 => Ok(Self::Hello),
-            kind => Err(format!("a message of unknown kind {kind}")),
+            (4, _) => Ok(Self::Hello),
+            (kind, _) => Err(format!("a message of unknown kind {kind}")),
         }
     }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use rankine_transport::{Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads};
+use rankine_transport::{
+    Address, AlignedBuffer, Error, Limits, Message, Receiver, Result, batch::Heads, prefix,
+};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::wire::{self, BLOCK, Block, INLINE};
@@ -133,7 +135,7 @@ impl<R: AsyncRead + Unpin + Send> TcpReceiver<R> {
                 Reading::Body { head, table, payload } => {
                     ready!(Self::poll_fill(reader, peer, head, cx))?;
                     ready!(Self::poll_fill(reader, peer, table, cx))?;
-                    let lengths = wire::read_lengths(table.as_ref(), *payload).map_err(refused)?;
+                    let lengths = prefix::read_lengths(table.as_ref(), *payload).map_err(refused)?;
                     let head = take(head).map_err(memory)?;
                     let mut lengths = lengths.into_iter();
                     let Some(first) = lengths.next() else {

@@ -2,7 +2,7 @@ use std::{io::Write, net, task::Poll};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rankine_transport::{Limits, Message, Receiver, Sender, batch::Heads};
+use rankine_transport::{Limits, Message, Receiver, Sender, batch::Heads, prefix};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::*;
@@ -219,7 +219,7 @@ proptest! {
 
     #[test]
     fn any_table_is_read_or_refused(table in prop::collection::vec(any::<u8>(), 0..64), payload: u64) {
-        if let Ok(lengths) = wire::read_lengths(&table, payload) {
+        if let Ok(lengths) = prefix::read_lengths(&table, payload) {
             prop_assert_eq!(lengths.iter().sum::<u64>(), payload);
         }
     }

@@ -21,12 +21,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rankine_transport::{
     Limits, Message,
     batch::{self, Batch, Contents, bounded},
+    prefix,
 };
 
 /// Bytes of the block that begins every message.
 pub(crate) const BLOCK: usize = 256;
 /// Bytes of a block before its body.
-const PREFIX: usize = 32;
+const PREFIX: usize = prefix::length(3);
 /// Bytes of the body that fit into the block.
 pub(crate) const INLINE: usize = BLOCK - PREFIX;
 
@@ -71,42 +72,26 @@ impl Block {
             Self::Close => (1, [0; 3]),
         };
         let mut prefix = [0; PREFIX];
-        prefix[..4].copy_from_slice(&MAGIC);
-        prefix[4] = kind;
-        for (place, number) in prefix[8..].chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
+        prefix::write(&mut prefix, MAGIC, kind, &numbers);
         prefix
     }
 
     /// Reads a block. Nothing it says is used before it is within `limits`.
     pub(crate) fn read(block: &[u8], limits: &Limits) -> Result<Self, String> {
-        if block.len() != BLOCK || block[..4] != MAGIC {
-            return Err("it does not begin like a message of this version of Rankine".into());
-        }
-        let number = |i: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&block[8 + 8 * i..16 + 8 * i]);
-            u64::from_le_bytes(bytes)
-        };
-        match block[4] {
-            0 => {
-                let (head, frames, payload) = (number(0), number(1), number(2));
-                bounded("head bytes", head, limits.head)?;
-                bounded("frames", frames, limits.frames)?;
-                bounded("payload bytes", payload, limits.payload)?;
+        match prefix::read(block, MAGIC)? {
+            (0, [head, frames, payload]) => {
+                limits.check(head, frames, payload)?;
                 Ok(Self::Message { head, frames, payload })
             }
-            1 => Ok(Self::Close),
-            2 => {
-                let (body, messages, first) = (number(0), number(1), number(2));
+            (1, _) => Ok(Self::Close),
+            (2, [body, messages, first]) => {
                 bounded("bytes of a batch", body, batch::MOST as u64)?;
                 if messages == 0 {
                     return Err("a batch of no messages".into());
                 }
                 Ok(Self::Batch { body: body as usize, messages, first })
             }
-            kind => Err(format!("a message of unknown kind {kind}")),
+            (kind, _) => Err(format!("a message of unknown kind {kind}")),
         }
     }
 }
@@ -141,12 +126,4 @@ pub(crate) fn pieces(message: Message) -> impl Iterator<Item = Bytes> {
 /// The inline part of a block's body, of which `length` bytes are meant.
 pub(crate) fn inline(block: &[u8], length: usize) -> &[u8] {
     &block[PREFIX..PREFIX + length.min(INLINE)]
-}
-
-/// The frames' lengths, which must add up to what the block said.
-pub(crate) fn read_lengths(table: &[u8], payload: u64) -> Result<Vec<u64>, String> {
-    let lengths: Vec<u64> =
-        table.chunks_exact(8).map(|bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)).collect();
-    let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
-    if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
 }

@@ -8,14 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use rankine_transport::{AlignedBuffer, Limits, Message, Receiver, Result};
+use rankine_transport::{AlignedBuffer, Limits, Message, Receiver, Result, prefix};
 
 use crate::{
     connection::{Broken, Flow, Half, Shared, State},
     queue_pair::QueuePair,
     region::{Access, Landing, Region},
     registrations::Registrations,
-    wire::{self, DESCRIPTOR, Descriptor, HEADER, Header, PIECE, RENDEZVOUS},
+    wire::{DESCRIPTOR, Descriptor, HEADER, Header, PIECE, RENDEZVOUS},
 };
 
 /// Messages of so many bytes are begun before the ones before them are taken, so that the fabric is busy meanwhile.
@@ -203,7 +203,7 @@ impl Incoming {
                     if !take(&mut self.segments, pair, flow, |bytes| fill(table, bytes))? {
                         break;
                     }
-                    let lengths = wire::read_lengths(table.as_ref(), *payload).map_err(protocol)?;
+                    let lengths = prefix::read_lengths(table.as_ref(), *payload).map_err(protocol)?;
                     let blob = Blob::new(*head)?;
                     self.parsing = Parsing::Blobs { lengths: lengths.into_iter(), blob };
                 }

@@ -15,7 +15,7 @@
 //! Beside each segment travels a word (verbs' immediate data): how many segments its sender has consumed and how many
 //! pieces it has read so far, both modulo 2^14, and flags. A word may come alone.
 
-use rankine_transport::{Limits, Message};
+use rankine_transport::{Limits, Message, prefix};
 
 /// Bytes of a segment.
 pub(crate) const SEGMENT: usize = 8 << 10;
@@ -26,7 +26,7 @@ pub(crate) const RENDEZVOUS: u64 = 32 << 10;
 /// Longer frames are read in pieces of this length.
 pub(crate) const PIECE: u64 = 64 << 20;
 /// Bytes of a message's header.
-pub(crate) const HEADER: usize = 32;
+pub(crate) const HEADER: usize = prefix::length(3);
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 16;
 
@@ -49,14 +49,11 @@ impl Header {
 
     pub(crate) fn encode(self) -> [u8; HEADER] {
         let mut header = [0; HEADER];
-        header[..4].copy_from_slice(&MAGIC);
         match self {
             Self::Message { head, frames, payload } => {
-                for (i, number) in [head, frames, payload].into_iter().enumerate() {
-                    header[8 + 8 * i..16 + 8 * i].copy_from_slice(&number.to_le_bytes());
-                }
+                prefix::write(&mut header, MAGIC, 0, &[head, frames, payload]);
             }
-            Self::Close => header[4] = 1,
+            Self::Close => prefix::write(&mut header, MAGIC, 1, &[]),
         }
         header
     }
@@ -64,36 +61,20 @@ impl Header {
     /// # Errors
     /// If it is none.
     pub(crate) fn decode(header: &[u8; HEADER]) -> Result<Self, String> {
-        if header[..4] != MAGIC {
-            return Err("it does not begin like a message of Rankine's".into());
+        match prefix::read(header, MAGIC)? {
+            (0, [head, frames, payload]) => Ok(Self::Message { head, frames, payload }),
+            (1, _) => Ok(Self::Close),
+            (kind, _) => Err(format!("a message of unknown kind {kind}")),
         }
-        match header[4] {
-            0 => {}
-            1 => return Ok(Self::Close),
-            kind => return Err(format!("a message of unknown kind {kind}")),
-        }
-        let number = |i: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[8 + 8 * i..16 + 8 * i]);
-            u64::from_le_bytes(bytes)
-        };
-        Ok(Self::Message { head: number(0), frames: number(1), payload: number(2) })
     }
 
     /// # Errors
     /// If the message is beyond the limits.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), String> {
-        let Self::Message { head, frames, payload } = *self else { return Ok(()) };
-        for (what, is, most) in [
-            ("head bytes", head, limits.head),
-            ("frames", frames, limits.frames),
-            ("payload bytes", payload, limits.payload),
-        ] {
-            if is > most {
-                return Err(format!("a message of {is} {what} where at most {most} are taken"));
-            }
+        match *self {
+            Self::Message { head, frames, payload } => limits.check(head, frames, payload),
+            Self::Close => Ok(()),
         }
-        Ok(())
     }
 
     /// Bytes of memory that the message will take, as far as its header tells.
@@ -103,17 +84,6 @@ impl Header {
             Self::Close => 0,
         }
     }
-}
-
-/// The frames' lengths, which must add up to what the header said.
-///
-/// # Errors
-/// If they do not.
-pub(crate) fn read_lengths(table: &[u8], payload: u64) -> Result<Vec<u64>, String> {
-    let lengths: Vec<u64> =
-        table.chunks_exact(8).map(|bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes)).collect();
-    let sum = lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
-    if sum == Some(payload) { Ok(lengths) } else { Err("frames that do not add up to their sum".into()) }
 }
 
 /// Where a piece of a frame lies in the sender's memory.
@@ -205,13 +175,6 @@ mod tests {
             let decoded = Header::decode(&header).unwrap();
             if decoded.check(&Limits::PEER).is_ok() {
                 prop_assert!(decoded.nbytes() <= Limits::PEER.head + Limits::PEER.payload);
-            }
-        }
-
-        #[test]
-        fn any_table_is_read_or_refused(table in prop::collection::vec(any::<u8>(), 0..64), payload: u64) {
-            if let Ok(lengths) = read_lengths(&table, payload) {
-                prop_assert_eq!(lengths.iter().sum::<u64>(), payload);
             }
         }
     }
