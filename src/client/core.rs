@@ -80,6 +80,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: C
             },
             _ = beat.tick() => {
                 core.scheduler.put(FromClient::Alive);
+                // For what waits without having woken anybody.
+                shared.commanded.notify_one();
                 if core.heard.get().elapsed() > SILENCE {
                     break (format!("the scheduler was silent for {SILENCE:?}"), None);
                 }
@@ -125,7 +127,11 @@ pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
 impl Core {
     /// Does what the handles want; gives whom to tell when the client is to close.
     fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
-        let commands = std::mem::take(&mut Shared::lock(&self.shared.commands).waiting);
+        let commands = {
+            let mut commands = Shared::lock(&self.shared.commands);
+            commands.told = false;
+            std::mem::take(&mut commands.waiting)
+        };
         let mut graph = GraphBuilder::default();
         let mut released = Vec::new();
         let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
@@ -134,12 +140,12 @@ impl Core {
             if !matches!(command, Command::Submit(_)) {
                 graph.flush(&self.scheduler);
             }
-            if !matches!(command, Command::Release(_)) {
+            if !matches!(command, Command::Release { .. }) {
                 self.release(&mut released);
             }
             match command {
                 Command::Submit(submissions) => graph.add(submissions),
-                Command::Release(key) => released.push(key),
+                Command::Release { key, .. } => released.push(key),
                 Command::Cancel { keys, force } => {
                     self.scheduler.put(FromClient::Cancel { keys, force });
                 }

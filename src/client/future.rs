@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Bytes of a small result.
+const SMALL: u64 = 64 << 10;
+
 /// A result on the cluster, there already or to come.
 ///
 /// Await it (or a reference to it) for the result itself; pass it (or a reference, or a vector of
@@ -92,6 +95,11 @@ impl KeyState {
 
     pub(crate) fn standing(&self) -> Standing {
         self.lock().standing.clone()
+    }
+
+    /// Whether its result is there and so small that nobody minds keeping it a moment longer.
+    pub(super) fn is_small(&self) -> bool {
+        matches!(self.lock().standing, Standing::Memory { nbytes, .. } if nbytes <= SMALL)
     }
 
     fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -57,6 +57,8 @@ pub(crate) struct Shared {
 
 struct Commands {
     waiting: Vec<Command>,
+    /// The I/O thread was told that something waits.
+    told: bool,
     /// Why nothing is taken any more.
     closed: Option<Arc<str>>,
 }
@@ -64,7 +66,12 @@ struct Commands {
 /// What the handles want of the I/O thread.
 pub(crate) enum Command {
     Submit(Vec<Submission>),
-    Release(Key),
+    /// Of a small result this travels with the command that follows, or with the next heartbeat: it is not worth
+    /// waking the I/O thread, and who submits one task after the other would wake it twice for each.
+    Release {
+        key: Key,
+        small: bool,
+    },
     Cancel {
         keys: Vec<Key>,
         force: bool,
@@ -103,7 +110,7 @@ impl Shared {
             seed: rand::random(),
             counter: AtomicU64::new(0),
             table: Mutex::default(),
-            commands: Mutex::new(Commands { waiting: Vec::new(), closed: None }),
+            commands: Mutex::new(Commands { waiting: Vec::new(), told: false, closed: None }),
             commanded: Notify::new(),
         })
     }
@@ -117,16 +124,18 @@ impl Shared {
         Key::unique(self.seed, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Puts a command for the I/O thread, which is woken unless the command can wait for another.
     fn put(&self, command: Command) {
         let mut commands = Self::lock(&self.commands);
         if commands.closed.is_some() {
             // Dropping the command tells whoever waits for its answer.
             return;
         }
+        let waits = matches!(command, Command::Release { small: true, .. });
         commands.waiting.push(command);
-        let first = commands.waiting.len() == 1;
+        let tell = !waits && !std::mem::replace(&mut commands.told, true);
         drop(commands);
-        if first {
+        if tell {
             self.commanded.notify_one();
         }
     }
@@ -161,7 +170,7 @@ impl Shared {
         if table.get(&state.key).is_some_and(|current| Arc::ptr_eq(current, state)) {
             table.remove(&state.key);
             // Under the lock, so that a new submission of the key comes after.
-            self.put(Command::Release(state.key));
+            self.put(Command::Release { key: state.key, small: state.is_small() });
         }
     }
 

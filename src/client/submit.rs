@@ -122,6 +122,9 @@ where
     <Entry<F, P, R, M> as HasEntry>::ENTRY
 }
 
+/// Of many calls so many are submitted together, and run while the others are still being made.
+const BATCH: usize = 4096;
+
 /// Calls of one function about to be submitted.
 struct Call<'a> {
     client: &'a Client,
@@ -158,6 +161,9 @@ impl<'a> Call<'a> {
             .map(|argument| {
                 let (submission, future) = self.make(|encoder| write(argument, encoder));
                 submissions.extend(submission);
+                if submissions.len() == BATCH {
+                    self.client.shared.put_submissions(std::mem::take(&mut submissions));
+                }
                 future
             })
             .collect();

@@ -1,8 +1,8 @@
 //! All that this rank has under way over MPI, in the hands of the thread that joined.
 //!
-//! [`Engine::turn`] lets MPI work and hands on what came of it; whoever waits for something calls it, and
-//! the progress task does when nobody else runs. Nothing here waits but [`Engine::leave`]. Here is what may be asked of
-//! it; `events` has what it does by itself, as things come.
+//! [`Engine::turn`] lets MPI work and hands on what came of it: the progress task calls it whenever nobody
+//! else runs, and who sends does for what it sent. Nothing here waits but [`Engine::leave`]. Here is what may be
+//! asked of it; `events` has what it does by itself, as things come.
 
 mod events;
 
@@ -28,9 +28,6 @@ use crate::{
 
 /// Connections that wait at a listener, at most.
 const BACKLOG: usize = 4096;
-/// Looks for a message while its reader waits for it, shared by all connections there are: some
-/// microseconds.
-const LOOKS: usize = 32;
 /// Looks that it takes to notice what is there: Open MPI may tell only at the next one what it came upon.
 pub(crate) const NOTICE: usize = 2;
 /// Looks without a find after which nothing more is taken to come once all ranks have left.
@@ -280,26 +277,15 @@ impl Engine {
         id: u32,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Message>, Failure>> {
-        // A rank of few connections may as well wait here a moment; but once something came of it, which
-        // may have been megabytes for whomever, others have their turn.
-        let mut looks = (LOOKS / self.connections.len().max(1)).max(NOTICE);
-        loop {
-            let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
-            let received = connection.incoming.poll(&connection.link, &mut self.wire);
-            if looks == 0 {
-                connection.incoming.waker = Some(cx.waker().clone());
-            }
-            // Ready or not: what follows, or what came in the last turn, may be received from now on.
-            self.await_pieces(id);
-            if received.is_ready() {
-                return received;
-            }
-            if looks == 0 {
-                self.stir();
-                return Poll::Pending;
-            }
-            looks = if self.turn() { 0 } else { looks - 1 };
+        let Some(connection) = self.connections.get_mut(id) else { return Poll::Ready(Err(forgotten())) };
+        let received = connection.incoming.poll(&connection.link, &mut self.wire);
+        if received.is_pending() {
+            connection.incoming.waker = Some(cx.waker().clone());
+            self.stir();
         }
+        // Ready or not: what follows may be received from now on.
+        self.await_pieces(id);
+        received
     }
 
     /// Bounds what a receiver takes.

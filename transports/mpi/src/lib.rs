@@ -43,9 +43,10 @@
 //! that the connections are used on. A handle that is used on another thread gives an error that says so;
 //! one that is dropped there is taken care of.
 //!
-//! Whoever waits for a message lets MPI work itself; while nobody does, a task on the same runtime does.
-//! It spins for 20 µs after the last thing that happened, then yields to other processes, and from 200 µs on
-//! sleeps for an eighth of the time that nothing has happened for, at most 4 ms. So an idle rank looks
+//! A task on that runtime lets MPI work whenever nothing else there has anything to do. Who waits for a message
+//! does not look for it: the others of the loop would wait too, and a look that finds nothing may give the core
+//! away. The task spins for 20 µs after the last thing that happened, then yields to other processes, and from
+//! 200 µs on sleeps for an eighth of the time that nothing has happened for, at most 4 ms. So an idle rank looks
 //! 250 times a second, which costs about 1 % of a core, and is awake 4 ms after a message came at the latest.
 //! While something big is under way it only yields, since MPI may copy at each look.
 //!
