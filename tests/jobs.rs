@@ -161,6 +161,8 @@ impl Place {
             job.environment.push(Variable::new(&format!("OMPI_{name}"), "1")?);
         }
         job.environment.push(Variable::new("OMPI_MCA_hwloc_base_binding_policy", "none")?);
+        // The nodes share this machine's /dev/shm, where the segments of one would be those of another.
+        job.environment.push(Variable::new("OMPI_MCA_btl", "self,tcp")?);
         Ok(job)
     }
 
@@ -249,6 +251,7 @@ fn a_rank_that_dies_under_mpi_ends_the_job() -> Outcome {
         .args(["--parsable", "--nodes=3", "--ntasks-per-node=1", "--wrap", &wrapped, "--output"])
         .arg(&output)
         .env("JOBS_PROGRAM", "1")
+        .env("OMPI_MCA_btl", "self,tcp")
         .output()?;
     let id: JobId = String::from_utf8(submitted.stdout)?.trim().parse()?;
     let ended = place.end(&id)?;

@@ -81,8 +81,8 @@ impl Ordering {
         }
         let mut dependents =
             Lists { starts: vec![0; count + 1], members: vec![0; dependencies.members.len()] };
-        for task in 0..count {
-            dependents.starts[task + 1] = dependents.starts[task] + waiting[task];
+        for (task, waiting) in waiting.iter().enumerate() {
+            dependents.starts[task + 1] = dependents.starts[task] + waiting;
         }
         let mut next = dependents.starts.clone();
         for task in 0..count as u32 {
