@@ -3,6 +3,7 @@
 use super::{
     Instruction, Stimulus, TaskState,
     state::{Client, State, Worker},
+    stealing::is_surprising,
     submit::TOGETHER,
     task::{SCATTERED, TaskRef},
 };
@@ -309,12 +310,15 @@ impl State {
         let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
             return self.refuse(worker, id);
         };
-        let (task, function) = (task.this, task.function as usize);
+        let (task, function, estimate) = (task.this, task.function as usize, task.estimate);
         let function = &mut self.functions[function];
         let mean = function.duration.get_or_insert(duration);
         *mean = (*mean * 7 + duration) / 8;
         self.passing = value;
         self.finish(task, worker, nbytes);
+        if is_surprising(estimate, duration) {
+            self.estimate_anew(worker);
+        }
     }
 
     /// A worker has a copy of a result.

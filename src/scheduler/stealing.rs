@@ -53,7 +53,34 @@ struct Loot {
     estimate: u64,
 }
 
+/// Nanoseconds by which a task's time must differ from its estimate, besides twofold, to be a surprise.
+const SURPRISE: u64 = 1_000_000;
+
+/// Whether what else a worker has may take far longer, or shorter, than was thought.
+pub(super) fn is_surprising(estimate: u64, duration: u64) -> bool {
+    let (less, more) = (estimate.min(duration), estimate.max(duration));
+    more - less > SURPRISE && more / 2 > less
+}
+
 impl State {
+    /// A worker's tasks are estimated by what is known now. Where that is more, those that have too little to
+    /// do look again.
+    pub(super) fn estimate_anew(&mut self, id: WorkerId) {
+        let (mut before, mut after) = (0, 0);
+        for task in self.processed_by(id) {
+            let Some(expected) = self.task(task).map(|task| self.expected_duration(task)) else { continue };
+            if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
+                before += task.estimate;
+                after += expected;
+                task.estimate = expected;
+            }
+        }
+        self.workers.change(id, |worker| worker.occupancy = worker.occupancy + after - before);
+        if after > before {
+            self.workers.starve();
+        }
+    }
+
     /// Lets workers that have too little to do take over from those that have too much.
     pub(super) fn balance(&mut self) {
         // By now each has its place, or something else came in between.

@@ -53,6 +53,7 @@ fn main() {
         questions_are_answered,
         functions_run_on_every_worker,
         retired_workers_leave_their_results,
+        waiting_work_is_taken_over,
         options_are_honoured,
         retries_try_again,
         waiting_ends_in_time,
@@ -512,5 +513,34 @@ fn retired_workers_leave_their_results(_: &LocalCluster, client: &Client) -> Out
         assert_eq!(result, vec![x; 1000]);
     }
     assert_eq!(client.retire_workers([""; 0])?, []);
+    Ok(())
+}
+
+thread_local! {
+    static RAN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// All tasks are assigned to the worker that holds what they need; they take longer than anybody knew.
+fn waiting_work_is_taken_over(_: &LocalCluster, client: &Client) -> Outcome {
+    let holder = client.scheduler_info()?.workers[0].info.name.to_string();
+    let big = client.options().workers([holder.clone()]).submit(|| vec![7u8; 50_000_000], ());
+    client.wait(std::slice::from_ref(&big), ReturnWhen::AllCompleted, None)?;
+    // One thread a worker: each counts for itself.
+    fn slow(big: Arc<Vec<u8>>, x: u32) -> (u32, u32, String) {
+        thread::sleep(Duration::from_millis(30));
+        let ran = RAN.get() + u32::from(big[0] == 7);
+        RAN.set(ran);
+        (x, ran, rankine::worker_name().map_or(String::new(), |name| name.to_string()))
+    }
+    let tasks: Vec<_> = (0..30).map(|x| client.submit(slow, (&big, x))).collect();
+    let results = client.gather(&tasks)?;
+    assert!(results.iter().map(|(x, ..)| *x).eq(0..30));
+    let most = |here: bool| {
+        let ran = results.iter().filter(|(.., name)| (*name == holder) == here).map(|(_, ran, _)| *ran);
+        ran.max().unwrap_or(0)
+    };
+    // Each ran once, and the other worker some of them.
+    assert_eq!(most(true) + most(false), 30);
+    assert!(most(false) >= 3, "{} of 30", most(false));
     Ok(())
 }

@@ -117,3 +117,24 @@ fn a_worker_that_becomes_idle_looks_for_work_and_a_busy_one_does_not() {
     }
     assert!(!bed.asked_back().is_empty());
 }
+
+#[test]
+fn a_worker_whose_tasks_turn_out_to_be_long_is_relieved() {
+    let mut bed = Bed::new(1);
+    let there = |o: &mut TaskOptions| (o.workers, o.allow_other_workers) = (vec!["w0".into()], true);
+    bed.submit(vec![call(1, &[]).with(there)], &[1]);
+    let (worker, id) = bed.assignment(1);
+    // A gigabyte takes a second to move; so long was never seen.
+    let finished = Finished { id, nbytes: 1_000_000_000, duration: 100_000, value: None };
+    bed.worker_says(worker, FromWorker::Finished(finished));
+    bed.join(1);
+    let keys: Vec<u128> = (10..20).collect();
+    bed.submit(keys.iter().map(|key| call(*key, &[1])).collect(), &keys);
+    assert_eq!(bed.asked_back(), []);
+    assert!(keys.iter().all(|key| bed.assignment(*key).0 == VICTIM));
+    // It takes a minute.
+    let id = bed.id(10);
+    let finished = Finished { id, nbytes: 8, duration: 60_000_000_000, value: None };
+    bed.worker_says(VICTIM, FromWorker::Finished(finished));
+    assert!(bed.asked_back().len() >= 3, "{:?}", bed.asked_back());
+}
