@@ -27,8 +27,8 @@
 //! - **Memory.** A sender is ready while less than 1 MiB waits for the socket, less than 8 MiB of copies and fewer
 //!   than 64 lent frames are unread. What is lent takes no memory at the receiver, although it counts in the
 //!   resident sets of both: [`borrowed`] says how much.
-//! - **Threads.** None of its own: everything happens where it is polled, and in a task per connection. A receiver
-//!   looks for some microseconds after each message before it sleeps: see `waiting`.
+//! - **Threads.** None of its own: everything happens where it is polled, and in a task per connection. While
+//!   answers come at once, a receiver looks for them some microseconds before it sleeps: see `waiting`.
 //! - **Trust.** Only processes of the same user, or root's, may connect; all else is the secret's to tell. A peer
 //!   that shares it may lie about what it lends but can neither write to what others lend nor make who reads fail.
 //! - **Death.** The system closes a dead process's sockets: it is known at once.

@@ -1,9 +1,10 @@
-//! How a receiver waits for the next message: it looks for a moment before it sleeps.
+//! How a receiver waits for the next message: it sleeps, unless answers come so fast that looking for them is worth it.
 //!
-//! To be woken takes several microseconds, most of the time that a small message is under way. So after each
-//! message the receiver looks by itself for a while, with all other tasks and a look of the runtime at its events
-//! in between. Where the other side is not that quick, or has no core to itself, nothing comes of it: then more
-//! and more waits sleep at once, so that a machine whose cores are all in use loses less than a microsecond a message.
+//! To be woken takes several microseconds, most of the time that a small message is under way. So where one message
+//! after the other has come within microseconds of being waited for, the receiver looks by itself for a moment before it
+//! sleeps, with all other tasks and a look of the runtime at its events in between. Where that comes to nothing it
+//! wants to see more such answers before it looks again. So nobody looks on an idle machine; nor where the other side
+//! computes before it answers, or has no core to itself, and whoever looks would only be in its way.
 //!
 //! It does not give way to other threads between its looks: who does that lets them have their whole time slice,
 //! while one who sleeps is let in at once when something comes.
@@ -19,10 +20,14 @@ use std::{
 
 use tokio::task;
 
-/// Longer than the other side takes to be woken and to answer.
+/// An answer that came within this time was quick: longer than both sides take to be woken, shorter than a task.
+const QUICK: Duration = Duration::from_micros(40);
+/// It looks for so long: longer than another that looks takes to answer.
 const LOOKS: Duration = Duration::from_micros(20);
-/// Waits that sleep at once, at most, between two that look.
-const MOST_SKIPPED: u32 = 63;
+/// Quick answers, one after the other, before it looks: at first,
+const FEW: u32 = 8;
+/// and at most.
+const MANY: u32 = 128;
 
 /// With one core the other side gets on only while this one sleeps.
 static ALONE: LazyLock<bool> =
@@ -32,135 +37,120 @@ static ALONE: LazyLock<bool> =
 #[derive(Debug)]
 pub(crate) struct Waiting {
     state: State,
-    /// Waits to come that will sleep at once.
-    skipping: u32,
-    /// How many those were the last time.
-    skipped: u32,
+    /// Quick answers since the last that was not.
+    quick: u32,
+    /// How many of them it wants before it looks.
+    wanted: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Something came since the last wait.
     Fresh,
-    /// It looks by itself until then.
-    Looking(Instant),
-    /// It will be woken.
-    Asleep,
+    /// It waits since then, and looks by itself or is woken.
+    Waiting { since: Instant, looks: bool },
 }
 
 impl Waiting {
     /// Of a receiver to which nothing came yet.
     pub(crate) fn new() -> Self {
-        Self { state: State::Asleep, skipping: 0, skipped: 0 }
+        Self { state: State::Fresh, quick: 0, wanted: FEW }
     }
 
     /// Something came.
     pub(crate) fn came(&mut self) {
-        if let State::Looking(_) = self.state {
-            (self.skipping, self.skipped) = (0, 0);
+        let State::Waiting { since, looks } = std::mem::replace(&mut self.state, State::Fresh) else {
+            return;
+        };
+        if since.elapsed() > QUICK {
+            self.quick = 0;
+            return;
         }
-        self.state = State::Fresh;
+        self.quick = self.quick.saturating_add(1);
+        // It has paid for as many as it took.
+        if looks && self.quick >= 2 * self.wanted {
+            self.wanted = FEW;
+        }
     }
 
     /// Nothing is there: sees to it that the task looks again soon, where that is worth it. The socket wakes it in
     /// any case.
     pub(crate) fn wait(&mut self, cx: &mut Context<'_>) {
         let looks = match self.state {
-            State::Asleep => false,
-            State::Fresh if *ALONE => false,
-            State::Fresh if self.skipping > 0 => {
-                self.skipping -= 1;
-                false
-            }
             State::Fresh => {
-                self.state = State::Looking(Instant::now() + LOOKS);
-                true
+                let looks = self.quick >= self.wanted && !*ALONE;
+                self.state = State::Waiting { since: Instant::now(), looks };
+                looks
             }
-            State::Looking(until) if Instant::now() < until => true,
-            State::Looking(_) => {
-                self.skipped = (2 * self.skipped + 1).min(MOST_SKIPPED);
-                self.skipping = self.skipped;
+            State::Waiting { since, looks: true } if since.elapsed() < LOOKS => true,
+            State::Waiting { since, looks: true } => {
+                self.state = State::Waiting { since, looks: false };
+                self.quick = 0;
+                self.wanted = (2 * self.wanted).min(MANY);
                 false
             }
+            State::Waiting { looks: false, .. } => false,
         };
         if looks {
             // Woken once all other tasks had their turn and the runtime looked for events.
             let _ = pin!(task::yield_now()).poll(cx);
-        } else {
-            self.state = State::Asleep;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering::SeqCst},
-        },
-        task::{Wake, Waker},
-    };
+    use std::task::Waker;
 
     use super::*;
 
-    #[derive(Default)]
-    struct Wakes(AtomicU32);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
-
-    /// How often it looks in one wait after something came, of which nothing comes.
-    fn looks(waiting: &mut Waiting) -> u32 {
-        waiting.came();
-        wait(waiting)
-    }
-
-    /// Outside of a runtime a task that yields is woken at once.
-    fn wait(waiting: &mut Waiting) -> u32 {
-        let wakes = Arc::<Wakes>::default();
-        let waker = Waker::from(wakes.clone());
-        let (mut cx, start) = (Context::from_waker(&waker), Instant::now());
-        while waiting.state != State::Asleep {
-            waiting.wait(&mut cx);
-            assert!(start.elapsed() < Duration::from_secs(10), "it looks for ever");
-        }
-        wakes.0.load(SeqCst)
-    }
-
-    #[test]
-    fn one_that_looks_in_vain_soon_hardly_looks_any_more() {
-        if *ALONE {
-            return;
-        }
-        let mut waiting = Waiting::new();
-        assert_eq!(wait(&mut waiting), 0, "before the first message nobody looks");
-        let looked: Vec<bool> = (0..1000).map(|_| looks(&mut waiting) > 0).collect();
-        assert!(looked[0] && looked.iter().filter(|looked| **looked).count() < 25);
-        assert!(looked[900..].contains(&true), "now and then it tries again");
-    }
-
-    #[test]
-    fn one_that_finds_something_goes_on_looking() {
-        if *ALONE {
-            return;
-        }
-        let mut waiting = Waiting::new();
-        while waiting.skipped < MOST_SKIPPED {
-            looks(&mut waiting);
-        }
+    /// Waits, and something comes after so long; gives whether it looked.
+    fn message(waiting: &mut Waiting, after: Duration) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        while !matches!(waiting.state, State::Looking(_)) {
-            waiting.came();
+        waiting.wait(&mut cx);
+        let looked = looks(waiting);
+        let State::Waiting { since, .. } = &mut waiting.state else { panic!("it waits") };
+        // The clock is the system's: what was begun earlier takes longer.
+        *since = since.checked_sub(after).expect("the clock began before");
+        if after > LOOKS {
             waiting.wait(&mut cx);
+            assert!(!looks(waiting), "it looks for too long");
         }
-        for _ in 0..100 {
-            waiting.came();
-            waiting.wait(&mut cx);
-            assert!(matches!(waiting.state, State::Looking(_)));
+        waiting.came();
+        looked
+    }
+
+    fn looks(waiting: &Waiting) -> bool {
+        matches!(waiting.state, State::Waiting { looks: true, .. })
+    }
+
+    const AT_ONCE: Duration = Duration::ZERO;
+    const LATE: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn only_after_quick_answers_it_looks_for_more() {
+        if *ALONE {
+            return;
         }
+        let mut waiting = Waiting::new();
+        let looked: Vec<bool> = (0..100).map(|_| message(&mut waiting, AT_ONCE)).collect();
+        // A test may itself be interrupted, and begin anew.
+        assert!(!looked[..FEW as usize].contains(&true) && looked.contains(&true));
+        let mut waiting = Waiting::new();
+        for i in 0..1000 {
+            let after = if i % 4 == 0 { LATE } else { AT_ONCE };
+            assert!(!message(&mut waiting, after), "every fourth takes its time");
+        }
+    }
+
+    #[test]
+    fn the_more_often_it_looked_in_vain_the_more_it_wants_to_see() {
+        let mut waiting = Waiting::new();
+        let mut vain = 0;
+        for _ in 0..20_000 {
+            let worth = waiting.quick >= waiting.wanted && !*ALONE;
+            vain += u32::from(message(&mut waiting, if worth { LATE } else { AT_ONCE }));
+        }
+        assert!(vain < 20_000 / MANY + 20, "{vain} of 20,000");
     }
 }
