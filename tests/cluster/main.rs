@@ -50,6 +50,7 @@ fn main() {
         data_is_scattered_and_broadcast,
         cancelled_futures_say_so,
         dropped_futures_are_released,
+        what_a_silent_client_drops_is_released,
         questions_are_answered,
         functions_run_on_every_worker,
         retired_workers_leave_their_results,
@@ -243,6 +244,20 @@ fn dropped_futures_are_released(_: &LocalCluster, client: &Client) -> Outcome {
     drop(futures);
     until("no task is left", || Ok(client.scheduler_info()?.tasks.is_empty()))?;
     until("no worker holds anything", || Ok(client.has_what()?.values().all(Vec::is_empty)))
+}
+
+/// Nothing else that it says takes the word along.
+fn what_a_silent_client_drops_is_released(cluster: &LocalCluster, client: &Client) -> Outcome {
+    let silent = Client::from(cluster.client()?);
+    let gone = || Ok(client.scheduler_info()?.tasks.is_empty());
+    let small = silent.submit(inc, (1,));
+    small.result()?;
+    drop(small);
+    until("a small result is released", gone)?;
+    let big = silent.submit(|| vec![0u8; 1 << 20], ());
+    big.result()?;
+    drop(big);
+    until("a big result is released", gone)
 }
 
 fn questions_are_answered(_: &LocalCluster, client: &Client) -> Outcome {
