@@ -6,7 +6,16 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-SIDES = {"rankine": "Rankine, mpi://", "tcp": "Rankine, tcp://", "bare": "bare MPI", "dask": "dask-mpi"}
+# Rankine as it is without settings, which is mpi:// between ranks and inproc:// within one; and over one alone.
+SIDES = {
+    "rankine": "Rankine",
+    "mpi": "mpi:// alone",
+    "tcp": "tcp:// alone",
+    "bare": "bare MPI",
+    "dask": "dask-mpi",
+}
+# How many times better the first is than the second.
+PAIRS = [("mpi", "tcp"), ("rankine", "bare"), ("rankine", "dask")]
 CHUNK_MIB = 256
 
 
@@ -53,16 +62,16 @@ def read(directory):
 
 def main():
     figures = read(Path(sys.argv[1]))
-    others = [side for side in SIDES if side != "rankine"]
-    print("| |", " | ".join([*SIDES.values(), *(f"times {SIDES[side]}" for side in others)]), "|")
-    print("|" + "---|" * (len(SIDES) + len(others) + 1))
+    ratios = [f"{SIDES[one]} : {SIDES[other]}" for one, other in PAIRS]
+    print("| |", " | ".join([*SIDES.values(), *ratios]), "|")
+    print("|" + "---|" * (len(SIDES) + len(PAIRS) + 1))
     for row, (unit, better) in ROWS.items():
         known = {side: figures.get((row, side)) for side in SIDES}
         cells = [row]
         cells += ["-" if figure is None else f"{number(figure)} {unit}" for figure in known.values()]
-        for side in others:
-            ours, theirs = known["rankine"], known[side]
-            if theirs is None:
+        for one, other in PAIRS:
+            ours, theirs = known[one], known[other]
+            if ours is None or theirs is None:
                 cells.append("-")
             else:
                 cells.append(f"{theirs / ours if better is min else ours / theirs:,.2f}")
