@@ -116,8 +116,8 @@ fn launchers_are_chosen_by_name() {
         script.lines().rfind(|line| line.contains("./prog")).unwrap().to_owned()
     };
     assert_eq!(line(&[]), "exec mpirun ./prog");
-    assert_eq!(line(&["--launcher", "srun"]), "exec srun --mpi=pmix ./prog");
-    assert_eq!(line(&["--mpi", "pmi2"]), "exec srun --mpi=pmi2 ./prog");
+    assert_eq!(line(&["--launcher", "srun"]), "exec srun --mpi=pmix --kill-on-bad-exit=1 ./prog");
+    assert_eq!(line(&["--mpi", "pmi2"]), "exec srun --mpi=pmi2 --kill-on-bad-exit=1 ./prog");
     let tolerant = line(&["--fault-tolerant"]);
     assert_eq!(tolerant, "srun --mpi=none --no-kill --kill-on-bad-exit=0 --wait=0 ./prog || status=$?");
     assert!(
