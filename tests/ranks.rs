@@ -328,7 +328,9 @@ fn signals_end_the_job() -> Outcome {
         assert!(!pids().is_empty(), "it runs");
         assert!(Command::new("kill").args([name, &child.id().to_string()]).status()?.success());
         let ended = end(child);
-        assert!(ended.code != Some(0) && ended.out.contains("waiting"), "{name}: {}", ended.all());
+        // MPICH's launcher may have ended with 0 before it hears how its ranks did.
+        assert!(ended.code != Some(0) || name == "-TERM" && !is_open_mpi(), "{name}: {}", ended.all());
+        assert!(ended.out.contains("waiting"), "{name}: {}", ended.all());
         assert!(ended.took < Duration::from_secs(10), "{name}: {}", ended.all());
         no_process_is_left();
     }
