@@ -156,6 +156,8 @@ pub(crate) fn a_signal_to_a_program_with_a_cluster_ends_its_jobs() -> Outcome {
     let mut child = Command::new(program)
         .args(["a_cluster_of_jobs_grows", "--test-threads", "1"])
         .env("RANKINE_LOG", "rankine=info")
+        // What it leaves there, since it has no time to clear up, goes with this test's directory.
+        .env("TMPDIR", place.directory.path())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
