@@ -256,3 +256,36 @@ fn shown(program: &str, arguments: &[&str]) -> String {
 fn unexpected(program: &str, arguments: &[&str], reason: &'static str, said: &str) -> Error {
     Error::Unexpected { command: shown(program, arguments), reason, said: said.trim().to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_not_submitted_with_what_speaks_of_another() {
+        let mut job = Job::new("./program");
+        job.partition = Some("debug".parse().unwrap());
+        job.time = Some("5".parse().unwrap());
+        let script = Script::new(&job).unwrap();
+        let foreign = |name| is_foreign(name, Some(&script));
+        // Of the job that this process is part of.
+        for name in [
+            "SLURM_MEM_PER_NODE",
+            "SLURM_JOB_END_TIME",
+            "RANKINE_STATUS",
+            "PMIX_RANK",
+            "OMPI_COMM_WORLD_SIZE",
+        ] {
+            assert!(foreign(name), "{name}");
+        }
+        // Sbatch would prefer them to the script.
+        assert!(foreign("SBATCH_PARTITION") && foreign("SBATCH_TIMELIMIT"));
+        // What the script does not say, a user's habits may; and which cluster it is.
+        for name in
+            ["SBATCH_ACCOUNT", "SLURM_CONF", "SLURM_CLUSTERS", "PATH", "OMPI_MCA_btl", "RANKINE_TRANSPORT"]
+        {
+            assert!(!foreign(name), "{name}");
+        }
+        assert!(is_foreign("SQUEUE_FORMAT", None) && !is_foreign("SLURM_JOB_ID", None));
+    }
+}
