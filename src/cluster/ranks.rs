@@ -283,9 +283,7 @@ impl Parting {
     fn thread(&self) -> Result<&IoThread> {
         self.io.as_ref().ok_or_else(|| Error::closed("the I/O thread ended"))
     }
-}
 
-impl Parting {
     /// The others are waited for, however long they take.
     fn patient(&mut self) {
         self.patience = Duration::MAX;

@@ -263,7 +263,8 @@ impl SlurmBuilder {
             job.set(name, &value).map_err(unusable)?;
         }
         let script = Script::new(&job)?;
-        let threads = job.nodes.get() * u32::try_from(job.cpus_per_node()).unwrap_or(u32::MAX);
+        let each = u32::try_from(job.cpus_per_node()).unwrap_or(u32::MAX);
+        let threads = job.nodes.get().saturating_mul(each);
         let threads = NonZeroU32::new(threads).unwrap_or(NonZeroU32::MIN);
         file.write(&path)?;
         // From here on dropping it clears away.
