@@ -5,7 +5,10 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::exit,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -35,6 +38,10 @@ use crate::{
 const ROUND: Duration = Duration::from_secs(1);
 /// How often Slurm is asked about the jobs: its controller serves the whole machine.
 const LOOK: Duration = Duration::from_secs(10);
+/// The clusters of this process that a signal ends, with their scheduler files.
+static CLUSTERS: Mutex<Vec<(Weak<Shared>, PathBuf)>> = Mutex::new(Vec::new());
+/// Whether a thread waits for that signal.
+static LISTENING: AtomicBool = AtomicBool::new(false);
 /// Lines of a failed job's output that an error shows.
 const LAST_LINES: usize = 8;
 
@@ -165,12 +172,22 @@ impl SlurmCluster {
         if roles::sees_to_signals() {
             return Ok(());
         }
-        let (shared, path, runtime) = (Arc::downgrade(&self.shared), self.path.clone(), roles::runtime()?);
+        let mut clusters = CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.retain(|(shared, _)| shared.strong_count() > 0);
+        clusters.push((Arc::downgrade(&self.shared), self.path.clone()));
+        drop(clusters);
+        if LISTENING.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let runtime = roles::runtime()?;
         let mut signals = runtime.block_on(async { Signals::listen() })?;
         let wait = move || {
             let signal = runtime.block_on(signals.next());
-            if let Some(shared) = shared.upgrade() {
-                shared.end(&path);
+            let clusters = std::mem::take(&mut *CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner));
+            for (shared, path) in clusters {
+                if let Some(shared) = shared.upgrade() {
+                    shared.end(&path);
+                }
             }
             exit(128 + signal.as_raw_value());
         };
