@@ -257,9 +257,10 @@ impl State {
 
     /// A task is to be computed again from the start, if it is needed.
     pub(super) fn start_over(&mut self, id: TaskRef) {
+        // First of all, or what it needs would seem to be needed no more.
+        self.recommend(id, TaskState::Waiting);
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
-        self.recommend(id, TaskState::Waiting);
         self.reconsider(id);
     }
 
@@ -343,8 +344,9 @@ impl State {
             if other.state == TaskState::Waiting {
                 other.waiting_on += 1;
             } else if other.active() {
-                self.take_back(dependent);
+                // First of all, or what else it needs would seem to be needed no more.
                 self.recommend(dependent, TaskState::Waiting);
+                self.take_back(dependent);
                 self.reconsider(dependent);
             }
         }
