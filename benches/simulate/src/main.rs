@@ -2,10 +2,10 @@
 
 mod report;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use rankine_simulate::{Dask, Error, Family, Network, Outcome, Problem, Setting, Simulation, Sizes};
+use rankine_simulate::{Dask, Error, Family, Network, Outcome, Policy, Problem, Setting, Simulation, Sizes};
 use report::{Report, Row};
 
 /// How good are the schedules, and what do they cost?
@@ -71,7 +71,10 @@ struct Arguments {
     repeat: u32,
     /// Writes the table there too, as CSV.
     #[arg(long)]
-    csv: Option<std::path::PathBuf>,
+    csv: Option<PathBuf>,
+    /// Writes every event of the last run there.
+    #[arg(long)]
+    log: Option<PathBuf>,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -114,7 +117,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             let problem = Problem::new(family, size, sizes, arguments.seed);
             let setting = setting(arguments, workers, &problem);
             for policy in policies {
-                let outcome = outcome(policy, &problem, &setting, arguments.repeat)?;
+                let outcome = outcome(policy, &problem, &setting, arguments)?;
                 let lower_bound = setting.lower_bound(&problem);
                 report.add(Row { family, policy, workers, lower_bound, outcome })?;
             }
@@ -166,15 +169,36 @@ fn setting(arguments: &Arguments, workers: u32, problem: &Problem) -> Setting {
     }
 }
 
-fn outcome(policy: &str, problem: &Problem, setting: &Setting, repeat: u32) -> Result<Outcome, Error> {
-    let run = || match policy {
-        "dask" => Simulation::new(problem, setting, Dask::new(setting)).run(),
-        _ => Simulation::new(problem, setting, setting.rankine()).run(),
-    };
-    let (mut best, _) = run()?;
-    for _ in 1..repeat {
-        let (next, _) = run()?;
+fn outcome(
+    policy: &str,
+    problem: &Problem,
+    setting: &Setting,
+    arguments: &Arguments,
+) -> Result<Outcome, Error> {
+    let mut best = run_once(policy, problem, setting, arguments)?;
+    for _ in 1..arguments.repeat {
+        let next = run_once(policy, problem, setting, arguments)?;
         best.scheduler = best.scheduler.min(next.scheduler);
     }
     Ok(best)
+}
+
+fn run_once(
+    policy: &str,
+    problem: &Problem,
+    setting: &Setting,
+    arguments: &Arguments,
+) -> Result<Outcome, Error> {
+    match policy {
+        "dask" => finish(Simulation::new(problem, setting, Dask::new(setting)), arguments),
+        _ => finish(Simulation::new(problem, setting, setting.rankine()), arguments),
+    }
+}
+
+fn finish(simulation: Simulation<impl Policy>, arguments: &Arguments) -> Result<Outcome, Error> {
+    let Some(path) = &arguments.log else { return Ok(simulation.run()?.0) };
+    let (outcome, log) = simulation.logged().run()?;
+    std::fs::write(path, log.join("\n"))
+        .map_err(|error| Error::Usage(format!("cannot write the events to {}: {error}", path.display())))?;
+    Ok(outcome)
 }

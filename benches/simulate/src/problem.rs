@@ -293,24 +293,26 @@ impl Making {
 
     fn shuffle(&mut self, size: usize) {
         const STAGES: usize = 2;
-        // Partitions are exchanged within blocks of 64, wholly: a piece of each reaches each.
-        const BLOCK: usize = PIECES * PIECES;
-        let each = 2 + STAGES * (PIECES + 1);
-        let blocks = (size / each / BLOCK).max(1);
+        // Partitions are exchanged within blocks, wholly: a piece of each reaches each. Small graphs are one block,
+        // of fewer pieces.
+        let tasks = |pieces: usize| pieces * pieces * (2 + STAGES * (pieces + 1));
+        let pieces = (2..=PIECES).rev().find(|pieces| tasks(*pieces) <= size).unwrap_or(2);
+        let block = pieces * pieces;
+        let blocks = (size / tasks(pieces)).max(1);
         for _ in 0..blocks {
-            let mut partitions: Vec<u32> = (0..BLOCK).map(|_| self.task("load", 1.0, 1.0, vec![])).collect();
-            for stride in [1, PIECES] {
-                let share = 1.0 / PIECES as f64;
+            let mut partitions: Vec<u32> = (0..block).map(|_| self.task("load", 1.0, 1.0, vec![])).collect();
+            for stride in [1, pieces] {
+                let share = 1.0 / pieces as f64;
                 let cut = |making: &mut Self, whole: u32| -> Vec<u32> {
-                    (0..PIECES).map(|_| making.task("split", 0.25, share, vec![whole])).collect()
+                    (0..pieces).map(|_| making.task("split", 0.25, share, vec![whole])).collect()
                 };
-                let pieces: Vec<Vec<u32>> = partitions.iter().map(|whole| cut(self, *whole)).collect();
-                let digit = |partition: usize| partition / stride % PIECES;
+                let cuts: Vec<Vec<u32>> = partitions.iter().map(|whole| cut(self, *whole)).collect();
+                let digit = |partition: usize| partition / stride % pieces;
                 let joined = |to: usize| -> Vec<u32> {
                     let first = to - digit(to) * stride;
-                    (0..PIECES).map(|from| pieces[first + from * stride][digit(to)]).collect()
+                    (0..pieces).map(|from| cuts[first + from * stride][digit(to)]).collect()
                 };
-                let joined: Vec<Vec<u32>> = (0..BLOCK).map(joined).collect();
+                let joined: Vec<Vec<u32>> = (0..block).map(joined).collect();
                 partitions = joined.into_iter().map(|needed| self.task("join", 1.0, 1.0, needed)).collect();
             }
             for partition in partitions {
@@ -332,10 +334,7 @@ mod tests {
                 let count = problem.tasks.len();
                 // A butterfly's size is a power of two times its levels; a shuffle has whole blocks.
                 let least = if size == 200 { size / 3 } else { 2 * size / 5 };
-                assert!(
-                    (least..=size.max(1280) * 101 / 100).contains(&count),
-                    "{family:?}: {count} for {size}"
-                );
+                assert!((least..=size * 101 / 100).contains(&count), "{family:?}: {count} for {size}");
                 for (number, task) in problem.tasks.iter().enumerate() {
                     assert!(task.dependencies.iter().all(|d| (*d as usize) < number), "{family:?}: {number}");
                 }
@@ -362,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_shuffle_brings_a_part_of_each_partition_to_each() {
-        let problem = Problem::new(Family::Shuffle, 1, Sizes::default(), 1);
+        let problem = Problem::new(Family::Shuffle, 1280, Sizes::default(), 1);
         let mut sources: Vec<std::collections::BTreeSet<u32>> = Vec::new();
         for (number, task) in problem.tasks.iter().enumerate() {
             let mut all: std::collections::BTreeSet<u32> =
