@@ -430,6 +430,8 @@ pub enum FromWorker {
         /// A holder that the scheduler named and that did not give it.
         holder: Option<WorkerId>,
     },
+    /// What the latest fetches from peers took, so that it is known what moving results costs.
+    Fetched(Vec<Fetch>),
     /// A running task left the pool of compute threads and will take its time.
     LongRunning(TaskId),
     /// Answers [`ToWorker::Run`].
@@ -471,6 +473,17 @@ pub struct Finished {
     pub duration: u64,
     /// The result itself, where a client wants it and it is small.
     pub value: Option<Value>,
+}
+
+/// How long a peer took to answer with results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Who was asked.
+    pub from: WorkerId,
+    /// Bytes that came.
+    pub nbytes: u64,
+    /// Nanoseconds from the question to the answer.
+    pub nanos: u64,
 }
 
 /// What a worker tells of itself with each heartbeat.

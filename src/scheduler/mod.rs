@@ -17,6 +17,7 @@
 mod arena;
 mod index;
 mod invariants;
+mod links;
 mod placement;
 mod pool;
 mod reactor;

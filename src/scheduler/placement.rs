@@ -10,8 +10,6 @@ use crate::{graph::TaskOptions, protocol::WorkerId};
 
 /// Nanoseconds that a task is taken for until one of its function has run.
 const UNKNOWN_DURATION: u64 = 500_000;
-/// Nanoseconds that any fetch costs.
-pub(super) const FETCH_LATENCY: u64 = 100_000;
 /// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
 const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.

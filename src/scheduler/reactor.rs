@@ -54,6 +54,8 @@ impl State {
     pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         self.begin(now);
         let ends = info.lifetime.map(|lifetime| now.saturating_add(lifetime));
+        let hosts = self.hosts.len() as u32;
+        let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let worker = Worker {
             info,
             metrics: Metrics::default(),
@@ -65,6 +67,8 @@ impl State {
             outgoing: 0,
             incoming: 0,
             heard: now,
+            host,
+            links: Default::default(),
             told: Default::default(),
             retiring: false,
             ends,
@@ -140,6 +144,7 @@ impl State {
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
+            worker.links.remove(&id);
             if worker.told.remove(&id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
@@ -294,6 +299,7 @@ impl State {
             FromWorker::Retiring => self.on_retire(worker),
             FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
             FromWorker::Kept(ids) => self.on_kept(worker, ids),
+            FromWorker::Fetched(fetches) => self.on_fetched(worker, fetches),
             FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {
                 sender.metrics = metrics;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    links::{Link, Links},
     pool::Pool,
     retiring::Retirement,
     stealing::Stealing,
@@ -27,7 +28,7 @@ pub struct Config {
     pub allowed_failures: u32,
     /// Nanoseconds of silence after which a worker is taken for dead.
     pub worker_ttl: u64,
-    /// Bytes a second between workers, for estimates.
+    /// Bytes a second between hosts, until fetches tell.
     pub bandwidth: f64,
     /// Tasks without dependencies assigned to a worker ahead of time, in multiples of its threads.
     pub saturation: f64,
@@ -61,6 +62,10 @@ pub(super) struct Worker {
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
     pub(super) heard: u64,
+    /// The number of its host.
+    pub(super) host: u32,
+    /// What its fetches from each peer took.
+    pub(super) links: KeyMap<WorkerId, Link>,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
     /// It is to leave: nothing new goes there.
@@ -108,6 +113,9 @@ pub struct State {
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
     pub(super) workers: Pool,
+    pub(super) links: Links,
+    /// The numbers of hosts, by name.
+    pub(super) hosts: BTreeMap<Arc<str>, u32>,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
     pub(super) no_worker: KeySet<TaskRef>,
@@ -130,6 +138,8 @@ impl State {
     /// A scheduler without workers, clients or tasks.
     pub fn new(config: Config) -> Self {
         Self {
+            links: Links::new(config.bandwidth),
+            hosts: BTreeMap::new(),
             config,
             tasks: Arena::default(),
             functions: Vec::new(),

@@ -11,7 +11,7 @@ use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{
     graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{
-        ClientId, ComputeTask, Finished, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId,
+        ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId,
         WorkerInfo,
     },
     task::{EntryRef, FailureKind, TaskError, Value},
@@ -71,23 +71,38 @@ impl Bed {
         self.join_as(1, vec![], lifetime)
     }
 
+    /// A worker in a process of a host.
+    fn join_at(&mut self, host: &str, pid: u32) -> WorkerId {
+        let info = WorkerInfo { pid, host: host.into(), ..self.next(1, vec![], None) };
+        self.take_in(info)
+    }
+
     fn join_as(&mut self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerId {
+        let info = self.next(nthreads, resources, lifetime);
+        self.take_in(info)
+    }
+
+    fn take_in(&mut self, info: WorkerInfo) -> WorkerId {
         self.now += 1;
+        let (id, told) = self.state.add_worker(info, self.now);
+        self.told = told;
+        id
+    }
+
+    /// The next worker, in a process and on a host of its own.
+    fn next(&self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerInfo {
         let n = self.state.info().workers.len();
-        let info = WorkerInfo {
+        WorkerInfo {
             name: format!("w{n}").into(),
             address: format!("inproc://w{n}").into(),
             contact: format!("inproc://w{n}").into(),
             nthreads,
             memory_limit: 0,
             resources,
-            pid: 0,
-            host: "here".into(),
+            pid: n as u32,
+            host: format!("host{n}").into(),
             lifetime,
-        };
-        let (id, told) = self.state.add_worker(info, self.now);
-        self.told = told;
-        id
+        }
     }
 
     fn handle(&mut self, stimulus: Stimulus) -> &mut Self {
