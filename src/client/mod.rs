@@ -31,7 +31,7 @@ pub use submit::Options;
 use crate::{
     Error, Result,
     graph::{Function, GraphTask, Key, KeyMap, TaskOptions},
-    protocol::{Answer, Query, SchedulerInfo, StoryEvent},
+    protocol::{Answer, Explanation, Query, SchedulerInfo, StoryEvent},
     task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskError, TaskFn, Value},
 };
 
@@ -504,6 +504,31 @@ impl Client {
     pub async fn story(&self, key: Key) -> Result<Vec<StoryEvent>> {
         match self.shared.ask(Query::Story(key)).await? {
             Answer::Story(events) => Ok(events),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Why a task does not run, or why it ran where it did.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rankine::Client) -> rankine::Result<()> {
+    /// let future = client.options().resource("gpu", 1.0).submit(|x: f64| x.sqrt(), (2.0,));
+    /// println!("{}", client.explain(&future).await?);
+    /// // ... is no-worker. It needs 1 of gpu, and none of the 8 workers supplies so much.
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn explain<T>(&self, future: &TaskFuture<T>) -> Result<Explanation> {
+        self.explain_all(vec![future.key()]).await?.pop().ok_or_else(strange_answer)
+    }
+
+    /// The same of several tasks, or of those that do not run if none is named.
+    pub(crate) async fn explain_all(&self, keys: Vec<Key>) -> Result<Vec<Explanation>> {
+        match self.shared.ask(Query::Explain(keys)).await? {
+            Answer::Explained(told) => Ok(told),
             _ => Err(strange_answer()),
         }
     }

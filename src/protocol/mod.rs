@@ -71,6 +71,11 @@ pub enum Hello {
     Worker(WorkerInfo),
     /// A client or worker at a worker, to fetch or put data.
     Peer,
+    /// Somebody at the scheduler who only asks: it may be another executable, of this version.
+    Observer {
+        /// Its version of Rankine, and so of these messages.
+        version: String,
+    },
 }
 
 /// What a worker says of itself.
@@ -145,6 +150,17 @@ pub enum FromClient {
     Alive,
 }
 
+impl FromClient {
+    /// Whether it asks for what the scheduler knows and leaves all as it is.
+    pub(crate) fn only_looks(&self) -> bool {
+        let Self::Ask { query, .. } = self else { return matches!(self, Self::Alive) };
+        matches!(
+            query,
+            Query::WhoHas(_) | Query::HasWhat | Query::SchedulerInfo | Query::Story(_) | Query::Explain(_)
+        )
+    }
+}
+
 /// Data that a client put on a worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scattered {
@@ -172,6 +188,8 @@ pub enum Query {
     SchedulerInfo,
     /// What happened to a task.
     Story(Key),
+    /// Why these tasks are where they are; why tasks do not run where empty.
+    Explain(Vec<Key>),
     /// Run a function on workers, outside of the task graph; on all of them where `workers` is empty.
     Run {
         /// The function.
@@ -213,6 +231,8 @@ pub enum Answer {
     SchedulerInfo(SchedulerInfo),
     /// To [`Query::Story`].
     Story(Vec<StoryEvent>),
+    /// To [`Query::Explain`].
+    Explained(Vec<Explanation>),
     /// To [`Query::Run`]: by worker address.
     Ran(Vec<(Arc<str>, Result<Value, TaskError>)>),
     /// To [`Query::RunOnScheduler`].
@@ -261,6 +281,26 @@ pub struct WorkerStatus {
     pub remaining: Option<f64>,
     /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
     pub retiring: bool,
+}
+
+/// Why a task is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The task.
+    pub key: Key,
+    /// The function it calls; empty where the scheduler does not know it.
+    pub function: Arc<str>,
+    /// The state it is in.
+    pub state: String,
+    /// Why, a sentence each.
+    pub why: Vec<String>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} is {}.", self.function, self.key, self.state)?;
+        self.why.iter().try_for_each(|sentence| write!(f, " {sentence}"))
+    }
 }
 
 /// One step in the story of a task.

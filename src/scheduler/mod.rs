@@ -15,6 +15,7 @@
 //! ```
 
 mod arena;
+mod explain;
 mod index;
 mod invariants;
 mod links;

@@ -78,7 +78,7 @@ impl State {
 
     /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
     /// than the worker's whole life might nowhere be done: it is tried.
-    fn lasts(&self, worker: &Worker, task: &Task) -> bool {
+    pub(super) fn lasts(&self, worker: &Worker, task: &Task) -> bool {
         let Some(ends) = worker.ends else { return true };
         let estimate = self.expected_duration(task);
         self.now.saturating_add(estimate) <= ends || worker.info.lifetime.is_some_and(|life| life < estimate)
@@ -146,14 +146,14 @@ impl State {
 }
 
 /// Whether a worker is one of those that a task is restricted to.
-fn named(worker: &Worker, options: &TaskOptions) -> bool {
+pub(super) fn named(worker: &Worker, options: &TaskOptions) -> bool {
     options.workers.iter().any(|wanted| {
         **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
     })
 }
 
 /// Whether a worker has the resources that a task holds while it runs.
-fn supplied(worker: &Worker, options: &TaskOptions) -> bool {
+pub(super) fn supplied(worker: &Worker, options: &TaskOptions) -> bool {
     options.resources.iter().all(|(name, amount)| {
         worker.info.resources.iter().any(|(has, supply)| has == name && *supply >= *amount)
     })

@@ -196,7 +196,11 @@ impl Server {
         match hello {
             Hello::Client => {
                 let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
-                self.client(outbox, inbox).await
+                self.client(outbox, inbox, false).await
+            }
+            Hello::Observer { .. } => {
+                let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
+                self.client(outbox, inbox, true).await
             }
             Hello::Worker(info) => {
                 let (outbox, inbox) = split::<ToWorker, FromWorker>(connection, compression);
@@ -264,7 +268,13 @@ impl Server {
         ended
     }
 
-    async fn client(self: Rc<Self>, outbox: Outbox<ToClient>, mut inbox: Inbox<FromClient>) -> Result<()> {
+    /// Serves a client. One that `observes` may be another executable: it asks, and changes nothing.
+    async fn client(
+        self: Rc<Self>,
+        outbox: Outbox<ToClient>,
+        mut inbox: Inbox<FromClient>,
+        observes: bool,
+    ) -> Result<()> {
         if self.ending.get() {
             outbox.put(ToClient::Closing { reason: self.end.reason() });
             outbox.closed().await;
@@ -277,6 +287,9 @@ impl Server {
                 Ok(Some(messages)) => {
                     for message in messages {
                         match message {
+                            message if observes && !message.only_looks() => {
+                                tracing::warn!(client = id.0, "an observer wants to change something");
+                            }
                             FromClient::Ask { id: question, query }
                                 if !matches!(query, Query::Reserve(_)) =>
                             {
@@ -307,6 +320,7 @@ impl Server {
                 Answer::SchedulerInfo(info)
             }
             Query::Story(key) => Answer::Story(state.story(key)),
+            Query::Explain(keys) => Answer::Explained(state.explain(&keys)),
             Query::Run { entry, arguments, workers } => {
                 let run = self.next_run.replace(self.next_run.get() + 1);
                 let mut waiting = Vec::new();

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    explain::Choice,
     links::{Link, Links},
     pool::Pool,
     retiring::Retirement,
@@ -93,13 +94,15 @@ pub(super) struct FunctionInfo {
     pub(super) duration: Option<u64>,
 }
 
-struct Step {
+pub(super) struct Step {
     at: u64,
     stimulus: u64,
-    key: Key,
+    pub(super) key: Key,
     start: TaskState,
     finish: TaskState,
-    worker: Option<WorkerId>,
+    pub(super) worker: Option<WorkerId>,
+    /// Of an assignment, what it went by.
+    pub(super) choice: Option<Choice>,
 }
 
 /// Steps remembered for stories.
@@ -126,6 +129,8 @@ pub struct State {
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
     oldest: usize,
+    /// What the assignment that is about to be noted went by.
+    pub(super) choice: Option<Choice>,
     pub(super) stimulus: u64,
     pub(super) now: u64,
     pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
@@ -155,6 +160,7 @@ impl State {
             next_client: 0,
             story: Vec::new(),
             oldest: 0,
+            choice: None,
             stimulus: 0,
             now: 0,
             recommendations: VecDeque::new(),
@@ -182,8 +188,9 @@ impl State {
 
     pub(super) fn log(&mut self, task: TaskRef, start: TaskState, finish: TaskState) {
         let Some(task) = self.task(task) else { return };
-        let step =
-            Step { at: self.now, stimulus: self.stimulus, key: task.key, start, finish, worker: task.worker };
+        let (key, worker) = (task.key, task.worker);
+        let choice = self.choice.take();
+        let step = Step { at: self.now, stimulus: self.stimulus, key, start, finish, worker, choice };
         if self.story.len() < STORY {
             self.story.push(step);
         } else {
@@ -211,8 +218,13 @@ impl State {
             finish: step.finish.name().into(),
             worker: step.worker,
         };
+        self.steps().filter(|step| step.key == key).map(event).collect()
+    }
+
+    /// The latest steps of all tasks, oldest first.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
         let (later, earlier) = self.story.split_at(self.oldest);
-        earlier.iter().chain(later).filter(|step| step.key == key).map(event).collect()
+        earlier.iter().chain(later)
     }
 
     /// The tasks that a worker was assigned and did not finish.

@@ -216,7 +216,7 @@ impl State {
 
 impl Worker {
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
-    fn wait(&self) -> u64 {
+    pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
         occupancy / u64::from(self.info.nthreads.max(1))
     }

@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 
 use super::{
     Instruction, TaskState,
+    explain::Choice,
     placement::Placement,
-    state::State,
+    state::{State, Worker},
     task::{SCATTERED, TaskRef},
 };
 use crate::{
@@ -110,10 +111,10 @@ impl State {
 
     fn find_place(&mut self, id: TaskRef) {
         if let Some(thief) = self.thief_of(id) {
-            return self.assign(id, thief);
+            return self.assign(id, thief, true);
         }
         match self.place(id) {
-            Placement::Worker(worker) => self.assign(id, worker),
+            Placement::Worker(worker) => self.assign(id, worker, false),
             Placement::Queue => {
                 let Some(task) = self.task(id) else { return };
                 self.queued.push(Reverse((task.priority, id)));
@@ -139,7 +140,7 @@ impl State {
             match self.place(id) {
                 Placement::Worker(worker) => {
                     self.queued.pop();
-                    self.assign(id, worker);
+                    self.assign(id, worker, false);
                 }
                 Placement::Queue => return,
                 // Those that could are gone, or will be before it could be done.
@@ -153,7 +154,7 @@ impl State {
         }
     }
 
-    fn assign(&mut self, id: TaskRef, worker: WorkerId) {
+    fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_duration(task);
         let options = self.options_of(task);
@@ -174,6 +175,13 @@ impl State {
             task.estimate = estimate;
             task.long_running = false;
         }
+        let (mut held, mut missing) = (0, 0);
+        for dependency in &compute.dependencies {
+            let here = dependency.who_has.contains(&worker);
+            *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
+        }
+        let wait = self.workers.get(worker).map_or(0, Worker::wait);
+        self.choice = Some(Choice { stolen, wait, held, missing });
         let mut untidy = false;
         self.workers.change(worker, |worker| {
             untidy = worker.processing.add(id);

@@ -1,6 +1,7 @@
 //! Stories of single tasks: a few stimuli, and the instructions and states that must follow.
 
 mod cancelling;
+mod explaining;
 mod losing;
 mod placing;
 mod retiring;
