@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Trial::test("the_program_runs_alone", the_program_runs_alone),
         Trial::test("the_program_runs_on_processes_of_itself", the_program_runs_on_processes_of_itself),
         Trial::test("separate_roles_work_together", separate_roles_work_together),
+        Trial::test("another_executable_may_ask_why", another_executable_may_ask_why),
         Trial::test(
             "each_pair_of_peers_says_once_what_it_talks_over",
             each_pair_of_peers_says_once_what_it_talks_over,
@@ -200,6 +201,52 @@ fn separate_roles_work_together() -> Outcome {
         assert!(output.status.success(), "{}", text(&output));
     }
     assert!(!fs::exists(&file)?);
+    Ok(())
+}
+
+/// What `rankine explain` prints of a cluster of this program's.
+fn explain(words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_rankine")).arg("explain").args(words).output()?;
+    assert!(output.status.success(), "{}", text(&output));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn another_executable_may_ask_why() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    let _worker = Ending(start(&["worker", "--scheduler-file", &file, "--threads", "1", "--name", "alone"]));
+    let client = joined(&file)?;
+    client.wait_for_workers(1)?;
+    assert_eq!(explain(&["--scheduler-file", &file])?, "No task waits for anything.\n");
+    let [done, stuck] = ["done", "stuck"].map(|name| client.options().key(name).pure(false));
+    let done = done.submit(counted, (1,));
+    done.result()?;
+    let stuck = stuck.resource("gpu", 1.0).submit(counted, (2,));
+    let why = "It needs 1 of gpu, and none of the 1 worker supplies so much.";
+    until("the scheduler knows it", || client.explain(&stuck).is_ok_and(|told| told.why == [why]));
+    let told = explain(&["--scheduler-file", &file])?;
+    assert!(told.contains("counted") && told.contains(why), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    // By name, by key; without the file's name it is looked for.
+    assert_eq!(explain(&["--scheduler-file", &file, "stuck"])?, told);
+    let key = stuck.key().to_string();
+    let told = explain(&["--scheduler-file", &file, "done", &key])?;
+    assert!(
+        told.lines().count() == 2 && told.contains("alone was given it: it would start there first"),
+        "{told}"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_rankine"))
+        .arg("explain")
+        .env("RANKINE_HOME", directory.path())
+        .output()?;
+    assert!(text(&output).contains(why), "{}", text(&output));
+    let nowhere = Command::new(env!("CARGO_BIN_EXE_rankine"))
+        .arg("explain")
+        .env("RANKINE_HOME", directory.path().join("none"))
+        .output()?;
+    assert!(!nowhere.status.success() && text(&nowhere).contains("is the scheduler running?"));
+    signal(&scheduler, "-TERM");
+    end(scheduler);
     Ok(())
 }
 

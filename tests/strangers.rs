@@ -14,7 +14,7 @@ use rankine::{
     LocalCluster,
     blocking::Client,
     graph::{Arguments as Encoded, Function, Graph, GraphTask, Key},
-    protocol::{FromClient, FromPeer, Hello, Opening, TaskId, ToClient, ToPeer},
+    protocol::{Answer, FromClient, FromPeer, Hello, Opening, Query, TaskId, ToClient, ToPeer},
     serialize::{from_frames, to_frames},
     task::{EntryRef, build_id},
 };
@@ -51,6 +51,7 @@ fn main() {
         a_forged_function_is_refused_with_its_reason,
         a_client_that_vanishes_releases_what_it_held,
         a_role_at_the_wrong_door_is_refused,
+        an_observer_looks_and_changes_nothing,
         a_worker_gives_strangers_nothing,
     );
     libtest_mimic::run(&arguments, trials).exit();
@@ -141,6 +142,29 @@ async fn another_executable_is_refused_with_both_build_ids(cluster: &LocalCluste
     let refused = refused?.ok_or("it took another executable for its own")?.to_string();
     assert!(refused.contains("f00dfeed") && refused.contains(build_id()), "{refused}");
     assert!(refused.contains("start all ranks from the same file"), "{refused}");
+    Ok(())
+}
+
+async fn an_observer_looks_and_changes_nothing(cluster: &LocalCluster) -> Outcome {
+    let (address, secret) = file(cluster);
+    let observer = async |version: &str| -> Result<Connection, Failed> {
+        let mut connection = connect(&address).await?;
+        authenticate(&mut connection, &secret, Side::Connecting).await?;
+        let hello = Hello::Observer { version: version.into() };
+        send(&mut connection, &[Opening { build: "f00dfeed".into(), hello }]).await?;
+        receive::<Opening>(&mut connection).await?;
+        Ok(connection)
+    };
+    assert!(ended(&mut observer("0.0.0").await?).await, "its messages would be taken for others");
+    let mut connection = observer(env!("CARGO_PKG_VERSION")).await?;
+    let shutdown = Query::Shutdown { reason: None };
+    let look = Query::Explain(vec![Key(7)]);
+    let asks = [FromClient::Ask { id: 1, query: shutdown }, FromClient::Ask { id: 2, query: look }];
+    send(&mut connection, &asks).await?;
+    match hear(&mut connection).await? {
+        ToClient::Answer { id: 2, answer: Answer::Explained(told) } => assert_eq!(told[0].state, "unknown"),
+        other => return Err(format!("{other:?}").into()),
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod explain;
 mod info;
 mod slurm;
 
@@ -37,6 +38,8 @@ enum Action {
     Config,
     /// Show which transports work here and why the others do not, and what bounds them
     Info(info::Options),
+    /// Say why tasks of a running cluster do not run, or why they ran where they did
+    Explain(explain::Options),
     /// Measure transports against the bare fabric below them, and whole workloads over each
     #[command(subcommand)]
     Bench(bench::Command),
@@ -89,6 +92,9 @@ pub fn main() -> ExitCode {
     let done = match action {
         Action::Config => config::show(&given.0),
         Action::Info(options) => given.logging().and_then(|settings| info::show(&options, &settings)),
+        Action::Explain(options) => {
+            given.logging().and_then(|settings| explain::explain(&options, &settings))
+        }
         Action::Slurm(command) => slurm::run(command, &given),
         Action::Bench(command) => given.logging().and_then(|settings| bench::run(command, settings)),
     };

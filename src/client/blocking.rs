@@ -15,7 +15,7 @@ use super::{AsCompleted, Client as AsyncClient, ReturnWhen, TaskFuture, block_on
 use crate::{
     Result,
     graph::Key,
-    protocol::{SchedulerInfo, StoryEvent},
+    protocol::{Explanation, SchedulerInfo, StoryEvent},
     task::{Data, Entry, HasEntry, IntoArgs, TaskFn},
 };
 
@@ -89,6 +89,26 @@ twins! {
     /// # Errors
     /// As there.
     fn story(key: Key) -> Result<Vec<StoryEvent>>;
+    /// [`super::Client::explain`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn explain<T>(future: &TaskFuture<T>) -> Result<Explanation>;
+    /// [`super::Client::limit`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn limit(name: impl Into<String>, most: Option<u32>) -> Result<()>;
+    /// [`super::Client::replicate`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn replicate<T>(futures: &[TaskFuture<T>], count: Option<usize>, workers: &[&str]) -> Result<()>;
+    /// [`super::Client::rebalance`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn rebalance() -> Result<()>;
     /// [`super::Client::close`], blocking.
     fn close() -> ();
     /// [`super::Client::shutdown`], blocking.

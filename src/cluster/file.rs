@@ -55,6 +55,25 @@ impl SchedulerFile {
         })
     }
 
+    /// The file in that directory that was written last.
+    ///
+    /// # Errors
+    /// If there is none.
+    #[cfg(feature = "cli")]
+    pub(crate) fn latest() -> Result<PathBuf> {
+        let directory = Self::directory()?;
+        let files = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let files = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "json"));
+        let latest = files.max_by_key(|file| file.metadata().and_then(|about| about.modified()).ok());
+        latest.map(|file| file.path()).ok_or_else(|| {
+            Error::Usage(format!(
+                "there is no scheduler file in {}: is the scheduler running? If its file is elsewhere, name it \
+                 with --scheduler-file",
+                directory.display()
+            ))
+        })
+    }
+
     /// Reads a scheduler file.
     ///
     /// # Errors

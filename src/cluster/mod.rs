@@ -70,18 +70,33 @@ impl Client {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn connect_with(file: &SchedulerFile, settings: &Settings) -> Result<Self> {
+        Self::linked(file, settings, Hello::Client)
+    }
+
+    /// Connects somebody who only asks, and may be another executable than the cluster's.
+    #[cfg(feature = "cli")]
+    pub(crate) fn observe(file: &SchedulerFile, settings: &Settings) -> Result<Self> {
+        Self::linked(file, settings, Hello::Observer { version: crate::link::VERSION.into() })
+    }
+
+    fn linked(file: &SchedulerFile, settings: &Settings, hello: Hello) -> Result<Self> {
         let io = IoThread::start()?;
-        let shared = connect(&io, endpoint(settings, file.secret()?)?, file.contact().to_owned())?;
+        let endpoint = endpoint(settings, file.secret()?)?;
+        let shared = connect_as(hello, &io, endpoint, file.contact().to_owned())?;
         Ok(Self::new(shared.clone(), Some(Arc::new(Link { shared, _io: io }))))
     }
 }
 
 /// Connects a client that is served on `io`.
 fn connect(io: &IoThread, endpoint: Endpoint, address: String) -> Result<Arc<Shared>> {
+    connect_as(Hello::Client, io, endpoint, address)
+}
+
+fn connect_as(hello: Hello, io: &IoThread, endpoint: Endpoint, address: String) -> Result<Arc<Shared>> {
     let shared = Shared::new();
     let served = shared.clone();
     io.serve(move |ready| async move {
-        match endpoint.connect(&address, Hello::Client).await {
+        match endpoint.connect(&address, hello).await {
             Ok(connection) => {
                 let _ = ready.send(Ok(()));
                 core::serve(served, endpoint, connection).await;

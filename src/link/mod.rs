@@ -39,6 +39,9 @@ const BATCH: usize = 4096;
 /// What a peer has to say who it is.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The version of Rankine, and of the messages that observers understand.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Proves the secret and exchanges openings; gives the connection and who the peer is.
 ///
 /// # Errors
@@ -51,6 +54,7 @@ pub(crate) async fn open(
 ) -> Result<(Connection, Hello)> {
     authenticate(&mut connection, secret, side).await?;
     let peer = connection.peer.to_string();
+    let observes = matches!(hello, Hello::Observer { .. });
     let mine = Opening { build: build_id().to_owned(), hello };
     let exchange = async {
         connection.sender.send(encode(vec![mine], connection.carries_objects)?).await?;
@@ -72,7 +76,13 @@ pub(crate) async fn open(
     };
     let [Opening { build, hello }] = <[Opening; 1]>::try_from(opening)
         .map_err(|_| Error::Refused { peer: peer.clone(), reason: "its opening is malformed".into() })?;
-    if build != build_id() {
+    if let Hello::Observer { version } = &hello {
+        if *version != VERSION {
+            let reason =
+                format!("it is of version {version} of Rankine, here is {VERSION}; take the one that fits");
+            return Err(Error::Refused { peer, reason });
+        }
+    } else if build != build_id() && !observes {
         let reason = format!(
             "it runs another executable (build {build}, here {}); start all ranks from the same file",
             build_id()

@@ -51,6 +51,11 @@ pub struct WorkerId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ClientId(pub u32);
 
+impl ClientId {
+    /// Who wants tasks to be done whose results nobody waits for.
+    pub(crate) const NOBODY: Self = Self(u32::MAX);
+}
+
 /// Which task runs first: the least.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Priority {
@@ -71,6 +76,11 @@ pub enum Hello {
     Worker(WorkerInfo),
     /// A client or worker at a worker, to fetch or put data.
     Peer,
+    /// Somebody at the scheduler who only asks: it may be another executable, of this version.
+    Observer {
+        /// Its version of Rankine, and so of these messages.
+        version: String,
+    },
 }
 
 /// What a worker says of itself.
@@ -125,6 +135,8 @@ pub enum FromClient {
         /// Whether other clients' interest counts for nothing.
         force: bool,
     },
+    /// Run these even if nobody holds a future of them any more.
+    FireAndForget(Vec<Key>),
     /// The client has put data on workers: results without a task.
     Scattered(Vec<Scattered>),
     /// A worker the client was sent to did not give the result.
@@ -143,6 +155,24 @@ pub enum FromClient {
     },
     /// The client is alive; answered by [`ToClient::Alive`].
     Alive,
+}
+
+impl FromClient {
+    /// Whether it asks for what the scheduler knows and leaves all as it is.
+    pub(crate) fn only_looks(&self) -> bool {
+        let Self::Ask { query, .. } = self else { return matches!(self, Self::Alive) };
+        matches!(
+            query,
+            Query::WhoHas(_) | Query::HasWhat | Query::SchedulerInfo | Query::Story(_) | Query::Explain(_)
+        )
+    }
+}
+
+impl Query {
+    /// Whether answering it changes what the scheduler knows of tasks, so that the state machine does.
+    pub(crate) fn is_for_the_machine(&self) -> bool {
+        matches!(self, Self::Reserve(_) | Self::Limit { .. } | Self::Replicate { .. } | Self::Rebalance)
+    }
 }
 
 /// Data that a client put on a worker.
@@ -172,6 +202,26 @@ pub enum Query {
     SchedulerInfo,
     /// What happened to a task.
     Story(Key),
+    /// Why these tasks are where they are; why tasks do not run where empty.
+    Explain(Vec<Key>),
+    /// Let at most so many tasks of a name run at once; any number for `None`.
+    Limit {
+        /// A function's name, or the end of its path; or the name given to tasks.
+        name: String,
+        /// How many.
+        most: Option<u32>,
+    },
+    /// Have these results held by several workers. Answered once they are.
+    Replicate {
+        /// The results; those that are not in memory are left out.
+        keys: Vec<Key>,
+        /// By how many workers at least; by all for `None`.
+        count: Option<u32>,
+        /// Names, addresses or hosts of those that count; all where empty.
+        workers: Vec<String>,
+    },
+    /// Move results to where fewer bytes are held. Answered once that is done.
+    Rebalance,
     /// Run a function on workers, outside of the task graph; on all of them where `workers` is empty.
     Run {
         /// The function.
@@ -213,6 +263,10 @@ pub enum Answer {
     SchedulerInfo(SchedulerInfo),
     /// To [`Query::Story`].
     Story(Vec<StoryEvent>),
+    /// To [`Query::Explain`].
+    Explained(Vec<Explanation>),
+    /// To [`Query::Replicate`] and [`Query::Rebalance`]: the results that could not be sent, and why.
+    Copied(Vec<(Key, TaskError)>),
     /// To [`Query::Run`]: by worker address.
     Ran(Vec<(Arc<str>, Result<Value, TaskError>)>),
     /// To [`Query::RunOnScheduler`].
@@ -261,6 +315,26 @@ pub struct WorkerStatus {
     pub remaining: Option<f64>,
     /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
     pub retiring: bool,
+}
+
+/// Why a task is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The task.
+    pub key: Key,
+    /// The function it calls; empty where the scheduler does not know it.
+    pub function: Arc<str>,
+    /// The state it is in.
+    pub state: String,
+    /// Why, a sentence each.
+    pub why: Vec<String>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} is {}.", self.function, self.key, self.state)?;
+        self.why.iter().try_for_each(|sentence| write!(f, " {sentence}"))
+    }
 }
 
 /// One step in the story of a task.
@@ -430,6 +504,8 @@ pub enum FromWorker {
         /// A holder that the scheduler named and that did not give it.
         holder: Option<WorkerId>,
     },
+    /// What the latest fetches from peers took, so that it is known what moving results costs.
+    Fetched(Vec<Fetch>),
     /// A running task left the pool of compute threads and will take its time.
     LongRunning(TaskId),
     /// Answers [`ToWorker::Run`].
@@ -471,6 +547,17 @@ pub struct Finished {
     pub duration: u64,
     /// The result itself, where a client wants it and it is small.
     pub value: Option<Value>,
+}
+
+/// How long a peer took to answer with results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Who was asked.
+    pub from: WorkerId,
+    /// Bytes that came.
+    pub nbytes: u64,
+    /// Nanoseconds from the question to the answer.
+    pub nanos: u64,
 }
 
 /// What a worker tells of itself with each heartbeat.

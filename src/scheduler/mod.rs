@@ -15,8 +15,12 @@
 //! ```
 
 mod arena;
+mod copies;
+mod explain;
 mod index;
 mod invariants;
+mod limits;
+mod links;
 mod placement;
 mod pool;
 mod reactor;

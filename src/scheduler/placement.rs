@@ -10,8 +10,6 @@ use crate::{graph::TaskOptions, protocol::WorkerId};
 
 /// Nanoseconds that a task is taken for until one of its function has run.
 const UNKNOWN_DURATION: u64 = 500_000;
-/// Nanoseconds that any fetch costs.
-pub(super) const FETCH_LATENCY: u64 = 100_000;
 /// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
 const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
@@ -80,7 +78,7 @@ impl State {
 
     /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
     /// than the worker's whole life might nowhere be done: it is tried.
-    fn lasts(&self, worker: &Worker, task: &Task) -> bool {
+    pub(super) fn lasts(&self, worker: &Worker, task: &Task) -> bool {
         let Some(ends) = worker.ends else { return true };
         let estimate = self.expected_duration(task);
         self.now.saturating_add(estimate) <= ends || worker.info.lifetime.is_some_and(|life| life < estimate)
@@ -148,14 +146,17 @@ impl State {
 }
 
 /// Whether a worker is one of those that a task is restricted to.
-fn named(worker: &Worker, options: &TaskOptions) -> bool {
-    options.workers.iter().any(|wanted| {
-        **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
-    })
+pub(super) fn named(worker: &Worker, options: &TaskOptions) -> bool {
+    options.workers.iter().any(|wanted| is_meant(worker, wanted))
+}
+
+/// Whether a worker goes by this name: its own, its address or its host's.
+pub(super) fn is_meant(worker: &Worker, name: &str) -> bool {
+    [&worker.info.name, &worker.info.address, &worker.info.host].into_iter().any(|own| **own == *name)
 }
 
 /// Whether a worker has the resources that a task holds while it runs.
-fn supplied(worker: &Worker, options: &TaskOptions) -> bool {
+pub(super) fn supplied(worker: &Worker, options: &TaskOptions) -> bool {
     options.resources.iter().all(|(name, amount)| {
         worker.info.resources.iter().any(|(has, supply)| has == name && *supply >= *amount)
     })

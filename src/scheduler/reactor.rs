@@ -54,6 +54,8 @@ impl State {
     pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         self.begin(now);
         let ends = info.lifetime.map(|lifetime| now.saturating_add(lifetime));
+        let hosts = self.hosts.len() as u32;
+        let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let worker = Worker {
             info,
             metrics: Metrics::default(),
@@ -65,6 +67,8 @@ impl State {
             outgoing: 0,
             incoming: 0,
             heard: now,
+            host,
+            links: Default::default(),
             told: Default::default(),
             retiring: false,
             ends,
@@ -140,6 +144,7 @@ impl State {
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
+            worker.links.remove(&id);
             if worker.told.remove(&id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
@@ -153,6 +158,7 @@ impl State {
 
     fn on_remove_client(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.forget_orders(client);
         let wanted: Vec<TaskRef> =
             self.tasks.iter().filter(|task| task.who_wants.contains(&client)).map(|task| task.this).collect();
         for id in wanted {
@@ -187,9 +193,32 @@ impl State {
                 let answer = ToClient::Answer { id, answer: Answer::Reserved(ids) };
                 self.out.push(Instruction::ToClient(client, answer));
             }
+            FromClient::FireAndForget(keys) => self.on_fire_and_forget(&keys),
+            FromClient::Ask { id, query: Query::Limit { name, most } } => {
+                self.on_limit(&name, most);
+                self.out.push(Instruction::ToClient(client, ToClient::Answer { id, answer: Answer::Done }));
+            }
+            FromClient::Ask { id, query: Query::Replicate { keys, count, workers } } => {
+                self.on_replicate((client, id), &keys, count, &workers);
+            }
+            FromClient::Ask { id, query: Query::Rebalance } => self.on_rebalance(client, id),
             FromClient::Alive => self.out.push(Instruction::ToClient(client, ToClient::Alive)),
             // Questions that change nothing are the server's to answer.
             FromClient::Ask { .. } => {}
+        }
+    }
+
+    /// Tasks are to be done even if nobody wants their results.
+    fn on_fire_and_forget(&mut self, keys: &[Key]) {
+        for key in keys {
+            let Some(id) = self.tasks.find(*key) else { continue };
+            let Some(task) = self.task_mut(id) else { continue };
+            if !matches!(task.state, TaskState::Memory | TaskState::Erred)
+                && !task.who_wants.contains(&ClientId::NOBODY)
+            {
+                task.who_wants.push(ClientId::NOBODY);
+                self.recommend(id, TaskState::Waiting);
+            }
         }
     }
 
@@ -251,6 +280,7 @@ impl State {
                     for worker in alive {
                         self.add_holder(task, worker);
                     }
+                    self.keep_copies(task);
                 }
                 // The holders died before the word of them came.
                 None => self.start_over(task),
@@ -294,6 +324,7 @@ impl State {
             FromWorker::Retiring => self.on_retire(worker),
             FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
             FromWorker::Kept(ids) => self.on_kept(worker, ids),
+            FromWorker::Fetched(fetches) => self.on_fetched(worker, fetches),
             FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {
                 sender.metrics = metrics;
@@ -382,6 +413,7 @@ impl State {
     }
 
     fn on_tick(&mut self) {
+        self.tidy_copies();
         self.workers.starve();
         // What would have outlasted all workers may by now be known to be shorter.
         if self.workers.iter().any(|(_, worker)| worker.ends.is_some()) {

@@ -196,7 +196,11 @@ impl Server {
         match hello {
             Hello::Client => {
                 let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
-                self.client(outbox, inbox).await
+                self.client(outbox, inbox, false).await
+            }
+            Hello::Observer { .. } => {
+                let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
+                self.client(outbox, inbox, true).await
             }
             Hello::Worker(info) => {
                 let (outbox, inbox) = split::<ToWorker, FromWorker>(connection, compression);
@@ -264,7 +268,13 @@ impl Server {
         ended
     }
 
-    async fn client(self: Rc<Self>, outbox: Outbox<ToClient>, mut inbox: Inbox<FromClient>) -> Result<()> {
+    /// Serves a client. One that `observes` may be another executable: it asks, and changes nothing.
+    async fn client(
+        self: Rc<Self>,
+        outbox: Outbox<ToClient>,
+        mut inbox: Inbox<FromClient>,
+        observes: bool,
+    ) -> Result<()> {
         if self.ending.get() {
             outbox.put(ToClient::Closing { reason: self.end.reason() });
             outbox.closed().await;
@@ -277,9 +287,10 @@ impl Server {
                 Ok(Some(messages)) => {
                     for message in messages {
                         match message {
-                            FromClient::Ask { id: question, query }
-                                if !matches!(query, Query::Reserve(_)) =>
-                            {
+                            message if observes && !message.only_looks() => {
+                                tracing::warn!(client = id.0, "an observer wants to change something");
+                            }
+                            FromClient::Ask { id: question, query } if !query.is_for_the_machine() => {
                                 self.asked(id, question, query);
                             }
                             message => self.handle(Stimulus::Client(id, message)),
@@ -307,6 +318,7 @@ impl Server {
                 Answer::SchedulerInfo(info)
             }
             Query::Story(key) => Answer::Story(state.story(key)),
+            Query::Explain(keys) => Answer::Explained(state.explain(&keys)),
             Query::Run { entry, arguments, workers } => {
                 let run = self.next_run.replace(self.next_run.get() + 1);
                 let mut waiting = Vec::new();
@@ -355,8 +367,8 @@ impl Server {
                 self.end.now(reason);
                 Answer::Done
             }
-            // The machine answers this one.
-            Query::Reserve(_) => return,
+            // The machine answers these.
+            Query::Reserve(_) | Query::Limit { .. } | Query::Replicate { .. } | Query::Rebalance => return,
         };
         if let Some(outbox) = self.clients.borrow().get(&client) {
             outbox.put(ToClient::Answer { id: question, answer });

@@ -9,6 +9,10 @@ use std::{
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    copies::Copies,
+    explain::Choice,
+    limits::Limits,
+    links::{Link, Links},
     pool::Pool,
     retiring::Retirement,
     stealing::Stealing,
@@ -27,12 +31,14 @@ pub struct Config {
     pub allowed_failures: u32,
     /// Nanoseconds of silence after which a worker is taken for dead.
     pub worker_ttl: u64,
-    /// Bytes a second between workers, for estimates.
+    /// Bytes a second between hosts, until fetches tell.
     pub bandwidth: f64,
     /// Tasks without dependencies assigned to a worker ahead of time, in multiples of its threads.
     pub saturation: f64,
     /// Whether workers with too little to do take over from those with too much.
     pub stealing: bool,
+    /// Whether copies of results that nobody needs are dropped.
+    pub reduce_replicas: bool,
 }
 
 impl Default for Config {
@@ -43,6 +49,7 @@ impl Default for Config {
             bandwidth: 1e9,
             saturation: 1.1,
             stealing: true,
+            reduce_replicas: true,
         }
     }
 }
@@ -61,6 +68,10 @@ pub(super) struct Worker {
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
     pub(super) heard: u64,
+    /// The number of its host.
+    pub(super) host: u32,
+    /// What its fetches from each peer took.
+    pub(super) links: KeyMap<WorkerId, Link>,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
     /// It is to leave: nothing new goes there.
@@ -88,13 +99,15 @@ pub(super) struct FunctionInfo {
     pub(super) duration: Option<u64>,
 }
 
-struct Step {
+pub(super) struct Step {
     at: u64,
     stimulus: u64,
-    key: Key,
+    pub(super) key: Key,
     start: TaskState,
     finish: TaskState,
-    worker: Option<WorkerId>,
+    pub(super) worker: Option<WorkerId>,
+    /// Of an assignment, what it went by.
+    pub(super) choice: Option<Choice>,
 }
 
 /// Steps remembered for stories.
@@ -108,16 +121,23 @@ pub struct State {
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
     pub(super) workers: Pool,
+    pub(super) links: Links,
+    /// The numbers of hosts, by name.
+    pub(super) hosts: BTreeMap<Arc<str>, u32>,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
+    pub(super) copies: Copies,
+    pub(super) limits: Limits,
     next_client: u32,
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
     oldest: usize,
+    /// What the assignment that is about to be noted went by.
+    pub(super) choice: Option<Choice>,
     pub(super) stimulus: u64,
     pub(super) now: u64,
     pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
@@ -130,6 +150,8 @@ impl State {
     /// A scheduler without workers, clients or tasks.
     pub fn new(config: Config) -> Self {
         Self {
+            links: Links::new(config.bandwidth),
+            hosts: BTreeMap::new(),
             config,
             tasks: Arena::default(),
             functions: Vec::new(),
@@ -142,9 +164,12 @@ impl State {
             submissions: 0,
             retirement: Retirement::default(),
             stealing: Stealing::default(),
+            copies: Copies::default(),
+            limits: Limits::default(),
             next_client: 0,
             story: Vec::new(),
             oldest: 0,
+            choice: None,
             stimulus: 0,
             now: 0,
             recommendations: VecDeque::new(),
@@ -172,8 +197,9 @@ impl State {
 
     pub(super) fn log(&mut self, task: TaskRef, start: TaskState, finish: TaskState) {
         let Some(task) = self.task(task) else { return };
-        let step =
-            Step { at: self.now, stimulus: self.stimulus, key: task.key, start, finish, worker: task.worker };
+        let (key, worker) = (task.key, task.worker);
+        let choice = self.choice.take();
+        let step = Step { at: self.now, stimulus: self.stimulus, key, start, finish, worker, choice };
         if self.story.len() < STORY {
             self.story.push(step);
         } else {
@@ -201,8 +227,13 @@ impl State {
             finish: step.finish.name().into(),
             worker: step.worker,
         };
+        self.steps().filter(|step| step.key == key).map(event).collect()
+    }
+
+    /// The latest steps of all tasks, oldest first.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
         let (later, earlier) = self.story.split_at(self.oldest);
-        earlier.iter().chain(later).filter(|step| step.key == key).map(event).collect()
+        earlier.iter().chain(later)
     }
 
     /// The tasks that a worker was assigned and did not finish.

@@ -11,7 +11,6 @@
 
 use super::{
     Instruction,
-    placement::FETCH_LATENCY,
     state::{State, Worker},
     task::{Task, TaskRef},
 };
@@ -209,21 +208,15 @@ impl State {
 
     /// Nanoseconds until a worker has what it lacks of a task's dependencies.
     pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
-        let mut missing = 0;
-        for dependency in &task.dependencies {
-            if let Some(dependency) = self.task(*dependency)
-                && !dependency.who_has.contains(&worker)
-            {
-                missing += dependency.nbytes.max(1);
-            }
-        }
-        if missing == 0 { 0 } else { FETCH_LATENCY + (missing as f64 / self.config.bandwidth * 1e9) as u64 }
+        let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
+        let missing = needed.filter(|dependency| !dependency.who_has.contains(&worker));
+        self.fetching(worker, missing.map(|dependency| (dependency.nbytes, dependency.who_has.as_slice())))
     }
 }
 
 impl Worker {
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
-    fn wait(&self) -> u64 {
+    pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
         occupancy / u64::from(self.info.nthreads.max(1))
     }

@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 
 use super::{
     Instruction, TaskState,
+    explain::Choice,
     placement::Placement,
-    state::State,
+    state::{State, Worker},
     task::{SCATTERED, TaskRef},
 };
 use crate::{
@@ -36,7 +37,7 @@ impl State {
         match (start, finish) {
             (Released, Waiting) if needed => self.released_waiting(id),
             (Waiting, Processing) if task.waiting_on == 0 => self.find_place(id),
-            (NoWorker, Processing) => self.find_place(id),
+            (NoWorker | Queued, Processing) => self.find_place(id),
             (Waiting | NoWorker | Queued | Processing, Released) if !needed => self.active_released(id),
             (Waiting | NoWorker | Queued | Processing, Erred) => {
                 let cause = task.dependencies.iter().find_map(|d| self.task(*d)?.error.clone());
@@ -109,11 +110,15 @@ impl State {
     }
 
     fn find_place(&mut self, id: TaskRef) {
+        if self.limits.are_set() && self.has_to_wait(id) {
+            self.no_worker.remove(&id);
+            return self.set_state(id, TaskState::Queued);
+        }
         if let Some(thief) = self.thief_of(id) {
-            return self.assign(id, thief);
+            return self.assign(id, thief, true);
         }
         match self.place(id) {
-            Placement::Worker(worker) => self.assign(id, worker),
+            Placement::Worker(worker) => self.assign(id, worker, false),
             Placement::Queue => {
                 let Some(task) = self.task(id) else { return };
                 self.queued.push(Reverse((task.priority, id)));
@@ -136,10 +141,14 @@ impl State {
                 self.queued.pop();
                 continue;
             }
+            if self.limits.are_set() && self.has_to_wait(id) {
+                self.queued.pop();
+                continue;
+            }
             match self.place(id) {
                 Placement::Worker(worker) => {
                     self.queued.pop();
-                    self.assign(id, worker);
+                    self.assign(id, worker, false);
                 }
                 Placement::Queue => return,
                 // Those that could are gone, or will be before it could be done.
@@ -153,7 +162,7 @@ impl State {
         }
     }
 
-    fn assign(&mut self, id: TaskRef, worker: WorkerId) {
+    fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_duration(task);
         let options = self.options_of(task);
@@ -174,6 +183,13 @@ impl State {
             task.estimate = estimate;
             task.long_running = false;
         }
+        let (mut held, mut missing) = (0, 0);
+        for dependency in &compute.dependencies {
+            let here = dependency.who_has.contains(&worker);
+            *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
+        }
+        let wait = self.workers.get(worker).map_or(0, Worker::wait);
+        self.choice = Some(Choice { stolen, wait, held, missing });
         let mut untidy = false;
         self.workers.change(worker, |worker| {
             untidy = worker.processing.add(id);
@@ -184,6 +200,9 @@ impl State {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
         }
         self.set_state(id, TaskState::Processing);
+        if self.limits.are_set() {
+            self.count_in(id);
+        }
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
     }
 
@@ -215,6 +234,9 @@ impl State {
         let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
         self.end_theft(id);
         if let Some(worker) = worker {
+            if self.limits.are_set() {
+                self.count_out(id);
+            }
             self.workers.change(worker, |worker| {
                 worker.processing.remove_one();
                 if let Some(estimate) = counted {
@@ -292,6 +314,7 @@ impl State {
                 }
             }
         }
+        self.want_done(id);
         self.reconsider(id);
     }
 
@@ -301,11 +324,15 @@ impl State {
             return;
         };
         task.who_has.push(worker);
+        let several = task.who_has.len() > 1;
         holder.nbytes += task.nbytes;
         if holder.has.add(id) {
             holder.has.tidy(|task| self.tasks.get(task).is_some_and(|task| task.who_has.contains(&worker)));
         }
         self.held_anew(id);
+        if several {
+            self.copied(id, worker);
+        }
     }
 
     /// `worker` does not have a result (any more); says whether that left nobody.
@@ -375,7 +402,19 @@ impl State {
         for client in clients {
             self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error: error.clone() }));
         }
+        self.want_done(id);
         self.reconsider(id);
+    }
+
+    /// What was only wanted to be done is done.
+    fn want_done(&mut self, id: TaskRef) {
+        if let Some(task) = self.task_mut(id).filter(|task| task.who_wants.contains(&ClientId::NOBODY)) {
+            task.who_wants.retain(|client| *client != ClientId::NOBODY);
+            let error = task.error.clone();
+            if let Some(error) = error {
+                tracing::warn!(%error, "a task that nobody waits for failed");
+            }
+        }
     }
 
     fn forget(&mut self, id: TaskRef) {

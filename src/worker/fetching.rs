@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::{Instruction, TaskState, state::State};
-use crate::protocol::{Dependency, FromWorker, TaskId, WorkerId};
+use crate::protocol::{Dependency, Fetch, FromWorker, TaskId, WorkerId};
 
 /// Peers asked at once.
 const GATHERS_AT_ONCE: usize = 50;
 /// Bytes asked of a peer in one request, one result at least.
 const GATHER_BYTES: u64 = 64 << 20;
+/// Fetches that the scheduler is told of at a time.
+const FETCHES: usize = 64;
 
 impl State {
     /// Sees to it that a dependency that is not here is fetched.
@@ -73,8 +75,12 @@ impl State {
     /// Asks peers that are not being asked already.
     pub(super) fn gather(&mut self) {
         self.to_fetch.retain(|_, queue| !queue.is_empty());
-        let peers: SmallVec<[WorkerId; 8]> =
-            self.to_fetch.keys().filter(|peer| !self.asked.contains(peer)).copied().collect();
+        let peers: SmallVec<[WorkerId; 8]> = self
+            .to_fetch
+            .keys()
+            .filter(|peer| self.asked.iter().all(|(asked, _)| asked != *peer))
+            .copied()
+            .collect();
         let room = GATHERS_AT_ONCE.saturating_sub(self.asked.len());
         for peer in peers.into_iter().take(room) {
             let ids = self.next_request(peer);
@@ -84,8 +90,18 @@ impl State {
                 }
                 self.step(*id, TaskState::Flight);
             }
-            self.asked.push(peer);
+            self.asked.push((peer, self.now));
             self.out.push(Instruction::Gather { peer, ids });
+        }
+    }
+
+    /// A peer answered with so many bytes.
+    pub(super) fn answered(&mut self, peer: WorkerId, nbytes: u64) {
+        let asked = self.asked.iter().position(|(asked, _)| *asked == peer);
+        let Some((_, since)) = asked.map(|place| self.asked.swap_remove(place)) else { return };
+        self.fetched += nbytes;
+        if nbytes > 0 && self.fetches.len() < FETCHES {
+            self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
     }
 

@@ -226,14 +226,13 @@ impl State {
     }
 
     fn on_gathered(&mut self, peer: WorkerId, data: Vec<(TaskId, Option<Result<Value, TaskError>>)>) {
-        self.asked.retain(|w| *w != peer);
-        let mut added = Vec::new();
+        let (mut added, mut came) = (Vec::new(), 0);
         for (id, answer) in data {
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             match (task.state, answer) {
                 (TaskState::Flight, Some(Ok(value))) => {
                     let nbytes = value.nbytes();
-                    self.fetched += nbytes;
+                    came += nbytes;
                     self.hold(id, value, nbytes);
                     added.push(id);
                 }
@@ -264,6 +263,7 @@ impl State {
                 _ => {}
             }
         }
+        self.answered(peer, came);
         if !added.is_empty() {
             self.send(FromWorker::Added(added));
         }

@@ -348,6 +348,10 @@ impl Server {
             metrics.resident = resident().saturating_sub(self.peers.borrowed());
             let traffic = traffic();
             (metrics.sent, metrics.saved) = (traffic.sent, traffic.saved);
+            let fetches = self.state.borrow_mut().take_fetches();
+            if !fetches.is_empty() {
+                self.scheduler.put(FromWorker::Fetched(fetches));
+            }
             self.scheduler.put(FromWorker::Heartbeat(metrics));
         }
     }

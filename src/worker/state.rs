@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Instruction;
 use crate::{
     graph::KeyMap,
-    protocol::{ComputeTask, FromWorker, Metrics, Priority, TaskId, WorkerId},
+    protocol::{ComputeTask, Fetch, FromWorker, Metrics, Priority, TaskId, WorkerId},
     task::{EntryRef, Value},
 };
 
@@ -114,7 +114,10 @@ pub struct State {
     pub(super) available: Vec<(String, f64)>,
     /// To be fetched, by the peer that will be asked.
     pub(super) to_fetch: BTreeMap<WorkerId, VecDeque<TaskId>>,
-    pub(super) asked: SmallVec<[WorkerId; 8]>,
+    /// Peers that are being asked, and since when.
+    pub(super) asked: SmallVec<[(WorkerId, u64); 8]>,
+    /// What the latest fetches took, that the scheduler was not told yet.
+    pub(super) fetches: Vec<Fetch>,
     pub(super) executing: u32,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
@@ -144,6 +147,7 @@ impl State {
             available,
             to_fetch: BTreeMap::new(),
             asked: SmallVec::new(),
+            fetches: Vec::new(),
             executing: 0,
             retiring: false,
             backlog: 0,
@@ -175,6 +179,11 @@ impl State {
     /// What happened to a task here, oldest first, as far as remembered.
     pub fn story(&self, id: TaskId) -> Vec<Step> {
         self.story.iter().filter(|step| step.id == id).copied().collect()
+    }
+
+    /// What fetches took since this was asked last, for the scheduler.
+    pub fn take_fetches(&mut self) -> Vec<Fetch> {
+        std::mem::take(&mut self.fetches)
     }
 
     /// Figures for a heartbeat.

@@ -3,7 +3,7 @@
 use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{
     graph::{Arguments, Key},
-    protocol::{ComputeTask, Dependency, FromWorker, Priority, TaskId, WorkerId},
+    protocol::{ComputeTask, Dependency, Fetch, FromWorker, Priority, TaskId, WorkerId},
     task::{EntryRef, FailureKind, TaskError, Value},
 };
 
@@ -254,6 +254,21 @@ mod fetching {
         bed.not_gathered(BOB, &[2]).is(2, TaskState::Fetch).does(&["missing 2 not with Some(8)"]);
         bed.handle(Stimulus::WhoHas(vec![held(2, &[ALICE])])).does(&["ask 7 for 2"]);
         bed.gathered(ALICE, &[2]).is(9, TaskState::Executing);
+    }
+
+    #[test]
+    fn what_fetches_took_is_told_once() {
+        let mut bed = Bed::new();
+        bed.compute(task(9, vec![held(2, &[ALICE])]));
+        let asked = bed.now;
+        bed.now += 1000;
+        bed.gathered(ALICE, &[2]);
+        let (nbytes, nanos) = (bed.state.metrics().fetched, bed.now - asked);
+        assert!(nbytes > 0 && nanos > 1000);
+        assert_eq!(bed.state.take_fetches(), [Fetch { from: ALICE, nbytes, nanos }]);
+        // Of what failed nothing is learned.
+        bed.compute(task(10, vec![held(4, &[BOB])])).not_gathered(BOB, &[4]);
+        assert_eq!(bed.state.take_fetches(), []);
     }
 
     #[test]

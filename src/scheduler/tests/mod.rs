@@ -1,6 +1,9 @@
 //! Stories of single tasks: a few stimuli, and the instructions and states that must follow.
 
 mod cancelling;
+mod copying;
+mod explaining;
+mod limiting;
 mod losing;
 mod placing;
 mod retiring;
@@ -11,8 +14,8 @@ use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{
     graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{
-        ClientId, ComputeTask, Finished, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId,
-        WorkerInfo,
+        Answer, ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, Query, TaskId, ToClient,
+        ToWorker, WorkerId, WorkerInfo,
     },
     task::{EntryRef, FailureKind, TaskError, Value},
 };
@@ -71,23 +74,38 @@ impl Bed {
         self.join_as(1, vec![], lifetime)
     }
 
+    /// A worker in a process of a host.
+    fn join_at(&mut self, host: &str, pid: u32) -> WorkerId {
+        let info = WorkerInfo { pid, host: host.into(), ..self.next(1, vec![], None) };
+        self.take_in(info)
+    }
+
     fn join_as(&mut self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerId {
+        let info = self.next(nthreads, resources, lifetime);
+        self.take_in(info)
+    }
+
+    fn take_in(&mut self, info: WorkerInfo) -> WorkerId {
         self.now += 1;
+        let (id, told) = self.state.add_worker(info, self.now);
+        self.told = told;
+        id
+    }
+
+    /// The next worker, in a process and on a host of its own.
+    fn next(&self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerInfo {
         let n = self.state.info().workers.len();
-        let info = WorkerInfo {
+        WorkerInfo {
             name: format!("w{n}").into(),
             address: format!("inproc://w{n}").into(),
             contact: format!("inproc://w{n}").into(),
             nthreads,
             memory_limit: 0,
             resources,
-            pid: 0,
-            host: "here".into(),
+            pid: n as u32,
+            host: format!("host{n}").into(),
             lifetime,
-        };
-        let (id, told) = self.state.add_worker(info, self.now);
-        self.told = told;
-        id
+        }
     }
 
     fn handle(&mut self, stimulus: Stimulus) -> &mut Self {
@@ -127,6 +145,37 @@ impl Bed {
     fn finish_on(&mut self, worker: WorkerId, id: TaskId) -> &mut Self {
         let finished = Finished { id, nbytes: 100, duration: 1_000_000_000, value: None };
         self.worker_says(worker, FromWorker::Finished(finished))
+    }
+
+    /// A worker got a copy of a result.
+    fn add(&mut self, worker: WorkerId, key: u128) -> &mut Self {
+        let id = self.id(key);
+        self.worker_says(worker, FromWorker::Added(vec![id]))
+    }
+
+    /// Asks something that the machine answers itself.
+    fn asks(&mut self, query: Query) -> &mut Self {
+        self.says(FromClient::Ask { id: 7, query })
+    }
+
+    /// What the client was answered in the last turn.
+    fn answers(&self) -> Vec<&Answer> {
+        let answers = self.told.iter().filter_map(|told| match told {
+            Instruction::ToClient(_, ToClient::Answer { id: 7, answer }) => Some(answer),
+            _ => None,
+        });
+        answers.collect()
+    }
+
+    /// What workers were asked to fetch in the last turn.
+    fn acquires(&self) -> Vec<(WorkerId, TaskId)> {
+        let mut acquires = Vec::new();
+        for told in &self.told {
+            if let Instruction::ToWorker(worker, ToWorker::Acquire(wanted)) = told {
+                acquires.extend(wanted.iter().map(|wanted| (*worker, wanted.id)));
+            }
+        }
+        acquires
     }
 
     fn lose(&mut self, worker: WorkerId) -> &mut Self {

@@ -85,3 +85,56 @@ fn a_long_running_task_makes_room() {
     let (worker, id) = bed.assignment(1);
     bed.worker_says(worker, FromWorker::LongRunning(id)).is(3, TaskState::Processing);
 }
+
+/// Two results of a gigabyte on two workers; a third has nothing and is idle.
+fn two_gigabytes() -> Bed {
+    let mut bed = Bed::new(3);
+    for (key, worker) in [(1, "w0"), (2, "w1")] {
+        bed.submit(vec![call(key, &[]).with(|o| o.workers = vec![worker.into()])], &[key]);
+        let (worker, id) = bed.assignment(key);
+        let finished = Finished { id, nbytes: 1 << 30, duration: 1_000_000, value: None };
+        bed.worker_says(worker, FromWorker::Finished(finished));
+    }
+    bed
+}
+
+fn fetched(bed: &mut Bed, asker: u32, from: u32, nanos: u64) {
+    let fetches = vec![Fetch { from: WorkerId(from), nbytes: 1 << 30, nanos }; 8];
+    bed.worker_says(WorkerId(asker), FromWorker::Fetched(fetches));
+}
+
+#[test]
+fn what_links_proved_to_carry_decides_where_a_task_goes() {
+    // Who fetches what from whom: from the first to the second it takes a tenth of the way back.
+    for (fast, slow) in [(0, 1), (1, 0)] {
+        let mut bed = two_gigabytes();
+        fetched(&mut bed, fast, slow, 100_000_000);
+        fetched(&mut bed, slow, fast, 1_000_000_000);
+        bed.submit(vec![call(3, &[1, 2])], &[3]);
+        assert_eq!(bed.assignment(3).0, WorkerId(fast));
+    }
+}
+
+#[test]
+fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
+    let mut bed = two_gigabytes();
+    let estimate = |bed: &Bed| bed.state.fetching(WorkerId(2), [(1 << 30, &[WorkerId(0)][..])].into_iter());
+    let guess = estimate(&bed);
+    assert!((1_000_000_000..1_200_000_000).contains(&guess), "{guess}");
+    fetched(&mut bed, 1, 0, 10_000_000_000);
+    assert!(estimate(&bed) > 5 * guess, "{} {guess}", estimate(&bed));
+    // Of those that hold a result, the one that gives it soonest counts.
+    let slow = estimate(&bed);
+    fetched(&mut bed, 2, 1, 1_000_000);
+    let holders = &[WorkerId(0), WorkerId(1)][..];
+    assert!(bed.state.fetching(WorkerId(2), [(1 << 30, holders)].into_iter()) < slow / 5);
+}
+
+#[test]
+fn within_a_host_and_a_process_results_move_for_less() {
+    let mut bed = Bed::new(0);
+    let [a, b, c, d] = [("x", 1), ("x", 1), ("x", 2), ("y", 1)].map(|(host, pid)| bed.join_at(host, pid));
+    let took = |from: WorkerId| bed.state.fetching(a, [(1 << 30, &[from][..])].into_iter());
+    assert!(took(b) < 10_000_000 && took(b) < took(c) / 10, "{} {}", took(b), took(c));
+    assert!(took(c) < took(d), "{} {}", took(c), took(d));
+}

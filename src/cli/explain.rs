@@ -1,0 +1,41 @@
+//! `rankine explain`: why a running cluster's tasks are where they are.
+
+use std::path::PathBuf;
+
+use crate::{Client, Result, SchedulerFile, client::block_on, graph::Key, settings::Settings};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+A task's key is what `TaskFuture::key` shows, 32 hexadecimal digits, or the name given with
+`client.options().key(name)`. Without a key the tasks that do not run are told of, those first that no worker may run.")]
+pub(super) struct Options {
+    /// Keys or names of tasks
+    #[arg(value_name = "KEY")]
+    keys: Vec<String>,
+    /// The cluster's scheduler file; without it the latest in ~/.rankine (or $RANKINE_HOME)
+    #[arg(long, value_name = "FILE")]
+    scheduler_file: Option<PathBuf>,
+}
+
+/// Asks the scheduler and prints what it says, a line a task.
+pub(super) fn explain(options: &Options, settings: &Settings) -> Result<()> {
+    let path = match &options.scheduler_file {
+        Some(path) => path.clone(),
+        None => SchedulerFile::latest()?,
+    };
+    let client = Client::observe(&SchedulerFile::read(&path)?, settings)?;
+    let keys: Vec<Key> = options.keys.iter().map(|word| key(word)).collect();
+    let told = block_on(client.explain_all(keys))?;
+    told.iter().for_each(|one| println!("{one}"));
+    if told.is_empty() {
+        println!("No task waits for anything.");
+    }
+    Ok(())
+}
+
+fn key(word: &str) -> Key {
+    match u128::from_str_radix(word, 16) {
+        Ok(number) if word.len() == 32 => Key(number),
+        _ => Key::named(word),
+    }
+}
