@@ -23,6 +23,7 @@ mod limits;
 mod links;
 mod placement;
 mod pool;
+mod queue;
 mod reactor;
 mod retiring;
 pub(crate) mod server;

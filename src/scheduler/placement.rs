@@ -47,7 +47,9 @@ impl State {
                 _ => Placement::Queue,
             };
         }
-        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::from_slice(&[least]);
+        // Who is not idle itself would only wait elsewhere; should others have less to do then, they steal it.
+        let idle = self.workers.get(least).is_some_and(|worker| worker.busy < worker.info.nthreads);
+        let mut candidates: SmallVec<[WorkerId; 8]> = idle.then_some(least).into_iter().collect();
         for dependency in &task.dependencies {
             for holder in self.task(*dependency).map(|t| t.who_has.as_slice()).unwrap_or_default() {
                 if !candidates.contains(holder) {

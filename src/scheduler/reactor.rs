@@ -140,6 +140,7 @@ impl State {
             }
         }
         self.workers.remove(id);
+        self.queued.give_up(id);
         self.retirement.on_gone(id);
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));

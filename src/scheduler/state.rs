@@ -1,8 +1,7 @@
 //! What the scheduler knows.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -14,13 +13,14 @@ use super::{
     limits::Limits,
     links::{Link, Links},
     pool::Pool,
+    queue::Queue,
     retiring::Retirement,
     stealing::Stealing,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
-    protocol::{ClientId, Metrics, Priority, SchedulerInfo, StoryEvent, WorkerId, WorkerInfo, WorkerStatus},
+    protocol::{ClientId, Metrics, SchedulerInfo, StoryEvent, WorkerId, WorkerInfo, WorkerStatus},
     task::{EntryRef, Value},
 };
 
@@ -125,7 +125,7 @@ pub struct State {
     /// The numbers of hosts, by name.
     pub(super) hosts: BTreeMap<Arc<str>, u32>,
     pub(super) clients: BTreeMap<ClientId, Client>,
-    pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
+    pub(super) queued: Queue,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
     pub(super) retirement: Retirement,
@@ -159,7 +159,7 @@ impl State {
             options: vec![TaskOptions::default()],
             workers: Pool::default(),
             clients: BTreeMap::new(),
-            queued: BinaryHeap::new(),
+            queued: Queue::default(),
             no_worker: KeySet::default(),
             submissions: 0,
             retirement: Retirement::default(),

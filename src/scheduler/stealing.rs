@@ -21,6 +21,8 @@ use crate::{
 
 /// Nanoseconds that the exchange takes: a task that waits no longer than that stays where it is.
 const EXCHANGE: u64 = 300_000;
+/// Workers that look for work in a turn.
+const THIEVES: usize = 8;
 /// Workers looked at for one that runs out of work.
 const VICTIMS: usize = 16;
 /// Tasks of one of them looked at, the last ones first: they would wait longest.
@@ -88,16 +90,19 @@ impl State {
             // Nobody waits anywhere, or there is enough for all.
             return self.workers.feed();
         }
-        for thief in self.workers.take_hungry() {
-            if let Some(victim) = self.victim_for(thief) {
-                self.steal(victim, thief);
+        for thief in self.workers.take_hungry(THIEVES) {
+            let victim = self.victim_for(thief);
+            if !victim.is_some_and(|victim| self.steal(victim, thief))
+                && self.workers.get(thief).is_some_and(Worker::is_hungry)
+            {
+                self.workers.stay_hungry(thief);
             }
         }
     }
 
     /// Of some workers that have more than they run, the one where tasks wait longest.
     fn victim_for(&mut self, thief: WorkerId) -> Option<WorkerId> {
-        let hungry = self.workers.get(thief).filter(|w| !w.retiring && w.busy < w.info.nthreads)?;
+        let hungry = self.workers.get(thief).filter(|worker| worker.is_hungry())?;
         let start = hungry.wait() + EXCHANGE;
         let next = self.stealing.next;
         let candidates: smallvec::SmallVec<[WorkerId; VICTIMS]> =
@@ -107,8 +112,11 @@ impl State {
         candidates.into_iter().max_by_key(wait).filter(|victim| wait(victim) > start)
     }
 
-    fn steal(&mut self, victim: WorkerId, thief: WorkerId) {
-        let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else { return };
+    /// Asks one worker to give back what starts sooner with the other; says whether there is anything.
+    fn steal(&mut self, victim: WorkerId, thief: WorkerId) -> bool {
+        let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else {
+            return false;
+        };
         let mut loot: Vec<Loot> = from
             .processing
             .latest()
@@ -148,9 +156,11 @@ impl State {
         if let Some(thief) = self.workers.get_mut(thief) {
             thief.incoming += moved;
         }
-        if !asked.is_empty() {
+        let any = !asked.is_empty();
+        if any {
             self.out.push(Instruction::ToWorker(victim, ToWorker::GiveBack(asked)));
         }
+        any
     }
 
     /// Workers gave tasks back that were to be stolen: the thief gets each when its place is looked for.
@@ -215,6 +225,11 @@ impl State {
 }
 
 impl Worker {
+    /// Whether it could do more, and nothing is under way to it.
+    fn is_hungry(&self) -> bool {
+        !self.retiring && self.busy < self.info.nthreads && self.incoming == 0
+    }
+
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
     pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);

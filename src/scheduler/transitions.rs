@@ -4,8 +4,6 @@
 //! Recommendations are followed one after the other, never by recursion, so that chains of any
 //! length work; each is checked again when its turn comes, since the one before may have changed why.
 
-use std::cmp::Reverse;
-
 use super::{
     Instruction, TaskState,
     explain::Choice,
@@ -121,7 +119,8 @@ impl State {
             Placement::Worker(worker) => self.assign(id, worker, false),
             Placement::Queue => {
                 let Some(task) = self.task(id) else { return };
-                self.queued.push(Reverse((task.priority, id)));
+                let priority = task.priority;
+                self.queued.push(priority, id);
                 self.no_worker.remove(&id);
                 self.set_state(id, TaskState::Queued);
             }
@@ -135,29 +134,25 @@ impl State {
 
     /// Hands queued tasks to workers that have too little to do.
     pub(super) fn refill(&mut self) {
-        while let Some(&Reverse((priority, id))) = self.queued.peek() {
-            let current = self.task(id).filter(|t| t.state == TaskState::Queued && t.priority == priority);
-            if current.is_none() {
-                self.queued.pop();
-                continue;
-            }
+        while let Some(least) = self.workers.least_loaded() {
+            let Some((standing, id)) = self.next_queued(least) else { return };
             if self.limits.are_set() && self.has_to_wait(id) {
-                self.queued.pop();
+                self.queued.take(standing, least, 0);
                 continue;
             }
             match self.place(id) {
                 Placement::Worker(worker) => {
-                    self.queued.pop();
+                    let more = self.task(id).map_or(0, |task| self.following(task, worker));
+                    self.queued.take(standing, worker, more);
                     self.assign(id, worker, false);
                 }
                 Placement::Queue => return,
                 // Those that could are gone, or will be before it could be done.
-                Placement::Nobody if self.workers.any_stands() => {
-                    self.queued.pop();
+                Placement::Nobody => {
+                    self.queued.take(standing, least, 0);
                     self.no_worker.insert(id);
                     self.set_state(id, TaskState::NoWorker);
                 }
-                Placement::Nobody => return,
             }
         }
     }

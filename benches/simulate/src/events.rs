@@ -31,8 +31,8 @@ pub(crate) enum Event {
     Executed(usize, Box<Execution>, u64),
     /// A worker's request for results arrives at a peer.
     Asked { asker: usize, peer: usize, ids: Vec<TaskId> },
-    /// Results, and their bytes, arrive.
-    Gathered { asker: usize, peer: usize, data: Vec<(TaskId, Option<(Value, u64)>)> },
+    /// Results arrive.
+    Gathered { asker: usize, peer: usize, data: Vec<(TaskId, Option<Value>)> },
     /// A peer did not answer.
     GatherFailed { asker: usize, peer: usize, ids: Vec<TaskId> },
     /// The scheduler notices that a worker is gone.

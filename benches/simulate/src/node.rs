@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use rankine::{
-    graph::KeyMap,
-    protocol::{TaskId, ToWorker},
+    protocol::ToWorker,
     worker::{self, Execution, Instruction, Stimulus},
 };
 
@@ -28,9 +27,7 @@ pub(crate) struct Node {
     /// Threads without a task.
     idle: u32,
     waiting: VecDeque<Box<Execution>>,
-    /// Bytes of each result here.
-    held: KeyMap<TaskId, u64>,
-    /// Bytes of all.
+    /// Bytes of all results here.
     pub(crate) nbytes: u64,
     /// Most bytes at a time.
     pub(crate) peak: u64,
@@ -45,7 +42,6 @@ impl Node {
             slowness,
             idle: threads,
             waiting: VecDeque::new(),
-            held: KeyMap::default(),
             nbytes: 0,
             peak: 0,
         }
@@ -55,21 +51,13 @@ impl Node {
         self.life == Life::Up
     }
 
-    /// Bytes of a result, if it is here.
-    pub(crate) fn held(&self, id: TaskId) -> Option<u64> {
-        self.held.get(&id).copied()
-    }
-
     /// Takes words of the scheduler in; says whether it is to leave.
     pub(crate) fn hear(&mut self, words: Vec<ToWorker>, now: u64) -> (Vec<Instruction>, bool) {
-        let (mut stimuli, mut freed, mut leaves) = (Vec::with_capacity(words.len()), Vec::new(), false);
+        let (mut stimuli, mut leaves) = (Vec::with_capacity(words.len()), false);
         for word in words {
             stimuli.push(match word {
                 ToWorker::Compute(task) => Stimulus::Compute(task),
-                ToWorker::Free(ids) => {
-                    freed.extend_from_slice(&ids);
-                    Stimulus::Free(ids)
-                }
+                ToWorker::Free(ids) => Stimulus::Free(ids),
                 ToWorker::Acquire(wanted) => Stimulus::Acquire(wanted),
                 ToWorker::WhoHas(held) => Stimulus::WhoHas(held),
                 ToWorker::PeerGone(peer) => Stimulus::PeerGone(peer),
@@ -85,29 +73,16 @@ impl Node {
                 }
             });
         }
-        let instructions =
-            if stimuli.is_empty() { Vec::new() } else { self.machine.handle_many(stimuli, now) };
-        for id in freed {
-            if self.machine.value(id).is_none() {
-                self.nbytes -= self.held.remove(&id).unwrap_or(0);
-            }
-        }
-        (instructions, leaves)
+        (self.react(stimuli, now), leaves)
     }
 
-    /// Takes in what a thread or a peer gave, of so many bytes each.
-    pub(crate) fn take(
-        &mut self,
-        stimulus: Stimulus,
-        results: &[(TaskId, u64)],
-        now: u64,
-    ) -> Vec<Instruction> {
-        let instructions = self.machine.handle_many([stimulus], now);
-        for (id, nbytes) in results {
-            if self.machine.value(*id).is_some() && self.held.insert(*id, *nbytes).is_none() {
-                self.nbytes += nbytes;
-            }
+    /// Takes in what happened.
+    pub(crate) fn react(&mut self, stimuli: Vec<Stimulus>, now: u64) -> Vec<Instruction> {
+        if stimuli.is_empty() {
+            return Vec::new();
         }
+        let instructions = self.machine.handle_many(stimuli, now);
+        self.nbytes = self.machine.metrics().managed;
         self.peak = self.peak.max(self.nbytes);
         instructions
     }

@@ -8,8 +8,9 @@ use rand_distr::{Distribution, LogNormal};
 use rankine::{
     graph::{Arguments, Function, Graph, GraphTask, Key},
     serialize::Frame,
-    task::EntryRef,
+    task::{EntryRef, Value},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -91,12 +92,21 @@ pub struct Task {
     pub dependencies: Vec<u32>,
 }
 
+/// A result as workers hold and send it: what it is, and bytes that nobody looks at.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    pub(crate) number: u64,
+    filler: Frame,
+}
+
 /// A graph, and what its results must be.
 #[derive(Debug, Clone)]
 pub struct Problem {
     /// Every task comes after those that it depends on.
     pub tasks: Vec<Task>,
     functions: Vec<&'static str>,
+    /// What all results share: memory that is never written, so it takes none.
+    filler: Bytes,
 }
 
 impl Problem {
@@ -160,6 +170,12 @@ impl Problem {
         dependencies.into_iter().fold(mix(0x5eed, task as u64), mix)
     }
 
+    /// A task's result as workers hold it: of as many bytes as the task says.
+    pub(crate) fn result(&self, task: usize, number: u64) -> Value {
+        let nbytes = (self.tasks[task].nbytes as usize).min(self.filler.len());
+        Value::new(Payload { number, filler: Frame(self.filler.slice(..nbytes)) })
+    }
+
     /// All results, computed one after the other.
     pub fn results(&self) -> Vec<u64> {
         let mut results: Vec<u64> = Vec::with_capacity(self.tasks.len());
@@ -213,10 +229,12 @@ struct Making {
 
 impl Making {
     fn new(sizes: Sizes, seed: u64) -> Self {
+        // Beyond a gibibyte a result is taken for one of that size.
+        let filler = sizes.nbytes.min(1 << 30) as usize;
         // Its mean is 1.
         let durations = LogNormal::new(-sizes.spread * sizes.spread / 2.0, sizes.spread);
         Self {
-            problem: Problem { tasks: Vec::new(), functions: Vec::new() },
+            problem: Problem { tasks: Vec::new(), functions: Vec::new(), filler: vec![0; filler].into() },
             numbers: BTreeMap::new(),
             sizes,
             // A spread that is none is no spread.
@@ -227,7 +245,7 @@ impl Making {
 
     /// Adds a task that takes and makes so much of what is usual; gives its number.
     fn task(&mut self, function: &'static str, duration: f64, nbytes: f64, dependencies: Vec<u32>) -> u32 {
-        let Problem { tasks, functions } = &mut self.problem;
+        let Problem { tasks, functions, .. } = &mut self.problem;
         let function = *self.numbers.entry(function).or_insert_with(|| {
             functions.push(function);
             functions.len() as u32 - 1

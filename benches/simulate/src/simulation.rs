@@ -10,11 +10,12 @@ use rankine::{
 };
 
 use crate::{
-    Error, Policy, Problem, Setting,
+    Error, Network, Policy, Problem, Setting,
     client::Client,
     events::{Event, Events},
     network::Link,
     node::{Life, Node},
+    problem::Payload,
     setting::Fault,
 };
 
@@ -209,7 +210,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
             Event::Gathered { asker, peer, data } => self.gathered(asker, peer, data),
             Event::GatherFailed { asker, peer, ids } => {
                 let stimulus = worker::Stimulus::GatherFailed { peer: WorkerId(peer as u32), ids };
-                self.work(asker, stimulus, &[]);
+                self.work(asker, stimulus);
             }
             Event::Parted(worker, expected) => {
                 let worker = WorkerId(worker as u32);
@@ -287,6 +288,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
     fn join(&mut self) {
         let number = self.nodes.len();
         let name: std::sync::Arc<str> = format!("w{number}").into();
+        let share = |count: u32| count.max(1) as usize;
+        let Network { per_node, per_process, .. } = self.setting.network;
+        let (per_node, per_process) = (share(per_node), share(per_process));
         let info = WorkerInfo {
             name: name.clone(),
             address: name.clone(),
@@ -294,8 +298,8 @@ impl<'a, P: Policy> Simulation<'a, P> {
             nthreads: self.setting.threads,
             memory_limit: 0,
             resources: vec![],
-            pid: number as u32,
-            host: name,
+            pid: (number / per_process) as u32,
+            host: format!("node{}", number / per_node).into(),
             lifetime: None,
         };
         let (id, instructions) = self.policy.add_worker(info, self.now);
@@ -311,8 +315,11 @@ impl<'a, P: Policy> Simulation<'a, P> {
 
     fn heartbeat(&mut self, worker: usize) {
         if self.nodes[worker].is_up() {
-            let metrics = self.nodes[worker].machine.metrics();
-            self.worker_says(worker, vec![FromWorker::Heartbeat(metrics)]);
+            let machine = &mut self.nodes[worker].machine;
+            let fetches = machine.take_fetches();
+            let fetched = (!fetches.is_empty()).then_some(FromWorker::Fetched(fetches));
+            let beat = FromWorker::Heartbeat(machine.metrics());
+            self.worker_says(worker, fetched.into_iter().chain([beat]).collect());
             self.events.plan(self.now + HEARTBEAT, Event::Heartbeat(worker));
         }
     }
@@ -336,14 +343,14 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
     }
 
-    /// Something happens to a worker, with which it gets results of so many bytes.
-    fn work(&mut self, worker: usize, stimulus: worker::Stimulus, results: &[(TaskId, u64)]) {
+    /// Something happens to a worker.
+    fn work(&mut self, worker: usize, stimulus: worker::Stimulus) {
         let node = &mut self.nodes[worker];
         if !node.is_up() {
             return;
         }
         let before = node.nbytes;
-        let instructions = node.take(stimulus, results, self.now);
+        let instructions = node.react(vec![stimulus], self.now);
         self.nbytes = self.nbytes - before + node.nbytes;
         self.outcome.peak = self.outcome.peak.max(self.nbytes);
         self.follow(worker, instructions);
@@ -391,18 +398,17 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
         let task = Problem::task_of(&execution.arguments);
         let dependencies = execution.dependencies.iter().map(number);
-        let result = Ok(Value::new(Problem::evaluate(task, dependencies)));
-        let (id, nbytes) = (execution.id, self.problem.tasks[task].nbytes);
-        self.work(worker, worker::Stimulus::Executed { id, result, nbytes, duration }, &[(id, nbytes)]);
+        let value = self.problem.result(task, Problem::evaluate(task, dependencies));
+        let (id, nbytes) = (execution.id, value.nbytes());
+        self.work(worker, worker::Stimulus::Executed { id, result: Ok(value), nbytes, duration });
     }
 
     fn asked(&mut self, asker: usize, peer: usize, ids: Vec<TaskId>) {
         let node = &self.nodes[peer];
         match node.life {
             Life::Up => {
-                let find = |id| Some((node.machine.value(id)?.clone(), node.held(id)?));
-                let data: Vec<_> = ids.into_iter().map(|id| (id, find(id))).collect();
-                let nbytes = data.iter().flat_map(|(_, found)| found).map(|(_, nbytes)| *nbytes).sum();
+                let data: Vec<_> = ids.into_iter().map(|id| (id, node.machine.value(id).cloned())).collect();
+                let nbytes = data.iter().flat_map(|(_, found)| found).map(Value::nbytes).sum();
                 self.outcome.moved += nbytes;
                 let arrival = self.setting.network.send(&mut self.links, peer, asker, nbytes, self.now);
                 self.events.plan(arrival, Event::Gathered { asker, peer, data });
@@ -417,16 +423,15 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
     }
 
-    fn gathered(&mut self, asker: usize, peer: usize, data: Vec<(TaskId, Option<(Value, u64)>)>) {
+    fn gathered(&mut self, asker: usize, peer: usize, data: Vec<(TaskId, Option<Value>)>) {
         if !self.nodes[peer].is_up() {
             // It went while it sent.
             let ids = data.into_iter().map(|(id, _)| id).collect();
             let stimulus = worker::Stimulus::GatherFailed { peer: WorkerId(peer as u32), ids };
-            return self.work(asker, stimulus, &[]);
+            return self.work(asker, stimulus);
         }
-        let results: Vec<_> = data.iter().filter_map(|(id, found)| Some((*id, found.as_ref()?.1))).collect();
-        let data = data.into_iter().map(|(id, found)| (id, found.map(|(value, _)| Ok(value)))).collect();
-        self.work(asker, worker::Stimulus::Gathered { peer: WorkerId(peer as u32), data }, &results);
+        let data = data.into_iter().map(|(id, found)| (id, found.map(Ok))).collect();
+        self.work(asker, worker::Stimulus::Gathered { peer: WorkerId(peer as u32), data });
     }
 
     /// A worker ends; the scheduler hears of it after all that the worker said before.
@@ -502,5 +507,5 @@ impl<'a, P: Policy> Simulation<'a, P> {
 
 /// The number that a result is.
 fn number(value: &Value) -> u64 {
-    *value.get::<u64>().expect("all results are numbers")
+    value.get::<Payload>().expect("all results are payloads").number
 }

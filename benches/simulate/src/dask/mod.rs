@@ -367,6 +367,7 @@ impl Dask {
             FromWorker::Erred { .. }
             | FromWorker::LongRunning(_)
             | FromWorker::Ran { .. }
+            | FromWorker::Fetched(_)
             | FromWorker::NotAdded { .. }
             | FromWorker::Retiring
             | FromWorker::Leaving => {}
