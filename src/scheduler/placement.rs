@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{graph::TaskOptions, protocol::WorkerId};
 
-/// Nanoseconds that a task is taken for until one of its function has run.
+/// Nanoseconds that a task is taken for until any has run; one of a function that has not run is taken for one like
+/// the others.
 const UNKNOWN_DURATION: u64 = 500_000;
 /// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
 const AHEAD: u64 = 2_000_000;
@@ -43,7 +44,7 @@ impl State {
         }
         if task.dependencies.is_empty() {
             return match self.workers.get(least) {
-                Some(worker) if u64::from(worker.busy) < self.slots(worker, task) => Placement::Worker(least),
+                Some(worker) if self.has_slot(worker, task) => Placement::Worker(least),
                 _ => Placement::Queue,
             };
         }
@@ -69,11 +70,7 @@ impl State {
         let all = self.workers.iter().map(|(id, _)| id);
         let Some(soonest) = self.soonest(task, all) else { return Placement::Nobody };
         match self.workers.get(soonest) {
-            Some(worker)
-                if task.dependencies.is_empty() && u64::from(worker.busy) >= self.slots(worker, task) =>
-            {
-                Placement::Queue
-            }
+            Some(worker) if task.dependencies.is_empty() && !self.has_slot(worker, task) => Placement::Queue,
             _ => Placement::Worker(soonest),
         }
     }
@@ -119,14 +116,27 @@ impl State {
     }
 
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
-        candidates
-            .filter_map(|id| {
-                let worker = self.workers.get(id).filter(|w| !w.retiring && self.lasts(w, task))?;
-                let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
-                Some((wait + self.transfer(task, id), worker.nbytes, id))
-            })
-            .min()
-            .map(|(_, _, id)| id)
+        let mut best: Option<(u64, u64, WorkerId)> = None;
+        for id in candidates {
+            let fit = |worker: &&Worker| !worker.retiring && self.lasts(worker, task);
+            let Some(worker) = self.workers.get(id).filter(fit) else { continue };
+            let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
+            // What it would have to fetch makes no difference where it starts too late as it is.
+            if best.is_none_or(|best| wait <= best.0) {
+                let this = (wait + self.transfer(task, id), worker.nbytes, id);
+                best = Some(best.map_or(this, |best| best.min(this)));
+            }
+        }
+        best.map(|(_, _, id)| id)
+    }
+
+    /// Whether a worker may be given a task without dependencies. A task whose function others of the same graph
+    /// call with dependencies is not one of those that bring data in: it need not wait (Dask calls only the others
+    /// root-ish), and what depends on it would wait for it.
+    fn has_slot(&self, worker: &Worker, task: &Task) -> bool {
+        let function = self.functions.get(task.function as usize);
+        function.is_some_and(|function| function.inner == task.priority.submission)
+            || u64::from(worker.busy) < self.slots(worker, task)
     }
 
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
@@ -143,7 +153,7 @@ impl State {
     /// Nanoseconds that a task is expected to take.
     pub(super) fn expected_duration(&self, task: &Task) -> u64 {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
-        known.unwrap_or(UNKNOWN_DURATION)
+        known.or(self.usual_duration).unwrap_or(UNKNOWN_DURATION)
     }
 }
 

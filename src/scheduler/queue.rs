@@ -18,7 +18,7 @@ use super::{
 use crate::protocol::{Priority, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 8;
 
 type Entry = (Priority, TaskRef);
 

@@ -344,8 +344,10 @@ impl State {
         };
         let (task, function, estimate) = (task.this, task.function as usize, task.estimate);
         let function = &mut self.functions[function];
-        let mean = function.duration.get_or_insert(duration);
-        *mean = (*mean * 7 + duration) / 8;
+        for mean in [&mut function.duration, &mut self.usual_duration] {
+            let mean = mean.get_or_insert(duration);
+            *mean = (*mean * 7 + duration) / 8;
+        }
         self.passing = value;
         self.finish(task, worker, nbytes);
         if is_surprising(estimate, duration) {

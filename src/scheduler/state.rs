@@ -97,6 +97,8 @@ pub(super) struct FunctionInfo {
     pub(super) name: Arc<str>,
     /// Mean nanoseconds, once known.
     pub(super) duration: Option<u64>,
+    /// The latest submission in which a task of it has dependencies.
+    pub(super) inner: u32,
 }
 
 pub(super) struct Step {
@@ -128,6 +130,8 @@ pub struct State {
     pub(super) queued: Queue,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
+    /// Mean nanoseconds of all tasks, once any has run.
+    pub(super) usual_duration: Option<u64>,
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
     pub(super) copies: Copies,
@@ -162,6 +166,7 @@ impl State {
             queued: Queue::default(),
             no_worker: KeySet::default(),
             submissions: 0,
+            usual_duration: None,
             retirement: Retirement::default(),
             stealing: Stealing::default(),
             copies: Copies::default(),

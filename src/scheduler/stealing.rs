@@ -22,7 +22,7 @@ use crate::{
 /// Nanoseconds that the exchange takes: a task that waits no longer than that stays where it is.
 const EXCHANGE: u64 = 300_000;
 /// Workers that look for work in a turn.
-const THIEVES: usize = 8;
+const THIEVES: usize = 4;
 /// Workers looked at for one that runs out of work.
 const VICTIMS: usize = 16;
 /// Tasks of one of them looked at, the last ones first: they would wait longest.
@@ -91,11 +91,12 @@ impl State {
             return self.workers.feed();
         }
         for thief in self.workers.take_hungry(THIEVES) {
-            let victim = self.victim_for(thief);
-            if !victim.is_some_and(|victim| self.steal(victim, thief))
-                && self.workers.get(thief).is_some_and(Worker::is_hungry)
-            {
-                self.workers.stay_hungry(thief);
+            match self.victim_for(thief) {
+                Some(victim) => self.steal(victim, thief),
+                None if self.workers.get(thief).is_some_and(Worker::is_hungry) => {
+                    self.workers.stay_hungry(thief);
+                }
+                None => {}
             }
         }
     }
@@ -112,10 +113,9 @@ impl State {
         candidates.into_iter().max_by_key(wait).filter(|victim| wait(victim) > start)
     }
 
-    /// Asks one worker to give back what starts sooner with the other; says whether there is anything.
-    fn steal(&mut self, victim: WorkerId, thief: WorkerId) -> bool {
+    fn steal(&mut self, victim: WorkerId, thief: WorkerId) {
         let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else {
-            return false;
+            return;
         };
         let mut loot: Vec<Loot> = from
             .processing
@@ -156,11 +156,9 @@ impl State {
         if let Some(thief) = self.workers.get_mut(thief) {
             thief.incoming += moved;
         }
-        let any = !asked.is_empty();
-        if any {
+        if !asked.is_empty() {
             self.out.push(Instruction::ToWorker(victim, ToWorker::GiveBack(asked)));
         }
-        any
     }
 
     /// Workers gave tasks back that were to be stolen: the thief gets each when its place is looked for.

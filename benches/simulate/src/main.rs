@@ -39,6 +39,9 @@ struct Arguments {
     /// Tasks without dependencies that a worker is given ahead of time, in multiples of its threads; `inf` for all at once.
     #[arg(long, default_value_t = 1.1)]
     saturation: f64,
+    /// Rankine's workers do not steal.
+    #[arg(long)]
+    no_stealing: bool,
     /// Mean seconds that a task takes.
     #[arg(long, default_value_t = 0.1)]
     duration: f64,
@@ -163,6 +166,7 @@ fn setting(arguments: &Arguments, workers: u32, problem: &Problem) -> Setting {
         },
         message_cost: arguments.message_cost,
         saturation: arguments.saturation,
+        stealing: !arguments.no_stealing,
         stragglers: arguments.stragglers,
         slowness: arguments.slowness,
         ..Setting::new(workers, problem)

@@ -18,6 +18,8 @@ pub struct Setting {
     pub message_cost: u64,
     /// Tasks without dependencies that a worker is given ahead of time, in multiples of its threads.
     pub saturation: f64,
+    /// Whether idle workers take over from others; Dask's do in any case.
+    pub stealing: bool,
     /// Silence after which the scheduler takes a worker for dead.
     pub worker_ttl: u64,
     /// How long a worker that does not answer is waited for by who wants results of it.
@@ -72,6 +74,7 @@ impl Setting {
             network: Network::default(),
             message_cost: 250,
             saturation: 1.1,
+            stealing: true,
             worker_ttl: 30_000_000_000,
             patience: 30_000_000_000,
             stragglers: 0,
@@ -89,6 +92,7 @@ impl Setting {
             worker_ttl: self.worker_ttl,
             bandwidth: self.network.bandwidth,
             saturation: self.saturation,
+            stealing: self.stealing,
             ..Default::default()
         })
     }
