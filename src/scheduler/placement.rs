@@ -48,9 +48,7 @@ impl State {
                 _ => Placement::Queue,
             };
         }
-        // Who is not idle itself would only wait elsewhere; should others have less to do then, they steal it.
-        let idle = self.workers.get(least).is_some_and(|worker| worker.busy < worker.info.nthreads);
-        let mut candidates: SmallVec<[WorkerId; 8]> = idle.then_some(least).into_iter().collect();
+        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::new();
         for dependency in &task.dependencies {
             for holder in self.task(*dependency).map(|t| t.who_has.as_slice()).unwrap_or_default() {
                 if !candidates.contains(holder) {
@@ -62,7 +60,21 @@ impl State {
                 break;
             }
         }
-        self.soonest(task, candidates.into_iter()).map_or(Placement::Nobody, Placement::Worker)
+        let holder = self.soonest(task, candidates.into_iter());
+        Placement::Worker(holder.filter(|holder| !self.gains(task, *holder, least)).unwrap_or(least))
+    }
+
+    /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
+    /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
+    /// others have nothing to do before it starts, they steal it.
+    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+        let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
+            return false;
+        };
+        let (here, there) = (from.queueing(), to.queueing());
+        let worth = if to.busy < to.info.nthreads { 1 } else { 2 };
+        worth * there < here
+            && worth * (there + self.transfer(task, least)) < here + self.transfer(task, holder)
     }
 
     /// Where there are workers that will leave before the task would be done: among the others.
@@ -120,7 +132,7 @@ impl State {
         for id in candidates {
             let fit = |worker: &&Worker| !worker.retiring && self.lasts(worker, task);
             let Some(worker) = self.workers.get(id).filter(fit) else { continue };
-            let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
+            let wait = worker.queueing();
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
                 let this = (wait + self.transfer(task, id), worker.nbytes, id);

@@ -1,24 +1,22 @@
 //! Tasks that wait in the scheduler until a worker has too little to do.
 //!
-//! They go by priority, and neighbours go together: those that follow each other in the order of a graph have results
-//! that soon meet, so whoever gets one has the next ones reserved (what Dask calls co-assignment). How many is a part
-//! of what is left for each, so that all are done at the same time (*guided self-scheduling*: C. D. Polychronopoulos
-//! and D. J. Kuck, 1987); what is reserved for one goes to another who would have nothing to do.
+//! They go by priority, and neighbours go together: whoever gets one has those reserved that follow it in the order of
+//! their graph and whose results meet its own (what Dask calls co-assignment). They are never more than a part of what
+//! is left for each, so that all are done at the same time (*guided self-scheduling*: C. D. Polychronopoulos and D. J.
+//! Kuck, 1987); what is reserved for one goes to another who would have nothing to do.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, VecDeque},
 };
 
-use super::{
-    TaskState,
-    state::State,
-    task::{Task, TaskRef},
-};
+use super::{TaskState, state::State, task::TaskRef};
 use crate::protocol::{Priority, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
+/// Dependents of a task that are looked at for one that needs its neighbour too.
+const DEPENDENTS: usize = 8;
 
 type Entry = (Priority, TaskRef);
 
@@ -46,21 +44,15 @@ impl Queue {
         self.free.push(Reverse((priority, task)));
     }
 
-    /// Takes a task off, and reserves for `worker` up to `more` of those that follow it.
-    pub(super) fn take(&mut self, standing: Standing, worker: WorkerId, more: usize) {
-        let taken = self.remove(standing);
-        let (Standing::Free, Some((first, _))) = (standing, taken) else { return };
-        for _ in 0..more {
-            let follows = |next: &Reverse<Entry>| rank(next.0.0) == rank(first);
-            let Some(Reverse(next)) = self.free.peek().filter(|next| follows(next)).copied() else { break };
-            self.free.pop();
-            let place = worker.0 as usize;
-            if self.reserved.len() <= place {
-                self.reserved.resize_with(place + 1, VecDeque::new);
-            }
-            self.reserved[place].push_back(next);
-            self.holders.insert(worker);
+    /// Reserves the free task that comes first for a worker.
+    fn reserve(&mut self, worker: WorkerId) {
+        let Some(Reverse(first)) = self.free.pop() else { return };
+        let place = worker.0 as usize;
+        if self.reserved.len() <= place {
+            self.reserved.resize_with(place + 1, VecDeque::new);
         }
+        self.reserved[place].push_back(first);
+        self.holders.insert(worker);
     }
 
     /// A worker gets nothing more: what was reserved for it is free.
@@ -96,7 +88,8 @@ impl Queue {
         }
     }
 
-    fn remove(&mut self, standing: Standing) -> Option<Entry> {
+    /// Takes a task off.
+    pub(super) fn remove(&mut self, standing: Standing) -> Option<Entry> {
         let holder = match standing {
             Standing::Free => return self.free.pop().map(|Reverse(first)| first),
             Standing::First(holder) | Standing::Last(holder) => holder,
@@ -128,15 +121,27 @@ impl State {
         None
     }
 
-    /// How many tasks that follow a queued one are reserved for the worker that gets it: their results meet, where
-    /// anything needs them.
-    pub(super) fn following(&self, task: &Task, worker: WorkerId) -> usize {
-        if task.live_dependents == 0 {
-            return 0;
-        }
+    /// Takes a task off the queue for a worker, for which its neighbours are reserved.
+    pub(super) fn take_queued(&mut self, standing: Standing, worker: WorkerId) {
+        let taken = self.queued.remove(standing);
+        let (Standing::Free, Some((priority, id))) = (standing, taken) else { return };
         let threads = self.workers.get(worker).map_or(1, |worker| worker.info.nthreads.max(1)) as usize;
-        (self.queued.free.len() / (2 * self.workers.standing().max(1)))
-            .min(TOGETHER * threads)
-            .saturating_sub(1)
+        let share = (self.queued.free.len() / (2 * self.workers.standing().max(1))).min(TOGETHER * threads);
+        for _ in 1..share {
+            let next = self.queued.free.peek().filter(|next| rank(next.0.0) == rank(priority));
+            if !next.is_some_and(|Reverse((_, next))| self.meet(id, *next)) {
+                return;
+            }
+            self.queued.reserve(worker);
+        }
+    }
+
+    /// Whether something needs both results.
+    fn meet(&self, one: TaskRef, other: TaskRef) -> bool {
+        let dependents = |id| {
+            let dependents = self.task(id).map(|task| task.dependents.as_slice()).unwrap_or_default();
+            &dependents[..dependents.len().min(DEPENDENTS)]
+        };
+        dependents(one).iter().any(|dependent| dependents(other).contains(dependent))
     }
 }

@@ -223,6 +223,11 @@ impl State {
 }
 
 impl Worker {
+    /// Nanoseconds until a task that comes now would start.
+    pub(super) fn queueing(&self) -> u64 {
+        self.occupancy / u64::from(self.info.nthreads.max(1))
+    }
+
     /// Whether it could do more, and nothing is under way to it.
     fn is_hungry(&self) -> bool {
         !self.retiring && self.busy < self.info.nthreads && self.incoming == 0

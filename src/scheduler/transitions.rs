@@ -137,19 +137,18 @@ impl State {
         while let Some(least) = self.workers.least_loaded() {
             let Some((standing, id)) = self.next_queued(least) else { return };
             if self.limits.are_set() && self.has_to_wait(id) {
-                self.queued.take(standing, least, 0);
+                self.queued.remove(standing);
                 continue;
             }
             match self.place(id) {
                 Placement::Worker(worker) => {
-                    let more = self.task(id).map_or(0, |task| self.following(task, worker));
-                    self.queued.take(standing, worker, more);
+                    self.take_queued(standing, worker);
                     self.assign(id, worker, false);
                 }
                 Placement::Queue => return,
                 // Those that could are gone, or will be before it could be done.
                 Placement::Nobody => {
-                    self.queued.take(standing, least, 0);
+                    self.queued.remove(standing);
                     self.no_worker.insert(id);
                     self.set_state(id, TaskState::NoWorker);
                 }

@@ -4,7 +4,7 @@
 //! over a [`Network`] that is computed, about [`Problem`]s whose tasks take as long as is drawn from a seed. So ten
 //! thousand workers run in one thread, and the same seed gives the same run, event by event: what a policy is worth
 //! is a figure that repeats, and a failure is a seed. Nothing here waits, and no clock is read but to time the
-//! scheduler itself.
+//! scheduler itself, when it hears all that it heard once more ([`Recording`]).
 //!
 //! Start with [`Simulation`]; [`Dask`] is the scheduler that Rankine's is compared with.
 
@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod policy;
 mod problem;
+mod recording;
 mod setting;
 mod simulation;
 
@@ -22,8 +23,9 @@ pub use dask::Dask;
 pub use network::Network;
 pub use policy::Policy;
 pub use problem::{Family, Problem, Sizes, Task};
+pub use recording::Recording;
 pub use setting::{Fault, Request, Setting};
-pub use simulation::{Outcome, Simulation};
+pub use simulation::{Outcome, Run, Simulation};
 
 /// Why a simulation did not come to a good end.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,9 @@ mod report;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use rankine_simulate::{Dask, Error, Family, Network, Outcome, Policy, Problem, Setting, Simulation, Sizes};
+use rankine_simulate::{
+    Dask, Error, Family, Network, Outcome, Policy, Problem, Run, Setting, Simulation, Sizes,
+};
 use report::{Report, Row};
 
 /// How good are the schedules, and what do they cost?
@@ -120,9 +122,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             let problem = Problem::new(family, size, sizes, arguments.seed);
             let setting = setting(arguments, workers, &problem);
             for policy in policies {
-                let outcome = outcome(policy, &problem, &setting, arguments)?;
+                let (outcome, scheduler) = outcome(policy, &problem, &setting, arguments)?;
                 let lower_bound = setting.lower_bound(&problem);
-                report.add(Row { family, policy, workers, lower_bound, outcome })?;
+                report.add(Row { family, policy, workers, lower_bound, scheduler, outcome })?;
             }
         }
         report.end_of_block();
@@ -173,36 +175,39 @@ fn setting(arguments: &Arguments, workers: u32, problem: &Problem) -> Setting {
     }
 }
 
+/// What comes of a run, and the processor's seconds of the scheduler, the least of some.
 fn outcome(
     policy: &str,
     problem: &Problem,
     setting: &Setting,
     arguments: &Arguments,
-) -> Result<Outcome, Error> {
-    let mut best = run_once(policy, problem, setting, arguments)?;
-    for _ in 1..arguments.repeat {
-        let next = run_once(policy, problem, setting, arguments)?;
-        best.scheduler = best.scheduler.min(next.scheduler);
+) -> Result<(Outcome, f64), Error> {
+    match policy {
+        "dask" => measure(problem, setting, || Dask::new(setting), arguments),
+        _ => measure(problem, setting, || setting.rankine(), arguments),
     }
-    Ok(best)
 }
 
-fn run_once(
-    policy: &str,
+fn measure<P: Policy>(
     problem: &Problem,
     setting: &Setting,
+    policy: impl Fn() -> P,
     arguments: &Arguments,
-) -> Result<Outcome, Error> {
-    match policy {
-        "dask" => finish(Simulation::new(problem, setting, Dask::new(setting)), arguments),
-        _ => finish(Simulation::new(problem, setting, setting.rankine()), arguments),
+) -> Result<(Outcome, f64), Error> {
+    let mut least = f64::INFINITY;
+    let mut run = None;
+    for _ in 0..arguments.repeat.max(1) {
+        let simulation = Simulation::new(problem, setting, policy()).recorded();
+        let simulation = if arguments.log.is_some() { simulation.logged() } else { simulation };
+        let Run { outcome, log, recording } = simulation.run()?;
+        least = least.min(recording.replay(policy()).0.as_secs_f64());
+        run = Some((outcome, log));
     }
-}
-
-fn finish(simulation: Simulation<impl Policy>, arguments: &Arguments) -> Result<Outcome, Error> {
-    let Some(path) = &arguments.log else { return Ok(simulation.run()?.0) };
-    let (outcome, log) = simulation.logged().run()?;
-    std::fs::write(path, log.join("\n"))
-        .map_err(|error| Error::Usage(format!("cannot write the events to {}: {error}", path.display())))?;
-    Ok(outcome)
+    let (outcome, log) = run.unwrap_or_default();
+    if let Some(path) = &arguments.log {
+        std::fs::write(path, log.join("\n")).map_err(|error| {
+            Error::Usage(format!("cannot write the events to {}: {error}", path.display()))
+        })?;
+    }
+    Ok((outcome, least))
 }

@@ -15,6 +15,8 @@ pub(crate) struct Row {
     pub(crate) workers: u32,
     /// Nanoseconds.
     pub(crate) lower_bound: u64,
+    /// The processor's seconds.
+    pub(crate) scheduler: f64,
     pub(crate) outcome: Outcome,
 }
 
@@ -39,8 +41,8 @@ impl Row {
     }
 
     /// Microseconds of the scheduler for each task.
-    fn scheduler(&self) -> f64 {
-        self.outcome.scheduler.as_secs_f64() * 1e6 / self.outcome.tasks.max(1) as f64
+    fn microseconds(&self) -> f64 {
+        self.scheduler * 1e6 / self.outcome.tasks.max(1) as f64
     }
 
     fn cells(&self) -> [String; 12] {
@@ -54,7 +56,7 @@ impl Row {
             format!("{:.3}", makespan as f64 / 1e9),
             format!("{:.3}", self.lower_bound as f64 / 1e9),
             format!("{:.3}", self.ratio()),
-            format!("{:.2}", self.scheduler()),
+            format!("{:.2}", self.microseconds()),
             megabytes(moved),
             megabytes(peak),
             megabytes(worst),
@@ -86,7 +88,7 @@ impl Report {
 
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Error> {
         print(&row.cells());
-        self.block.push((row.policy, row.ratio(), row.scheduler()));
+        self.block.push((row.policy, row.ratio(), row.microseconds()));
         self.write(&row.cells())
     }
 

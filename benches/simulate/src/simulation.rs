@@ -1,7 +1,5 @@
 //! The run itself: all that can happen, one function each.
 
-use std::time::Duration;
-
 use rankine::{
     protocol::{ClientId, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
     scheduler::{Instruction, Stimulus},
@@ -16,6 +14,7 @@ use crate::{
     network::Link,
     node::{Life, Node},
     problem::Payload,
+    recording::{Recording, Turn},
     setting::Fault,
 };
 
@@ -33,8 +32,8 @@ pub struct Outcome {
     pub executed: u64,
     /// Messages that the scheduler got and sent.
     pub messages: u64,
-    /// The processor's time that the scheduler took, from the submission until it had forgotten all.
-    pub scheduler: Duration,
+    /// Of these, the ones it sent.
+    pub told: u64,
     /// Bytes that went from worker to worker.
     pub moved: u64,
     /// Tasks that one worker gave back for another.
@@ -43,6 +42,17 @@ pub struct Outcome {
     pub peak: u64,
     /// Most bytes that a single worker held.
     pub worst: u64,
+}
+
+/// A simulation that came to a good end.
+#[derive(Debug)]
+pub struct Run {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Every event, where that was asked for by [`Simulation::logged`].
+    pub log: Vec<String>,
+    /// What the scheduler heard, where that was asked for by [`Simulation::recorded`].
+    pub recording: Recording,
 }
 
 /// A cluster in virtual time.
@@ -65,6 +75,7 @@ pub struct Simulation<'a, P> {
     nbytes: u64,
     outcome: Outcome,
     log: Option<Vec<String>>,
+    recording: Option<Recording>,
 }
 
 impl<'a, P: Policy> Simulation<'a, P> {
@@ -91,8 +102,8 @@ impl<'a, P: Policy> Simulation<'a, P> {
             nbytes: 0,
             outcome: Outcome { tasks: problem.tasks.len(), ..Outcome::default() },
             log: None,
+            recording: None,
         };
-        (0..setting.workers).for_each(|_| simulation.join());
         simulation.events.plan(simulation.policy.tick(), Event::Tick);
         for (number, request) in setting.requests.iter().enumerate() {
             simulation.events.plan(request.at, Event::Submits(number));
@@ -112,11 +123,18 @@ impl<'a, P: Policy> Simulation<'a, P> {
         self
     }
 
+    /// Has all that the scheduler hears written down.
+    pub fn recorded(mut self) -> Self {
+        self.recording = Some(Recording { clients: self.clients.len(), ..Recording::default() });
+        self
+    }
+
     /// Runs until all clients have what they want, and then until nothing is left.
     ///
     /// # Errors
     /// If that does not happen, results are wrong, or something is left; see [`Error`].
-    pub fn run(mut self) -> Result<(Outcome, Vec<String>), Error> {
+    pub fn run(mut self) -> Result<Run, Error> {
+        (0..self.setting.workers).for_each(|_| self.join());
         self.run_until(|simulation| simulation.missing() == 0)?;
         self.outcome.makespan = self.now - self.setting.requests.iter().map(|r| r.at).min().unwrap_or(0);
         // Words on their way may yet tell of losses.
@@ -133,7 +151,8 @@ impl<'a, P: Policy> Simulation<'a, P> {
         self.run_until(Self::is_settled)?;
         self.check_nothing_left()?;
         self.outcome.worst = self.nodes.iter().map(|node| node.peak).max().unwrap_or(0);
-        Ok((self.outcome, self.log.unwrap_or_default()))
+        let (log, recording) = (self.log.unwrap_or_default(), self.recording.unwrap_or_default());
+        Ok(Run { outcome: self.outcome, log, recording })
     }
 
     fn check_nothing_left(&self) -> Result<(), Error> {
@@ -242,9 +261,10 @@ impl<'a, P: Policy> Simulation<'a, P> {
         self.turn_planned = false;
         let stimuli = std::mem::take(&mut self.inbox);
         let heard = stimuli.len();
-        let start = processor_time();
+        if let Some(recording) = &mut self.recording {
+            recording.turns.push((self.now, Turn::Stimuli(stimuli.clone())));
+        }
         let instructions = self.policy.handle_many(stimuli, self.now);
-        self.outcome.scheduler += processor_time().saturating_sub(start);
         self.obey(heard, instructions);
     }
 
@@ -252,6 +272,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
     fn obey(&mut self, heard: usize, instructions: Vec<Instruction>) {
         let messages = (heard + instructions.len()) as u64;
         self.outcome.messages += messages;
+        self.outcome.told += instructions.len() as u64;
         self.busy_until = self.now.max(self.busy_until) + messages * self.setting.message_cost;
         let arrival = self.busy_until + self.setting.network.latency;
         let mut told = Vec::new();
@@ -302,6 +323,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
             host: format!("node{}", number / per_node).into(),
             lifetime: None,
         };
+        if let Some(recording) = &mut self.recording {
+            recording.turns.push((self.now, Turn::Join(Box::new(info.clone()))));
+        }
         let (id, instructions) = self.policy.add_worker(info, self.now);
         assert_eq!(id.0 as usize, number, "workers are numbered as they come");
         self.nodes.push(Node::new(self.setting.threads, self.setting.slowness_of(number)));
@@ -503,12 +527,6 @@ impl<'a, P: Policy> Simulation<'a, P> {
             }
         }
     }
-}
-
-/// Time that the processor gave this thread: what others take of it does not count.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// The number that a result is.
