@@ -162,6 +162,12 @@ impl State {
         }
     }
 
+    /// Nanoseconds that a task is expected to take a worker.
+    pub(super) fn expected_on(&self, worker: WorkerId, task: &Task) -> u64 {
+        let pace = self.workers.get(worker).map_or(1.0, Worker::slowness);
+        (self.expected_duration(task) as f64 * pace) as u64
+    }
+
     /// Nanoseconds that a task is expected to take.
     pub(super) fn expected_duration(&self, task: &Task) -> u64 {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);

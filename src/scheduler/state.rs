@@ -67,6 +67,8 @@ pub(super) struct Worker {
     /// Of these, what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
+    /// How long its latest tasks took, in multiples of what others take.
+    pub(super) pace: f64,
     pub(super) heard: u64,
     /// The number of its host.
     pub(super) host: u32,

@@ -69,7 +69,7 @@ impl State {
     pub(super) fn estimate_anew(&mut self, id: WorkerId) {
         let (mut before, mut after) = (0, 0);
         for task in self.processed_by(id) {
-            let Some(expected) = self.task(task).map(|task| self.expected_duration(task)) else { continue };
+            let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
             if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
                 before += task.estimate;
                 after += expected;
@@ -134,11 +134,12 @@ impl State {
         let (mut here, mut there) = (from.wait(), to.wait());
         let threads = |worker: &Worker| u64::from(worker.info.nthreads.max(1));
         let (from_threads, to_threads) = (threads(from), threads(to));
+        let pace = to.slowness() / from.slowness();
         let (mut asked, mut moved) = (Vec::new(), 0);
         for Loot { task, transfer, estimate, .. } in loot {
             let start = there + EXCHANGE + transfer;
             // It is among the last that the victim would run.
-            if start + estimate / to_threads >= here {
+            if start + (estimate as f64 * pace) as u64 / to_threads >= here {
                 continue;
             }
             // A task that came to a worker twice may be listed twice.
@@ -223,6 +224,11 @@ impl State {
 }
 
 impl Worker {
+    /// By how much it is slower than others. Tasks of a function differ: only what is much slower is called so.
+    pub(super) fn slowness(&self) -> f64 {
+        if self.pace > 1.5 { self.pace } else { 1.0 }
+    }
+
     /// Nanoseconds until a task that comes now would start.
     pub(super) fn queueing(&self) -> u64 {
         self.occupancy / u64::from(self.info.nthreads.max(1))

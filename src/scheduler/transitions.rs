@@ -158,7 +158,7 @@ impl State {
 
     fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
-        let estimate = self.expected_duration(task);
+        let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let compute = ComputeTask {
             id: task.id,

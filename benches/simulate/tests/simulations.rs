@@ -164,10 +164,6 @@ fn the_same_seed_gives_the_same_events() {
     assert_ne!(log(1), log(2));
 }
 
-fn ratio(problem: &Problem, setting: &Setting, outcome: &Outcome) -> f64 {
-    outcome.makespan as f64 / setting.lower_bound(problem) as f64
-}
-
 /// The mean over all families of makespan / lower bound, on twenty workers; Dask's too.
 fn mean_ratios(change: impl Fn(&mut Setting)) -> (f64, f64) {
     let (mut ours, mut theirs) = (0.0, 0.0);
