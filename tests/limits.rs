@@ -161,7 +161,7 @@ fn who_submits_faster_than_the_scheduler_takes_in_waits() -> Outcome {
     assert_eq!(lines.next().ok_or("a line")??, "submitted");
     let most = client.memory("VmHWM")?;
     // But for what its futures take, which are the program's own, it is far from what all arguments together are.
-    let all = tasks() * BALLAST as u64 >> 20;
+    let all = (tasks() * BALLAST as u64) >> 20;
     assert!(most < 400 + tasks() / 1000 && most < all, "{most} of {all} MiB");
     assert_eq!(lines.next().ok_or("a line")??, tasks().to_string());
     println!("the client's memory: {stopped} MiB while the scheduler was stopped, {most} MiB at most");
