@@ -84,7 +84,12 @@ impl Cluster {
             lifetime: None,
         };
         let (id, instructions) = self.scheduler.add_worker(info, self.now);
-        let config = worker::Config { nthreads: self.threads, memory_limit: 0, resources: vec![] };
+        let config = worker::Config {
+            nthreads: self.threads,
+            memory_limit: 0,
+            thresholds: worker::Thresholds::default(),
+            resources: vec![],
+        };
         let worker = Worker {
             state: worker::State::new(config),
             inbox: VecDeque::new(),

@@ -19,6 +19,7 @@ mod explain;
 mod index;
 mod invariants;
 mod links;
+mod pausing;
 mod placement;
 mod pool;
 mod reactor;
