@@ -80,7 +80,9 @@ impl Memory {
         node.extend(of_slurm(|name| env::var(name).ok()));
         let limits = [(Resource::As, "RLIMIT_AS (ulimit -v)"), (Resource::Data, "RLIMIT_DATA (ulimit -d)")];
         let process = limits.into_iter().filter_map(|(resource, name)| {
-            Some(Bound { bytes: getrlimit(resource).current?, from: name.into() })
+            // These count what is set aside, such as stacks and what the heap holds free, and not what is occupied.
+            let bytes = getrlimit(resource).current? / 4 * 3;
+            Some(Bound { bytes, from: format!("three quarters of {name}") })
         });
         let nothing = || Bound { bytes: u64::MAX, from: "nobody says how much there is".into() };
         Self { node: least(node).unwrap_or_else(nothing), process: least(process) }

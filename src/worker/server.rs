@@ -225,7 +225,7 @@ impl Server {
         }
         let now = self.start.elapsed().as_nanos() as u64;
         let instructions = self.state.borrow_mut().handle_many(stimuli, now);
-        let mut executions = Vec::new();
+        let (mut executions, mut discarded) = (Vec::new(), Vec::new());
         for instruction in instructions {
             match instruction {
                 Instruction::Execute(execution) => executions.push(execution),
@@ -238,12 +238,13 @@ impl Server {
                 Instruction::Unspill { id, file } => {
                     tokio::task::spawn_local(self.clone().unspill(id, file));
                 }
-                Instruction::Discard(file) => {
-                    let store = self.store.clone();
-                    tokio::task::spawn_blocking(move || store.discard(file));
-                }
+                Instruction::Discard(file) => discarded.push(file),
                 Instruction::Send(message) => self.scheduler.put(self.sendable(message)),
             }
+        }
+        if !discarded.is_empty() {
+            let store = self.store.clone();
+            tokio::task::spawn_blocking(move || discarded.into_iter().for_each(|file| store.discard(file)));
         }
         if !executions.is_empty() {
             self.executor.execute(executions);

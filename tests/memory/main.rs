@@ -107,10 +107,11 @@ fn working_set() -> rankine::Result<()> {
 
 const MINUTES: Duration = Duration::from_secs(240);
 
-/// The working set finishes within the limit, and without spilling it does not.
-fn finishes_only_by_spilling(cage: &Cage, limit: u64) {
+/// A working set of ten times `size`, which is what the cage leaves, finishes with `limit` bytes of memory, and without
+/// spilling it does not.
+fn finishes_only_by_spilling(cage: &Cage, size: u64, limit: u64) {
     let place = tempfile::tempdir().unwrap();
-    let chunks = (10 * limit / CHUNK).to_string();
+    let chunks = (10 * size / CHUNK).to_string();
     let directory = place.path().to_str().unwrap();
     let variables = [("CHUNKS", &*chunks), ("RANKINE_LOCAL_DIRECTORY", directory)];
     let spilling = cage.run("working-set", &variables, MINUTES);
@@ -128,13 +129,13 @@ fn ten_times_a_control_group() -> Result<Completion, Failed> {
     let Some(cage) = Cage::group(limit) else {
         return Ok(Completion::ignored_with("this user can make no control group here"));
     };
-    finishes_only_by_spilling(&cage, limit);
+    finishes_only_by_spilling(&cage, limit, limit);
     Ok(Completion::Completed)
 }
 
 fn ten_times_ulimit() -> Outcome {
     let limit = 256 << 20;
-    finishes_only_by_spilling(&Cage::Data(limit), limit);
+    finishes_only_by_spilling(&Cage::Data(limit), limit, limit / 4 * 3);
     Ok(())
 }
 
