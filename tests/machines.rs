@@ -303,13 +303,16 @@ impl Cluster {
         let disk = &mut self.workers.get_mut(&worker).expect("it lives").disk;
         let (id, file) = disk.reads.swap_remove(self.random.random_range(0..disk.reads.len()));
         let read = disk.files.get(&file).cloned().filter(|_| !broken);
-        self.work(worker, match read {
-            Some(value) => {
-                let occupied = if mapped { 0 } else { RESULT };
-                worker::Stimulus::Unspilled { id, file, value, occupied }
-            }
-            None => worker::Stimulus::UnspillFailed { id, file },
-        });
+        self.work(
+            worker,
+            match read {
+                Some(value) => {
+                    let occupied = if mapped { 0 } else { RESULT };
+                    worker::Stimulus::Unspilled { id, file, value, occupied }
+                }
+                None => worker::Stimulus::UnspillFailed { id, file },
+            },
+        );
     }
 
     fn client_hears(&mut self) {

@@ -63,7 +63,9 @@ impl Cage {
         let (unshare, begin) = match self {
             Self::Group(group) => (false, format!("echo $$ > {}/cgroup.procs", group.display())),
             Self::Data(bytes) => (false, format!("ulimit -d {}", bytes >> 10)),
-            Self::FileSystem(bytes, at) => (true, format!("mount -t tmpfs -o size={bytes} none {}", at.display())),
+            Self::FileSystem(bytes, at) => {
+                (true, format!("mount -t tmpfs -o size={bytes} none {}", at.display()))
+            }
             // The program is to hear of it by an error, not by a signal.
             Self::FileSize(bytes) => (false, format!("trap '' XFSZ; ulimit -f {}", bytes / 512)),
         };

@@ -180,10 +180,10 @@ fn peers_and_clients_are_given_what_is_on_disk() -> Outcome {
         .settings(tight(6 * CHUNK, place.path()))
         .start()?;
     let client = Client::from(cluster.client()?);
-    let names: Vec<String> = client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
-    let held: Vec<_> = (0..12u64)
-        .map(|i| client.options().workers([&*names[0]]).submit(chunk, (i,)))
-        .collect();
+    let names: Vec<String> =
+        client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
+    let held: Vec<_> =
+        (0..12u64).map(|i| client.options().workers([&*names[0]]).submit(chunk, (i,))).collect();
     client.wait(&held, ReturnWhen::AllCompleted, None)?;
     let on_disk = || Ok::<_, Error>(metrics(&client)?.spilled);
     until("most of it is on disk", || Ok(on_disk()? >= 8 * CHUNK))?;
@@ -216,8 +216,7 @@ fn a_result_whose_file_is_gone_is_computed_again() -> Outcome {
     let lost = files(place.path());
     assert!(lost.len() >= 4);
     lost.iter().for_each(|file| fs::remove_file(file).unwrap());
-    let looked: Vec<_> =
-        held.iter().zip(0u64..).map(|(chunk, i)| client.submit(wrong, (chunk, i))).collect();
+    let looked: Vec<_> = held.iter().zip(0u64..).map(|(chunk, i)| client.submit(wrong, (chunk, i))).collect();
     assert_eq!(client.gather(&looked)?, [0; 6]);
     for (chunk, i) in client.gather(&held)?.into_iter().zip(0..) {
         assert_eq!(wrong(chunk, i), 0);
@@ -295,8 +294,7 @@ fn endless() -> rankine::Result<()> {
     let mut settings = Settings::default();
     settings.memory_limit = MemoryLimit::Bytes(200 << 20);
     settings.log = "warn".into();
-    let cluster =
-        LocalCluster::builder().workers(1).threads(1).processes(true).settings(settings).start()?;
+    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).settings(settings).start()?;
     let client = Client::from(cluster.client()?);
     let Err(Error::Task(error)) = client.submit(hog, ()).result() else { panic!("it should err") };
     assert_eq!(error.kind, FailureKind::KilledWorkers, "{error}");
@@ -330,10 +328,10 @@ fn a_paused_worker_leaves_the_work_to_others() -> Outcome {
     let place = tempfile::tempdir()?;
     let mut settings = tight(200 << 20, place.path());
     settings.memory_pause = Threshold(Some(0.8));
-    let cluster =
-        LocalCluster::builder().workers(2).threads(1).processes(true).settings(settings).start()?;
+    let cluster = LocalCluster::builder().workers(2).threads(1).processes(true).settings(settings).start()?;
     let client = Client::from(cluster.client()?);
-    let names: Vec<String> = client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
+    let names: Vec<String> =
+        client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
     let hungry = |seconds: u64| {
         let taken = vec![1u8; 190 << 20];
         thread::sleep(Duration::from_secs(seconds));
@@ -362,7 +360,8 @@ fn what_was_freed_takes_no_place_on_disk() -> Outcome {
     let mut held = client.map(chunk, 0..8u64);
     client.wait(&held, ReturnWhen::AllCompleted, None)?;
     until("they are on disk", || Ok(metrics(&client)?.spilled >= 6 * CHUNK))?;
-    let on_disk = || files(place.path()).iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum::<u64>();
+    let on_disk =
+        || files(place.path()).iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum::<u64>();
     assert!(on_disk() >= 6 * CHUNK);
     held.truncate(1);
     until("their files are gone", || Ok(on_disk() <= CHUNK + 4096))?;
@@ -390,8 +389,7 @@ fn directories_are_private_and_go_with_their_process() -> Outcome {
 fn what_a_killed_process_left_is_removed_by_the_next() -> Outcome {
     let place = tempfile::tempdir()?;
     let settings = tight(CHUNK, place.path());
-    let cluster =
-        LocalCluster::builder().workers(1).threads(1).processes(true).settings(settings).start()?;
+    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).settings(settings).start()?;
     let client = Client::from(cluster.client()?);
     let held = client.map(chunk, 0..4u64);
     client.wait(&held, ReturnWhen::AllCompleted, None)?;
@@ -399,8 +397,7 @@ fn what_a_killed_process_left_is_removed_by_the_next() -> Outcome {
     let before: Vec<_> = fs::read_dir(place.path())?.map(|entry| entry.unwrap().file_name()).collect();
     Command::new("kill").args(["-9", &cluster.pids()[0].to_string()]).status()?;
     // Another takes its place, removes what it left, and computes its results again.
-    let looked: Vec<_> =
-        held.iter().zip(0u64..).map(|(chunk, i)| client.submit(wrong, (chunk, i))).collect();
+    let looked: Vec<_> = held.iter().zip(0u64..).map(|(chunk, i)| client.submit(wrong, (chunk, i))).collect();
     assert_eq!(client.gather(&looked)?, [0; 4]);
     until("what it left is gone", || Ok(!place.path().join(&before[0]).exists()))?;
     drop((held, looked, client, cluster));

@@ -3,6 +3,7 @@
 mod cancelling;
 mod explaining;
 mod losing;
+mod pausing;
 mod placing;
 mod retiring;
 mod running;

@@ -1,5 +1,7 @@
 //! Stories of single tasks on a worker: a few stimuli, and the instructions and states that must follow.
 
+mod spilling;
+
 use super::{Config, Instruction, State, Stimulus, TaskState, Thresholds};
 use crate::{
     graph::{Arguments, Key},
@@ -118,6 +120,12 @@ impl Bed {
             Instruction::Send(FromWorker::NotAdded { id, error }) => {
                 format!("not added {}: {error}", id.index())
             }
+            Instruction::Spill { file, .. } => format!("spill to {}", file.0),
+            Instruction::Unspill { id, file } => format!("read {} from {}", id.index(), file.0),
+            Instruction::Discard(file) => format!("discard {}", file.0),
+            Instruction::Send(FromWorker::Lost(ids)) => format!("lost {}", numbers(ids)),
+            Instruction::Send(FromWorker::Paused(true)) => "paused".into(),
+            Instruction::Send(FromWorker::Paused(false)) => "goes on".into(),
             other => format!("{other:?}"),
         };
         self.told.iter().map(short).collect()
