@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine::{
     FailureKind,
     graph::{Arguments, Function, Graph, GraphTask, Key},
-    protocol::{ClientId, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
+    protocol::{ClientId, FromClient, FromWorker, Query, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
     scheduler::{self, Instruction, Stimulus},
     serialize::Frame,
     task::{EntryRef, TaskError, Value},
@@ -63,6 +63,8 @@ struct Cluster {
     shortage: Shortage,
     /// Tasks that ran so far.
     runs: usize,
+    /// Questions of the client that were not answered.
+    asked: usize,
 }
 
 /// What a result counts for, so that it is worth a file.
@@ -91,6 +93,7 @@ impl Cluster {
             failing: 0,
             shortage: Shortage::default(),
             runs: 0,
+            asked: 0,
         }
     }
 
@@ -175,6 +178,20 @@ impl Cluster {
         if staying.len() > 1 {
             self.schedule(Stimulus::Retire(staying[index % staying.len()]));
         }
+    }
+
+    /// A client asks for copies, has results moved, limits how many tasks run; or time passes.
+    fn meddle(&mut self, choice: usize, keys: &[Key]) {
+        let query = match choice % 6 {
+            0 => return self.schedule(Stimulus::Tick),
+            1 => Query::Rebalance,
+            2 => Query::Replicate { keys: keys.to_vec(), count: None, workers: vec![] },
+            3 => Query::Replicate { keys: keys.to_vec(), count: Some(2), workers: vec![] },
+            4 => Query::Limit { name: "add".into(), most: Some(1 + choice as u32 % 3) },
+            _ => Query::Limit { name: "add".into(), most: None },
+        };
+        self.asked += 1;
+        self.from_client.push_back(FromClient::Ask { id: 0, query });
     }
 
     fn obey(&mut self, instructions: Vec<Instruction>) {
@@ -328,6 +345,7 @@ impl Cluster {
                     None => self.from_client.push_back(FromClient::Missing { id, worker }),
                 }
             }
+            ToClient::Answer { .. } => self.asked -= 1,
             ToClient::Erred { key, error } => drop(self.failed.insert(key, error)),
             _ => {}
         }
@@ -436,6 +454,7 @@ proptest! {
         seed: u64,
         threads in 1u32..4,
         deaths in prop::collection::vec(0usize..200, 0..6),
+        meddling in prop::collection::vec((0usize..100, 0usize..18), 0..6),
         share in 1usize..5,
         failing in prop_oneof![Just(0u32), 1..60u32],
     ) {
@@ -444,9 +463,17 @@ proptest! {
         (0..3).for_each(|_| cluster.join());
         let wanted: Vec<usize> = (0..graph.len()).filter(|i| i % share == 0).collect();
         cluster.from_client.push_back(message(&graph, &wanted));
+        let keys: Vec<Key> = wanted.iter().map(|i| key(*i)).collect();
+        let mut meddling = meddling.into_iter();
         for steps in deaths {
             for _ in 0..steps {
                 cluster.step();
+            }
+            if let Some((steps, choice)) = meddling.next() {
+                cluster.meddle(choice, &keys);
+                for _ in 0..steps {
+ cluster.step();
+ }
             }
             let living: Vec<WorkerId> = cluster.workers.keys().copied().collect();
             if let Some(victim) = living.get(seed as usize % living.len().max(1)) {
@@ -457,8 +484,18 @@ proptest! {
             }
             cluster.join();
         }
+        for (steps, choice) in meddling {
+            cluster.meddle(choice, &keys);
+            for _ in 0..steps {
+ cluster.step();
+ }
+        }
+        cluster.settle();
+        // What will never be answered else is at a tick.
+        cluster.schedule(Stimulus::Tick);
         cluster.settle();
         cluster.scheduler.validate();
+        prop_assert_eq!(cluster.asked, 0);
         prop_assert!(cluster.failed.is_empty(), "{:?}", cluster.failed);
         let expected = sequential(&graph);
         for i in &wanted {

@@ -94,6 +94,21 @@ twins! {
     /// # Errors
     /// As there.
     fn explain<T>(future: &TaskFuture<T>) -> Result<Explanation>;
+    /// [`super::Client::limit`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn limit(name: impl Into<String>, most: Option<u32>) -> Result<()>;
+    /// [`super::Client::replicate`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn replicate<T>(futures: &[TaskFuture<T>], count: Option<usize>, workers: &[&str]) -> Result<()>;
+    /// [`super::Client::rebalance`], blocking.
+    ///
+    /// # Errors
+    /// As there.
+    fn rebalance() -> Result<()>;
     /// [`super::Client::close`], blocking.
     fn close() -> ();
     /// [`super::Client::shutdown`], blocking.

@@ -146,6 +146,7 @@ impl Core {
             match command {
                 Command::Submit(submissions) => graph.add(submissions),
                 Command::Release { key, .. } => released.push(key),
+                Command::FireAndForget(keys) => self.scheduler.put(FromClient::FireAndForget(keys)),
                 Command::Cancel { keys, force } => {
                     self.scheduler.put(FromClient::Cancel { keys, force });
                 }

@@ -72,6 +72,7 @@ pub(crate) enum Command {
         key: Key,
         small: bool,
     },
+    FireAndForget(Vec<Key>),
     Cancel {
         keys: Vec<Key>,
         force: bool,
@@ -493,6 +494,68 @@ impl Client {
         let workers = workers.into_iter().map(Into::into).collect();
         match self.shared.ask(Query::Retire { workers }).await? {
             Answer::Retired(left) => Ok(left),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Has tasks run even if this program drops their futures or ends: for what they do, not for what they return.
+    pub fn fire_and_forget<T>(&self, futures: &[TaskFuture<T>]) {
+        self.shared.put(Command::FireAndForget(futures.iter().map(TaskFuture::key).collect()));
+    }
+
+    /// Lets at most `most` tasks of a name run at once in the whole cluster (any number for `None`), say those
+    /// that ask one database. Tasks that run already go on.
+    ///
+    /// `name` is a function's, or the end of its path (`load` means `program::io::load`), or what tasks were called
+    /// by [`Options::key`].
+    ///
+    /// # Errors
+    /// If the cluster is gone.
+    pub async fn limit(&self, name: impl Into<String>, most: Option<u32>) -> Result<()> {
+        match self.shared.ask(Query::Limit { name: name.into(), most }).await? {
+            Answer::Done => Ok(()),
+            _ => Err(strange_answer()),
+        }
+    }
+
+    /// Waits until the results are there, and has each held by at least `count` workers (by all for `None`),
+    /// so that those who need it find it near, and a death costs nothing. Of all workers, or of those that `workers`
+    /// names by name, address or host.
+    ///
+    /// # Errors
+    /// If a task failed, a result cannot leave the process it is in, or the cluster is gone.
+    pub async fn replicate<T>(
+        &self,
+        futures: &[TaskFuture<T>],
+        count: Option<usize>,
+        workers: &[&str],
+    ) -> Result<()> {
+        for future in futures {
+            future.done().await;
+            if let Some(error) = future.error() {
+                return Err(error.into());
+            }
+        }
+        let keys = futures.iter().map(TaskFuture::key).collect();
+        let count = count.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        let workers = workers.iter().map(|name| (*name).to_owned()).collect();
+        self.copied(Query::Replicate { keys, count, workers }).await
+    }
+
+    /// Moves results from workers that hold more bytes than most to those that hold less.
+    ///
+    /// # Errors
+    /// If a result cannot leave the process it is in, or the cluster is gone.
+    pub async fn rebalance(&self) -> Result<()> {
+        self.copied(Query::Rebalance).await
+    }
+
+    async fn copied(&self, query: Query) -> Result<()> {
+        match self.shared.ask(query).await? {
+            Answer::Copied(failed) => match failed.into_iter().next() {
+                Some((_, error)) => Err(error.into()),
+                None => Ok(()),
+            },
             _ => Err(strange_answer()),
         }
     }

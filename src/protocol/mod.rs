@@ -51,6 +51,11 @@ pub struct WorkerId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ClientId(pub u32);
 
+impl ClientId {
+    /// Who wants tasks to be done whose results nobody waits for.
+    pub(crate) const NOBODY: Self = Self(u32::MAX);
+}
+
 /// Which task runs first: the least.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Priority {
@@ -130,6 +135,8 @@ pub enum FromClient {
         /// Whether other clients' interest counts for nothing.
         force: bool,
     },
+    /// Run these even if nobody holds a future of them any more.
+    FireAndForget(Vec<Key>),
     /// The client has put data on workers: results without a task.
     Scattered(Vec<Scattered>),
     /// A worker the client was sent to did not give the result.
@@ -158,6 +165,13 @@ impl FromClient {
             query,
             Query::WhoHas(_) | Query::HasWhat | Query::SchedulerInfo | Query::Story(_) | Query::Explain(_)
         )
+    }
+}
+
+impl Query {
+    /// Whether answering it changes what the scheduler knows of tasks, so that the state machine does.
+    pub(crate) fn is_for_the_machine(&self) -> bool {
+        matches!(self, Self::Reserve(_) | Self::Limit { .. } | Self::Replicate { .. } | Self::Rebalance)
     }
 }
 
@@ -190,6 +204,24 @@ pub enum Query {
     Story(Key),
     /// Why these tasks are where they are; why tasks do not run where empty.
     Explain(Vec<Key>),
+    /// Let at most so many tasks of a name run at once; any number for `None`.
+    Limit {
+        /// A function's name, or the end of its path; or the name given to tasks.
+        name: String,
+        /// How many.
+        most: Option<u32>,
+    },
+    /// Have these results held by several workers. Answered once they are.
+    Replicate {
+        /// The results; those that are not in memory are left out.
+        keys: Vec<Key>,
+        /// By how many workers at least; by all for `None`.
+        count: Option<u32>,
+        /// Names, addresses or hosts of those that count; all where empty.
+        workers: Vec<String>,
+    },
+    /// Move results to where fewer bytes are held. Answered once that is done.
+    Rebalance,
     /// Run a function on workers, outside of the task graph; on all of them where `workers` is empty.
     Run {
         /// The function.
@@ -233,6 +265,8 @@ pub enum Answer {
     Story(Vec<StoryEvent>),
     /// To [`Query::Explain`].
     Explained(Vec<Explanation>),
+    /// To [`Query::Replicate`] and [`Query::Rebalance`]: the results that could not be sent, and why.
+    Copied(Vec<(Key, TaskError)>),
     /// To [`Query::Run`]: by worker address.
     Ran(Vec<(Arc<str>, Result<Value, TaskError>)>),
     /// To [`Query::RunOnScheduler`].

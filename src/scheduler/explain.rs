@@ -146,6 +146,10 @@ impl State {
 
     fn why_queued(&self, task: &Task) -> Vec<String> {
         let workers = Count(self.workers.iter().filter(|(_, w)| !w.retiring).count(), "worker", "workers");
+        if let Some((name, most)) = self.limited_by(task) {
+            let most = Count(most as usize, "task", "tasks");
+            return vec![format!("{most} of the name {name} may run at once, and as many do.")];
+        }
         let before = self.queued.iter().filter(|entry| entry.0.0 < task.priority).count();
         vec![
             format!("All it needs is there, but each of the {workers} has enough to do."),

@@ -70,6 +70,7 @@ impl State {
             assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
         }
         self.workers.validate();
+        self.validate_limits();
         for task in self.tasks.iter() {
             let stolen = self.is_being_stolen(task.this);
             assert!(!stolen || task.state == TaskState::Processing, "{:?} is waited for", task.this);

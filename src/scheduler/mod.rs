@@ -15,9 +15,11 @@
 //! ```
 
 mod arena;
+mod copies;
 mod explain;
 mod index;
 mod invariants;
+mod limits;
 mod links;
 mod pausing;
 mod placement;

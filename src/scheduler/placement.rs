@@ -147,9 +147,12 @@ impl State {
 
 /// Whether a worker is one of those that a task is restricted to.
 pub(super) fn named(worker: &Worker, options: &TaskOptions) -> bool {
-    options.workers.iter().any(|wanted| {
-        **wanted == *worker.info.name || **wanted == *worker.info.address || **wanted == *worker.info.host
-    })
+    options.workers.iter().any(|wanted| is_meant(worker, wanted))
+}
+
+/// Whether a worker goes by this name: its own, its address or its host's.
+pub(super) fn is_meant(worker: &Worker, name: &str) -> bool {
+    [&worker.info.name, &worker.info.address, &worker.info.host].into_iter().any(|own| **own == *name)
 }
 
 /// Whether a worker has the resources that a task holds while it runs.

@@ -159,6 +159,7 @@ impl State {
 
     fn on_remove_client(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.forget_orders(client);
         let wanted: Vec<TaskRef> =
             self.tasks.iter().filter(|task| task.who_wants.contains(&client)).map(|task| task.this).collect();
         for id in wanted {
@@ -193,9 +194,32 @@ impl State {
                 let answer = ToClient::Answer { id, answer: Answer::Reserved(ids) };
                 self.out.push(Instruction::ToClient(client, answer));
             }
+            FromClient::FireAndForget(keys) => self.on_fire_and_forget(&keys),
+            FromClient::Ask { id, query: Query::Limit { name, most } } => {
+                self.on_limit(&name, most);
+                self.out.push(Instruction::ToClient(client, ToClient::Answer { id, answer: Answer::Done }));
+            }
+            FromClient::Ask { id, query: Query::Replicate { keys, count, workers } } => {
+                self.on_replicate((client, id), &keys, count, &workers);
+            }
+            FromClient::Ask { id, query: Query::Rebalance } => self.on_rebalance(client, id),
             FromClient::Alive => self.out.push(Instruction::ToClient(client, ToClient::Alive)),
             // Questions that change nothing are the server's to answer.
             FromClient::Ask { .. } => {}
+        }
+    }
+
+    /// Tasks are to be done even if nobody wants their results.
+    fn on_fire_and_forget(&mut self, keys: &[Key]) {
+        for key in keys {
+            let Some(id) = self.tasks.find(*key) else { continue };
+            let Some(task) = self.task_mut(id) else { continue };
+            if !matches!(task.state, TaskState::Memory | TaskState::Erred)
+                && !task.who_wants.contains(&ClientId::NOBODY)
+            {
+                task.who_wants.push(ClientId::NOBODY);
+                self.recommend(id, TaskState::Waiting);
+            }
         }
     }
 
@@ -257,6 +281,7 @@ impl State {
                     for worker in alive {
                         self.add_holder(task, worker);
                     }
+                    self.keep_copies(task);
                 }
                 // The holders died before the word of them came.
                 None => self.start_over(task),
@@ -391,6 +416,7 @@ impl State {
     }
 
     fn on_tick(&mut self) {
+        self.tidy_copies();
         self.workers.starve();
         // What would have outlasted all workers may by now be known to be shorter.
         if self.workers.iter().any(|(_, worker)| worker.ends.is_some()) {

@@ -72,6 +72,7 @@ impl State {
     /// gone it is computed again.
     pub(super) fn on_not_added(&mut self, worker: WorkerId, id: TaskId, error: &TaskError) {
         let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
+        self.not_copied(task, worker, error);
         if self.retirement.moving.get(&task) != Some(&(id, worker)) {
             return;
         }
@@ -157,25 +158,11 @@ impl State {
             self.retirement.moving.insert(id, (dependency.id, home));
             asked.entry(home).or_default().push(dependency);
         }
-        let mut asked: Vec<_> = asked.into_iter().collect();
-        asked.sort_unstable_by_key(|(home, _)| *home);
-        for (home, wanted) in asked {
-            self.introduce(home, &wanted);
-            self.out.push(Instruction::ToWorker(home, ToWorker::Acquire(wanted)));
-        }
+        self.ask_to_acquire(asked);
     }
 
     fn leaving_holders(&self, id: TaskRef) -> smallvec::SmallVec<[WorkerId; 2]> {
         let holders = self.task(id).map(|task| task.who_has.as_slice()).unwrap_or_default();
         holders.iter().copied().filter(|w| self.workers.get(*w).is_some_and(|w| w.retiring)).collect()
-    }
-
-    /// A worker need not keep its copy of a result.
-    fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
-        let Some(computation) = self.task(id).map(|task| task.id) else { return };
-        self.out.push(Instruction::ToWorker(holder, ToWorker::Free(vec![computation])));
-        if self.remove_holder(id, holder) {
-            self.lose(id);
-        }
     }
 }

@@ -290,9 +290,7 @@ impl Server {
                             message if observes && !message.only_looks() => {
                                 tracing::warn!(client = id.0, "an observer wants to change something");
                             }
-                            FromClient::Ask { id: question, query }
-                                if !matches!(query, Query::Reserve(_)) =>
-                            {
+                            FromClient::Ask { id: question, query } if !query.is_for_the_machine() => {
                                 self.asked(id, question, query);
                             }
                             message => self.handle(Stimulus::Client(id, message)),
@@ -369,8 +367,8 @@ impl Server {
                 self.end.now(reason);
                 Answer::Done
             }
-            // The machine answers this one.
-            Query::Reserve(_) => return,
+            // The machine answers these.
+            Query::Reserve(_) | Query::Limit { .. } | Query::Replicate { .. } | Query::Rebalance => return,
         };
         if let Some(outbox) = self.clients.borrow().get(&client) {
             outbox.put(ToClient::Answer { id: question, answer });

@@ -9,7 +9,9 @@ use std::{
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    copies::Copies,
     explain::Choice,
+    limits::Limits,
     links::{Link, Links},
     pool::Pool,
     retiring::Retirement,
@@ -35,6 +37,8 @@ pub struct Config {
     pub saturation: f64,
     /// Whether workers with too little to do take over from those with too much.
     pub stealing: bool,
+    /// Whether copies of results that nobody needs are dropped.
+    pub reduce_replicas: bool,
 }
 
 impl Default for Config {
@@ -45,6 +49,7 @@ impl Default for Config {
             bandwidth: 1e9,
             saturation: 1.1,
             stealing: true,
+            reduce_replicas: true,
         }
     }
 }
@@ -132,6 +137,8 @@ pub struct State {
     pub(super) submissions: u32,
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
+    pub(super) copies: Copies,
+    pub(super) limits: Limits,
     next_client: u32,
     /// The latest steps; once there are enough, the oldest are overwritten.
     story: Vec<Step>,
@@ -164,6 +171,8 @@ impl State {
             submissions: 0,
             retirement: Retirement::default(),
             stealing: Stealing::default(),
+            copies: Copies::default(),
+            limits: Limits::default(),
             next_client: 0,
             story: Vec::new(),
             oldest: 0,

@@ -71,6 +71,7 @@ impl State {
             })
             .collect();
         let options: Vec<u32> = graph.options.iter().map(|o| self.options_number(o)).collect();
+        self.know_limits();
         let (mut tasks, mut fresh) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
         for (order, task) in graph.tasks.into_iter().enumerate() {
             if order % TOGETHER == 0 {

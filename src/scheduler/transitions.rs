@@ -37,7 +37,7 @@ impl State {
         match (start, finish) {
             (Released, Waiting) if needed => self.released_waiting(id),
             (Waiting, Processing) if task.waiting_on == 0 => self.find_place(id),
-            (NoWorker, Processing) => self.find_place(id),
+            (NoWorker | Queued, Processing) => self.find_place(id),
             (Waiting | NoWorker | Queued | Processing, Released) if !needed => self.active_released(id),
             (Waiting | NoWorker | Queued | Processing, Erred) => {
                 let cause = task.dependencies.iter().find_map(|d| self.task(*d)?.error.clone());
@@ -110,6 +110,10 @@ impl State {
     }
 
     fn find_place(&mut self, id: TaskRef) {
+        if self.limits.are_set() && self.has_to_wait(id) {
+            self.no_worker.remove(&id);
+            return self.set_state(id, TaskState::Queued);
+        }
         if let Some(thief) = self.thief_of(id) {
             return self.assign(id, thief, true);
         }
@@ -134,6 +138,10 @@ impl State {
         while let Some(&Reverse((priority, id))) = self.queued.peek() {
             let current = self.task(id).filter(|t| t.state == TaskState::Queued && t.priority == priority);
             if current.is_none() {
+                self.queued.pop();
+                continue;
+            }
+            if self.limits.are_set() && self.has_to_wait(id) {
                 self.queued.pop();
                 continue;
             }
@@ -192,6 +200,9 @@ impl State {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
         }
         self.set_state(id, TaskState::Processing);
+        if self.limits.are_set() {
+            self.count_in(id);
+        }
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
     }
 
@@ -223,6 +234,9 @@ impl State {
         let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
         self.end_theft(id);
         if let Some(worker) = worker {
+            if self.limits.are_set() {
+                self.count_out(id);
+            }
             self.workers.change(worker, |worker| {
                 worker.processing.remove_one();
                 if let Some(estimate) = counted {
@@ -299,6 +313,7 @@ impl State {
                 }
             }
         }
+        self.want_done(id);
         self.reconsider(id);
     }
 
@@ -308,11 +323,15 @@ impl State {
             return;
         };
         task.who_has.push(worker);
+        let several = task.who_has.len() > 1;
         holder.nbytes += task.nbytes;
         if holder.has.add(id) {
             holder.has.tidy(|task| self.tasks.get(task).is_some_and(|task| task.who_has.contains(&worker)));
         }
         self.held_anew(id);
+        if several {
+            self.copied(id, worker);
+        }
     }
 
     /// `worker` does not have a result (any more); says whether that left nobody.
@@ -381,7 +400,19 @@ impl State {
         for client in clients {
             self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error: error.clone() }));
         }
+        self.want_done(id);
         self.reconsider(id);
+    }
+
+    /// What was only wanted to be done is done.
+    fn want_done(&mut self, id: TaskRef) {
+        if let Some(task) = self.task_mut(id).filter(|task| task.who_wants.contains(&ClientId::NOBODY)) {
+            task.who_wants.retain(|client| *client != ClientId::NOBODY);
+            let error = task.error.clone();
+            if let Some(error) = error {
+                tracing::warn!(%error, "a task that nobody waits for failed");
+            }
+        }
     }
 
     fn forget(&mut self, id: TaskRef) {

@@ -3,6 +3,7 @@
 //! The binary is its own worker, so `main` begins with `rankine::init()`.
 
 mod dying;
+mod managing;
 mod transports;
 
 use std::{
@@ -19,6 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rankine::{Error, FailureKind, Local, LocalCluster, ReturnWhen, Status, blocking::Client};
 
 use dying::*;
+use managing::*;
 use transports::*;
 
 type Outcome = Result<(), Failed>;
@@ -66,6 +68,12 @@ fn main() {
         a_map_is_submitted_in_one_message,
         a_shutdown_ends_everything,
         a_seceded_task_makes_room,
+        fired_tasks_run_though_their_client_is_gone,
+        as_many_tasks_of_a_name_run_as_its_limit_says,
+        results_are_copied_where_that_is_asked_for,
+        copies_that_served_their_purpose_go,
+        a_rebalance_evens_out_what_workers_hold,
+        a_task_is_explained,
     );
     macro_rules! tests {
         ($($name:ident),* $(,)?) => {$(trials.push(Trial::test(stringify!($name), || $name()));)*};

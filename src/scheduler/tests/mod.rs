@@ -1,7 +1,9 @@
 //! Stories of single tasks: a few stimuli, and the instructions and states that must follow.
 
 mod cancelling;
+mod copying;
 mod explaining;
+mod limiting;
 mod losing;
 mod pausing;
 mod placing;
@@ -13,8 +15,8 @@ use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{
     graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{
-        ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId,
-        WorkerInfo,
+        Answer, ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, Query, TaskId, ToClient,
+        ToWorker, WorkerId, WorkerInfo,
     },
     task::{EntryRef, FailureKind, TaskError, Value},
 };
@@ -144,6 +146,37 @@ impl Bed {
     fn finish_on(&mut self, worker: WorkerId, id: TaskId) -> &mut Self {
         let finished = Finished { id, nbytes: 100, duration: 1_000_000_000, value: None };
         self.worker_says(worker, FromWorker::Finished(finished))
+    }
+
+    /// A worker got a copy of a result.
+    fn add(&mut self, worker: WorkerId, key: u128) -> &mut Self {
+        let id = self.id(key);
+        self.worker_says(worker, FromWorker::Added(vec![id]))
+    }
+
+    /// Asks something that the machine answers itself.
+    fn asks(&mut self, query: Query) -> &mut Self {
+        self.says(FromClient::Ask { id: 7, query })
+    }
+
+    /// What the client was answered in the last turn.
+    fn answers(&self) -> Vec<&Answer> {
+        let answers = self.told.iter().filter_map(|told| match told {
+            Instruction::ToClient(_, ToClient::Answer { id: 7, answer }) => Some(answer),
+            _ => None,
+        });
+        answers.collect()
+    }
+
+    /// What workers were asked to fetch in the last turn.
+    fn acquires(&self) -> Vec<(WorkerId, TaskId)> {
+        let mut acquires = Vec::new();
+        for told in &self.told {
+            if let Instruction::ToWorker(worker, ToWorker::Acquire(wanted)) = told {
+                acquires.extend(wanted.iter().map(|wanted| (*worker, wanted.id)));
+            }
+        }
+        acquires
     }
 
     fn lose(&mut self, worker: WorkerId) -> &mut Self {

@@ -7,17 +7,6 @@ impl Bed {
         self.handle(Stimulus::Retire(worker))
     }
 
-    /// Who was told to take what, in the last turn.
-    fn acquires(&self) -> Vec<(WorkerId, TaskId)> {
-        let mut acquires = Vec::new();
-        for told in &self.told {
-            if let Instruction::ToWorker(worker, ToWorker::Acquire(wanted)) = told {
-                acquires.extend(wanted.iter().map(|wanted| (*worker, wanted.id)));
-            }
-        }
-        acquires
-    }
-
     /// Who was told to leave in the last turn.
     fn closed(&self) -> Vec<WorkerId> {
         let closed = |told: &Instruction| match told {

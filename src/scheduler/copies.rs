@@ -1,0 +1,252 @@
+//! Copies of results: made where users want them, moved to where there is room, and dropped where nobody does.
+//!
+//! A worker that needs another's result keeps its copy. What is left of such copies once those who needed them
+//! are done only takes room: at each tick some of them go (Dask's policy *ReduceReplicas*), but for those that a user
+//! asked for.
+
+use smallvec::SmallVec;
+
+use super::{
+    Instruction, TaskState,
+    placement::is_meant,
+    state::{State, Worker},
+    task::{Task, TaskRef},
+};
+use crate::{
+    graph::{Key, KeyMap, KeySet},
+    protocol::{Answer, ClientId, Dependency, TaskId, ToClient, ToWorker, WorkerId},
+    task::TaskError,
+};
+
+/// Copies looked at in a tick.
+const LOOKED_AT: usize = 100_000;
+
+/// What is under way, and what is to be kept.
+#[derive(Default)]
+pub(super) struct Copies {
+    /// Results that have more than one holder, or had.
+    several: KeySet<TaskRef>,
+    /// Of these computations' results as many copies are kept.
+    kept: KeyMap<TaskRef, (TaskId, u32)>,
+    /// What clients wait for.
+    orders: Vec<Order>,
+}
+
+/// Copies that a client wants made.
+struct Order {
+    client: ClientId,
+    question: u64,
+    pending: Vec<Copy>,
+    failed: Vec<(Key, TaskError)>,
+}
+
+/// A result on its way to a worker.
+struct Copy {
+    task: TaskRef,
+    id: TaskId,
+    to: WorkerId,
+    /// Who lets go of it once it is there.
+    from: Option<WorkerId>,
+}
+
+impl State {
+    /// Has results held by at least `count` workers, of those that `workers` names if it names any; by all of
+    /// them for `None`. The client is told once that is so.
+    pub(super) fn on_replicate(
+        &mut self,
+        (client, question): (ClientId, u64),
+        keys: &[Key],
+        count: Option<u32>,
+        workers: &[String],
+    ) {
+        let meant = |worker: &Worker| workers.is_empty() || workers.iter().any(|name| is_meant(worker, name));
+        let staying = self.workers.iter().filter(|(_, worker)| !worker.retiring && meant(worker));
+        // Those that hold least are asked first.
+        let mut room: std::collections::BTreeSet<(u64, WorkerId)> =
+            staying.map(|(id, worker)| (worker.nbytes, id)).collect();
+        let most = count.map_or(room.len(), |count| room.len().min(count as usize));
+        let mut pending = Vec::new();
+        for key in keys {
+            let Some(task) = self.tasks.find(*key).and_then(|id| self.task(id)) else { continue };
+            if task.state != TaskState::Memory {
+                continue;
+            }
+            let held = room.iter().filter(|(_, worker)| task.who_has.contains(worker)).count();
+            let free = room.iter().filter(|(_, worker)| !task.who_has.contains(worker));
+            let chosen: Vec<(u64, WorkerId)> = free.take(most.saturating_sub(held)).copied().collect();
+            let (this, id, nbytes) = (task.this, task.id, task.nbytes);
+            // Holders that were not meant stay: only what is surplus goes.
+            let outside = task.who_has.len() - held;
+            self.copies.kept.insert(this, (id, (most + outside) as u32));
+            for entry in chosen {
+                room.remove(&entry);
+                room.insert((entry.0.saturating_add(nbytes), entry.1));
+                pending.push(Copy { task: this, id, to: entry.1, from: None });
+            }
+        }
+        self.order(client, question, pending);
+    }
+
+    /// Moves results from workers that hold more than most to those that hold less.
+    pub(super) fn on_rebalance(&mut self, client: ClientId, question: u64) {
+        let staying = self.workers.iter().filter(|(_, worker)| !worker.retiring);
+        let mut held: Vec<(WorkerId, u64)> = staying.map(|(id, worker)| (id, worker.nbytes)).collect();
+        let mean = held.iter().map(|(_, nbytes)| nbytes).sum::<u64>() / held.len().max(1) as u64;
+        held.sort_unstable_by_key(|(id, nbytes)| (*nbytes, *id));
+        let mut room: std::collections::BTreeSet<(u64, WorkerId)> =
+            held.iter().filter(|(_, nbytes)| *nbytes < mean).map(|(id, nbytes)| (*nbytes, *id)).collect();
+        let mut pending = Vec::new();
+        for &(from, mut nbytes) in held.iter().rev().take_while(|(_, nbytes)| *nbytes > mean) {
+            let results = self.held_by(from).into_iter().filter_map(|id| self.task(id));
+            let mut alone: Vec<&Task> = results.filter(|task| task.who_has.len() == 1).collect();
+            alone.sort_by_key(|task| std::cmp::Reverse(task.nbytes));
+            for task in alone {
+                let Some((least, to)) = room.first().copied().filter(|_| nbytes > mean) else { break };
+                // A move after which the other has as much is none.
+                if task.nbytes == 0 || least.saturating_add(task.nbytes) >= nbytes {
+                    continue;
+                }
+                room.pop_first();
+                room.insert((least + task.nbytes, to));
+                nbytes -= task.nbytes;
+                pending.push(Copy { task: task.this, id: task.id, to, from: Some(from) });
+            }
+        }
+        self.order(client, question, pending);
+    }
+
+    fn order(&mut self, client: ClientId, question: u64, pending: Vec<Copy>) {
+        let mut asked = KeyMap::<WorkerId, Vec<Dependency>>::default();
+        for copy in &pending {
+            asked.entry(copy.to).or_default().extend(self.dependency(copy.task));
+        }
+        self.ask_to_acquire(asked);
+        self.copies.orders.push(Order { client, question, pending, failed: Vec::new() });
+        self.end_orders();
+    }
+
+    /// Asks workers for copies.
+    pub(super) fn ask_to_acquire(&mut self, asked: KeyMap<WorkerId, Vec<Dependency>>) {
+        let mut asked: Vec<_> = asked.into_iter().collect();
+        asked.sort_unstable_by_key(|(worker, _)| *worker);
+        for (worker, wanted) in asked {
+            self.introduce(worker, &wanted);
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Acquire(wanted)));
+        }
+    }
+
+    /// A result got a holder besides others.
+    pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
+        self.copies.several.insert(id);
+        let arrived = self.take_pending(id, worker);
+        for from in arrived.into_iter().flatten() {
+            let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
+            if others && self.task(id).is_some_and(|task| task.who_has.contains(&from)) {
+                self.let_go(id, from);
+            }
+        }
+        self.end_orders();
+    }
+
+    /// A worker cannot take a copy.
+    pub(super) fn not_copied(&mut self, id: TaskRef, worker: WorkerId, error: &TaskError) {
+        let Some(key) = self.task(id).map(|task| task.key) else { return };
+        for order in &mut self.copies.orders {
+            if order.pending.iter().any(|copy| (copy.task, copy.to) == (id, worker)) {
+                order.failed.push((key, error.clone()));
+            }
+        }
+        self.take_pending(id, worker);
+        self.end_orders();
+    }
+
+    /// Nobody waits any more for a copy; gives who was to let go of the result after it.
+    fn take_pending(&mut self, id: TaskRef, worker: WorkerId) -> SmallVec<[Option<WorkerId>; 2]> {
+        let arrived = |copy: &mut Copy| (copy.task, copy.to) == (id, worker);
+        let orders = self.copies.orders.iter_mut();
+        orders.flat_map(|order| order.pending.extract_if(.., arrived)).map(|copy| copy.from).collect()
+    }
+
+    /// Tells those whose copies are made.
+    fn end_orders(&mut self) {
+        let done = self.copies.orders.extract_if(.., |order| order.pending.is_empty());
+        for Order { client, question, failed, .. } in done {
+            let answer = ToClient::Answer { id: question, answer: Answer::Copied(failed) };
+            self.out.push(Instruction::ToClient(client, answer));
+        }
+    }
+
+    /// Drops copies that nobody needs, and gives up those that will never be made.
+    pub(super) fn tidy_copies(&mut self) {
+        let mut orders = std::mem::take(&mut self.copies.orders);
+        for order in &mut orders {
+            // A result that is lost is computed anew, and nobody asked for copies of that; a worker that leaves or is
+            // gone takes none.
+            order.pending.retain(|copy| {
+                let stays = self.workers.get(copy.to).is_some_and(|worker| !worker.retiring);
+                let there = self.task(copy.task).filter(|task| task.id == copy.id);
+                stays && there.is_some_and(|task| !task.who_has.contains(&copy.to))
+            });
+        }
+        self.copies.orders = orders;
+        self.end_orders();
+        let mut kept = std::mem::take(&mut self.copies.kept);
+        kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id == *id));
+        self.copies.kept = kept;
+        if !self.config.reduce_replicas {
+            return;
+        }
+        let mut several = std::mem::take(&mut self.copies.several);
+        several.retain(|id| self.task(*id).is_some_and(|task| task.who_has.len() > 1));
+        let looked_at: Vec<TaskRef> = several.iter().copied().take(LOOKED_AT).collect();
+        self.copies.several = several;
+        for id in looked_at {
+            self.reduce(id);
+        }
+    }
+
+    /// Drops what is surplus of a result's copies, where most bytes are held first.
+    fn reduce(&mut self, id: TaskRef) {
+        let Some(task) = self.task(id) else { return };
+        let asked_for = self.copies.kept.get(&id).map_or(1, |(_, count)| *count);
+        // Those that will need it may run at as many places.
+        let wanted = asked_for.max(task.waiters).max(1) as usize;
+        let surplus = task.who_has.len().saturating_sub(wanted);
+        if surplus == 0 {
+            return;
+        }
+        let users = task.dependents.iter().filter_map(|dependent| self.task(*dependent)?.worker);
+        let mut users: SmallVec<[WorkerId; 8]> = users.collect();
+        // Clients were told of the first holder.
+        users.extend(task.who_has.first().copied().filter(|_| !task.who_wants.is_empty()));
+        let idle = task.who_has.iter().copied().filter(|holder| !users.contains(holder));
+        let mut idle: SmallVec<[(u64, WorkerId); 8]> =
+            idle.filter_map(|holder| Some((self.workers.get(holder)?.nbytes, holder))).collect();
+        idle.sort_unstable();
+        for (_, holder) in idle.into_iter().rev().take(surplus) {
+            self.let_go(id, holder);
+        }
+    }
+
+    /// A client put data on several workers: it is to stay there.
+    pub(super) fn keep_copies(&mut self, id: TaskRef) {
+        if let Some(task) = self.task(id).filter(|task| task.who_has.len() > 1) {
+            let kept = (task.id, task.who_has.len() as u32);
+            self.copies.kept.insert(id, kept);
+        }
+    }
+
+    /// A client is gone: nobody waits for its copies.
+    pub(super) fn forget_orders(&mut self, client: ClientId) {
+        self.copies.orders.retain(|order| order.client != client);
+    }
+
+    /// A worker need not keep its copy of a result.
+    pub(super) fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
+        let Some(computation) = self.task(id).map(|task| task.id) else { return };
+        self.out.push(Instruction::ToWorker(holder, ToWorker::Free(vec![computation])));
+        if self.remove_holder(id, holder) {
+            self.lose(id);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What a user says of tasks and results besides submitting and awaiting them.
+
+use super::*;
+
+fn touch(path: String) -> Result<(), std::io::Error> {
+    thread::sleep(Duration::from_millis(100));
+    fs::write(path, "done")
+}
+
+pub fn fired_tasks_run_though_their_client_is_gone(cluster: &LocalCluster, client: &Client) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    let other = Client::from(cluster.client()?);
+    let [fired, dropped] =
+        ["fired", "dropped"].map(|name| other.submit(touch, (path(name).to_string_lossy().into_owned(),)));
+    other.fire_and_forget(&[fired]);
+    other.close();
+    drop(dropped);
+    until("the fired task has run", || Ok(path("fired").exists()))?;
+    until("nothing is kept", || Ok(client.scheduler_info()?.tasks.is_empty()))
+}
+
+/// How many run at once: each has a file in the directory for as long as it runs.
+fn crowd(directory: String, me: u64) -> Result<usize, std::io::Error> {
+    let mine = format!("{directory}/{me}");
+    fs::create_dir_all(&directory)?;
+    fs::write(&mine, "")?;
+    let running = fs::read_dir(&directory)?.count();
+    thread::sleep(Duration::from_millis(20));
+    fs::remove_file(mine)?;
+    Ok(running)
+}
+
+pub fn as_many_tasks_of_a_name_run_as_its_limit_says(_: &LocalCluster, client: &Client) -> Outcome {
+    let directory = tempfile::tempdir()?;
+    // How many ran at once at most.
+    let most = |name: &str| -> Result<usize, Error> {
+        let path = directory.path().join(name).to_string_lossy().into_owned();
+        let ran = client.options().key(name).starmap(crowd, (0..12u64).map(|me| (path.clone(), me)));
+        Ok(client.gather(&ran)?.into_iter().max().unwrap_or_default())
+    };
+    assert_eq!(most("free")?, 2);
+    client.limit("crowd", Some(1))?;
+    assert_eq!(most("limited by their function")?, 1);
+    client.limit("crowd", None)?;
+    assert_eq!(most("free again")?, 2);
+    client.limit("database", Some(1))?;
+    assert_eq!(most("database")?, 1);
+    Ok(())
+}
+
+fn chunk(seed: u8) -> Vec<u8> {
+    vec![seed; 100_000]
+}
+
+fn holders<T>(client: &Client, future: &rankine::TaskFuture<T>) -> Result<usize, Error> {
+    Ok(client.who_has(std::slice::from_ref(future))?[&future.key()].len())
+}
+
+pub fn results_are_copied_where_that_is_asked_for(_: &LocalCluster, client: &Client) -> Outcome {
+    let results = client.map(chunk, 0..4);
+    client.replicate(&results, None, &[])?;
+    for future in &results {
+        assert_eq!(holders(client, future)?, 2);
+    }
+    // They stay for as long as the results do.
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(holders(client, &results[0])?, 2);
+    let failed = client.submit(parse, ("five",));
+    assert!(client.replicate(&[failed], None, &[]).unwrap_err().to_string().contains("invalid digit"));
+    Ok(())
+}
+
+pub fn copies_that_served_their_purpose_go(_: &LocalCluster, client: &Client) -> Outcome {
+    let names: Vec<String> =
+        client.scheduler_info()?.workers.iter().map(|w| w.info.name.to_string()).collect();
+    let result = client.options().workers([&names[0]]).submit(chunk, (9,));
+    let used = client.options().workers([&names[1]]).submit(|x: Vec<u8>| x.len(), (&result,));
+    assert_eq!(used.result()?, 100_000);
+    until("one of two copies goes", || Ok(holders(client, &result)? == 1))?;
+    assert_eq!(result.result()?, chunk(9));
+    Ok(())
+}
+
+pub fn a_rebalance_evens_out_what_workers_hold(_: &LocalCluster, client: &Client) -> Outcome {
+    let first = client.scheduler_info()?.workers[0].info.name.to_string();
+    let results = client.options().workers([first]).map(chunk, 0..8);
+    client.wait(&results, ReturnWhen::AllCompleted, None)?;
+    client.rebalance()?;
+    let held: Vec<usize> = client.has_what()?.values().map(Vec::len).collect();
+    assert_eq!(held, [4, 4]);
+    let expected: Vec<Vec<u8>> = (0..8).map(chunk).collect();
+    assert_eq!(client.gather(&results)?, expected);
+    Ok(())
+}
+
+pub fn a_task_is_explained(_: &LocalCluster, client: &Client) -> Outcome {
+    let (a, b) = (client.submit(inc, (1,)), client.options().resource("gpu", 2.0).submit(inc, (5,)));
+    a.result()?;
+    let told = client.explain(&a)?;
+    assert_eq!(told.state, "memory");
+    assert!(told.function.ends_with("inc") && told.why[0].contains("it would start there first"), "{told}");
+    let told = client.explain(&b)?;
+    assert_eq!(told.why, ["It needs 2 of gpu, and none of the 2 workers supplies so much."]);
+    Ok(())
+}
