@@ -13,6 +13,7 @@ pub(crate) mod launch;
 mod lifetime;
 mod local;
 mod meeting;
+pub(crate) mod memory;
 mod nanny;
 mod ranks;
 mod roles;

@@ -23,6 +23,7 @@ use super::{
     launch::{Launch, Step},
     lifetime,
     meeting::Meeting,
+    memory::Part,
     ranks,
     services::{Scheduler, Signals, Worker},
 };
@@ -49,16 +50,16 @@ pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 const HELP: &str = "\
 A program of Rankine's plays one of these roles:
 
-  PROGRAM [--processes N] [--workers N] [--threads N] [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
+  PROGRAM [--processes N] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
       runs the program on a cluster of its own: workers in this process, or N processes
   mpirun -n RANKS PROGRAM [--client-rank RANK] [--worker-on-scheduler-rank] [--threads N]
-                          [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
+                          [SETTINGS] [ARGUMENTS]
       (srun the same) runs it on a cluster of these ranks: the first is the scheduler and runs the program,
       unless another is to; the others are workers, with a thread for each core they are bound to
   PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [SETTINGS]
       runs a scheduler until it is interrupted or a client shuts it down
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
-                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen ADDRESS]
+                 [--resource NAME=AMOUNT] [--listen ADDRESS]
                  [--lifetime SECONDS] [SETTINGS]
       runs a worker of that scheduler; SIGTERM, SIGUSR1 or the end of its time (in a Slurm job, of the job's)
       make it hand its results over to others before it goes
@@ -335,14 +336,20 @@ fn work(file: &SchedulerFile, flags: &mut Flags, by: By, begun: impl FnOnce(&Wor
     let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref(), step.is_some())?;
     flags.nothing_left("worker")?;
     let handover = settings.handover();
+    let bound = cores::Cores::bound();
+    let nthreads = builder.threads.unwrap_or_else(|| {
+        step.as_ref().map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
+    });
+    // Whoever starts several workers on a node by hand gives each some of its cores.
+    let part = match &step {
+        Some(step) => Part::one_of(step.neighbours),
+        None => Part::of_cores(nthreads as usize, bound.count()),
+    };
     let options = Options {
         name,
         listen,
-        nthreads: builder.threads.unwrap_or_else(|| {
-            let bound = cores::Cores::bound();
-            step.map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
-        }),
-        memory_limit: builder.memory_limit,
+        nthreads,
+        memory: builder.allowance_of(&settings, part, true),
         resources: builder.resources.clone(),
         lifetime: lifetime.map(|lifetime| lifetime::before(lifetime, handover)),
         handover,

@@ -315,6 +315,8 @@ pub struct WorkerStatus {
     pub remaining: Option<f64>,
     /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
     pub retiring: bool,
+    /// Whether its memory is short: it gets nothing new until it has room again.
+    pub paused: bool,
 }
 
 /// Why a task is where it is.
@@ -532,6 +534,10 @@ pub enum FromWorker {
     GaveBack(Vec<TaskId>),
     /// Tasks that the worker was asked to give back and has started, or is done with.
     Kept(Vec<TaskId>),
+    /// Results that were on this worker's disk and cannot be read any more.
+    Lost(Vec<TaskId>),
+    /// Whether the worker starts no more tasks, since its memory is short: nothing is assigned to it then.
+    Paused(bool),
     /// The worker leaves in order.
     Leaving,
 }
@@ -563,9 +569,14 @@ pub struct Fetch {
 /// What a worker tells of itself with each heartbeat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Bytes of results it holds.
+    /// Bytes of results that it holds in memory.
     pub managed: u64,
-    /// Bytes its process occupies, but for those that another process shares with it and accounts for.
+    /// Bytes of results that it holds on disk alone.
+    pub spilled: u64,
+    /// Bytes of the files that it holds results in: less than the results where they are compressed.
+    pub on_disk: u64,
+    /// Bytes of memory that its process occupies: without views of files, which the system may drop, and without what
+    /// another process shares with it and accounts for. What is beyond `managed` is unmanaged: the program's own.
     pub resident: u64,
     /// Tasks running.
     pub executing: u32,

@@ -21,6 +21,7 @@ mod index;
 mod invariants;
 mod limits;
 mod links;
+mod pausing;
 mod placement;
 mod pool;
 mod reactor;

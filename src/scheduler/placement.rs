@@ -119,7 +119,7 @@ impl State {
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         candidates
             .filter_map(|id| {
-                let worker = self.workers.get(id).filter(|w| !w.retiring && self.lasts(w, task))?;
+                let worker = self.workers.get(id).filter(|w| w.stands() && self.lasts(w, task))?;
                 let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
                 Some((wait + self.transfer(task, id), worker.nbytes, id))
             })

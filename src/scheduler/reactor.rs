@@ -71,6 +71,7 @@ impl State {
             links: Default::default(),
             told: Default::default(),
             retiring: false,
+            paused: false,
             ends,
         };
         let id = self.workers.add(worker);
@@ -324,6 +325,8 @@ impl State {
             FromWorker::Retiring => self.on_retire(worker),
             FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
             FromWorker::Kept(ids) => self.on_kept(worker, ids),
+            FromWorker::Paused(paused) => self.on_paused(worker, paused),
+            FromWorker::Lost(ids) => self.on_lost(worker, ids),
             FromWorker::Fetched(fetches) => self.on_fetched(worker, fetches),
             FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {

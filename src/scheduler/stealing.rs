@@ -97,7 +97,7 @@ impl State {
 
     /// Of some workers that have more than they run, the one where tasks wait longest.
     fn victim_for(&mut self, thief: WorkerId) -> Option<WorkerId> {
-        let hungry = self.workers.get(thief).filter(|w| !w.retiring && w.busy < w.info.nthreads)?;
+        let hungry = self.workers.get(thief).filter(|w| w.stands() && w.busy < w.info.nthreads)?;
         let start = hungry.wait() + EXCHANGE;
         let next = self.stealing.next;
         let candidates: smallvec::SmallVec<[WorkerId; VICTIMS]> =
@@ -188,7 +188,7 @@ impl State {
             return None;
         }
         let thief = self.stealing.given.remove(&task)?;
-        let worker = self.workers.get(thief).filter(|worker| !worker.retiring)?;
+        let worker = self.workers.get(thief).filter(|worker| worker.stands())?;
         self.may_run(worker, self.task(task)?).then_some(thief)
     }
 
