@@ -65,6 +65,15 @@ struct Cluster {
     runs: usize,
     /// Questions of the client that were not answered.
     asked: usize,
+    /// When the scheduler was told what, and what it wanted done.
+    history: Vec<(u64, Told, String)>,
+}
+
+/// What a scheduler is told.
+#[derive(Debug)]
+enum Told {
+    Worker(WorkerInfo),
+    Stimulus(Stimulus),
 }
 
 /// What a result counts for, so that it is worth a file.
@@ -94,7 +103,27 @@ impl Cluster {
             shortage: Shortage::default(),
             runs: 0,
             asked: 0,
+            history: Vec::new(),
         }
+    }
+
+    /// A scheduler that is told all this once more says the same and stands at the same place, whatever died: so it
+    /// can be restored from a journal.
+    fn replays(&mut self) {
+        let config = scheduler::Config { allowed_failures: 100, ..Default::default() };
+        let mut again = scheduler::State::new(config);
+        again.add_client();
+        for (now, told, said) in &self.history {
+            let instructions = match told {
+                Told::Worker(info) => again.add_worker(info.clone(), *now).1,
+                Told::Stimulus(stimulus) => again.handle(stimulus.clone(), *now),
+            };
+            assert_eq!(*said, format!("{instructions:?}"), "at {now}, told {told:?}");
+        }
+        assert_eq!(format!("{:?}", self.scheduler.info()), format!("{:?}", again.info()));
+        again.validate();
+        // It goes on in the place of the one that died.
+        self.scheduler = again;
     }
 
     fn fetch_fails(&mut self) -> bool {
@@ -131,7 +160,8 @@ impl Cluster {
             host: "here".into(),
             lifetime: None,
         };
-        let (id, instructions) = self.scheduler.add_worker(info, self.now);
+        let (id, instructions) = self.scheduler.add_worker(info.clone(), self.now);
+        self.history.push((self.now, Told::Worker(info), format!("{instructions:?}")));
         let config = worker::Config {
             nthreads: self.threads,
             memory_limit: self.shortage.limit,
@@ -167,7 +197,8 @@ impl Cluster {
 
     fn schedule(&mut self, stimulus: Stimulus) {
         self.now += 1;
-        let instructions = self.scheduler.handle(stimulus, self.now);
+        let instructions = self.scheduler.handle(stimulus.clone(), self.now);
+        self.history.push((self.now, Told::Stimulus(stimulus), format!("{instructions:?}")));
         self.obey(instructions);
     }
 
@@ -483,6 +514,9 @@ proptest! {
                 cluster.retire(steps);
             }
             cluster.join();
+            if steps % 4 == 0 {
+                cluster.replays();
+            }
         }
         for (steps, choice) in meddling {
             cluster.meddle(choice, &keys);
@@ -495,6 +529,7 @@ proptest! {
         cluster.schedule(Stimulus::Tick);
         cluster.settle();
         cluster.scheduler.validate();
+        cluster.replays();
         prop_assert_eq!(cluster.asked, 0);
         prop_assert!(cluster.failed.is_empty(), "{:?}", cluster.failed);
         let expected = sequential(&graph);

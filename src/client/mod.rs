@@ -214,6 +214,11 @@ impl Shared {
         }
     }
 
+    /// Whether somebody wants the connection to be closed.
+    fn is_to_close(&self) -> bool {
+        Self::lock(&self.commands).waiting.iter().any(|command| matches!(command, Command::Close { .. }))
+    }
+
     fn closed(&self) -> Option<Arc<str>> {
         Self::lock(&self.commands).closed.clone()
     }

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Outbox, Peers, split, take_visitors, traffic},
-    protocol::{FromPeer, FromWorker, Hello, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
+    link::{Endpoint, Inbox, Outbox, Peers, Upstream, split, take_visitors, traffic},
+    protocol::{FromPeer, FromWorker, Hello, Member, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
 
@@ -103,6 +103,15 @@ pub(crate) enum Listen {
 }
 
 impl Listen {
+    /// Where somebody listened before, as far as that is a place that others can take.
+    pub(crate) fn again(contact: &str) -> Self {
+        let mut addresses = contact.split_whitespace();
+        match contact.split_whitespace().find(|address| address.starts_with("tcp://")) {
+            Some(tcp) if addresses.clone().count() > 1 => Self::Everywhere { tcp: tcp.into() },
+            _ => Self::At(addresses.by_ref().map(str::to_owned).collect()),
+        }
+    }
+
     /// Begins to listen.
     ///
     /// # Errors
@@ -135,7 +144,11 @@ pub(crate) fn addresses(listeners: &[Box<dyn Listener>]) -> (Arc<str>, Arc<str>)
 struct Server {
     state: RefCell<State>,
     executor: Executor,
-    scheduler: Outbox<FromWorker>,
+    endpoint: Endpoint,
+    scheduler: Upstream<FromWorker>,
+    /// Where the scheduler is reached, and under which number it knows this worker.
+    contact: String,
+    id: Cell<Option<WorkerId>>,
     peers: Rc<Peers>,
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
     start: Instant,
@@ -173,7 +186,8 @@ pub(crate) async fn serve(
         host: hostname().into(),
         lifetime: options.lifetime.map(|lifetime| lifetime.as_nanos() as u64),
     };
-    let connection = endpoint.connect(scheduler, Hello::Worker(info)).await?;
+    let (connection, hello) = endpoint.join(scheduler, Hello::Worker(info)).await?;
+    let journals = matches!(hello, Hello::Scheduler { journals: true });
     let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection, endpoint.compression);
     let executor =
         Executor::start(name.clone(), options.nthreads).map_err(Error::io("start compute threads"))?;
@@ -185,7 +199,10 @@ pub(crate) async fn serve(
             resources: options.resources,
         })),
         executor,
-        scheduler: to_scheduler,
+        endpoint: endpoint.clone(),
+        scheduler: Upstream::new(to_scheduler, journals),
+        contact: scheduler.to_owned(),
+        id: Cell::new(None),
         peers: Peers::new(endpoint.clone()),
         addresses: RefCell::default(),
         start: Instant::now(),
@@ -206,7 +223,7 @@ pub(crate) async fn serve(
     tasks.spawn_local(server.clone().heartbeats());
     tasks.spawn_local(server.clone().retire(departure.clone(), options.lifetime, options.handover));
     let ended = tokio::select! {
-        ended = server.clone().scheduled(from_scheduler) => ended,
+        ended = server.clone().linked(from_scheduler) => ended,
         () = server.leave.notified() => server.take_leave(),
         () = departure.at_once.notified() => server.take_leave(),
         error = server.clone().watch_memory(options.memory) => Err(error),
@@ -254,11 +271,25 @@ impl Server {
     /// Values that cannot leave the process stay: whoever wants one asks and is told why not.
     fn sendable(&self, mut message: FromWorker) -> FromWorker {
         if let FromWorker::Finished(finished) = &mut message
-            && !self.scheduler.carries_objects
+            && !self.scheduler.carries_objects()
         {
             finished.value = finished.value.take().and_then(|value| value.to_wire().ok());
         }
         message
+    }
+
+    /// Hears the scheduler out; one that keeps a journal may die and come back.
+    async fn linked(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<Ended> {
+        loop {
+            let lost = match self.clone().scheduled(from).await {
+                Err(error) if self.scheduler.outlives_the_scheduler() => error,
+                ended => return ended,
+            };
+            let Some(id) = self.id.get() else { return Err(lost) };
+            let heard = || self.heard.set(Instant::now());
+            let member = Member::Worker(id);
+            from = self.scheduler.rejoin(&self.endpoint, &self.contact, member, lost, heard).await?;
+        }
     }
 
     async fn scheduled(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<Ended> {
@@ -269,6 +300,7 @@ impl Server {
             self.heard.set(Instant::now());
             let mut stimuli = Vec::with_capacity(messages.len());
             for message in messages {
+                self.scheduler.count(&message);
                 match message {
                     ToWorker::Compute(task) => stimuli.push(Stimulus::Compute(task)),
                     ToWorker::Free(ids) => stimuli.push(Stimulus::Free(ids)),
@@ -285,13 +317,15 @@ impl Server {
                         let server = self.clone();
                         tokio::task::spawn_local(async move {
                             let run = move || task::run(entry, &arguments, Vec::new());
-                            let result = blocking(run, server.scheduler.carries_objects).await;
+                            let result = blocking(run, server.scheduler.carries_objects()).await;
                             server.scheduler.put(FromWorker::Ran { id, result });
                         });
                     }
                     ToWorker::Retire => stimuli.push(Stimulus::Retire),
                     ToWorker::GiveBack(ids) => stimuli.push(Stimulus::GiveBack(ids)),
-                    ToWorker::Welcome { .. } | ToWorker::Alive => {}
+                    ToWorker::Welcome { worker } => self.id.set(Some(worker)),
+                    ToWorker::Noted(count) => self.scheduler.noted(count),
+                    ToWorker::Resumed { .. } | ToWorker::Alive => {}
                     ToWorker::Close { reason } => {
                         tracing::info!(reason, "the scheduler closes this worker");
                         // It may have been told to leave by the same message.
