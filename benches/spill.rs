@@ -16,8 +16,8 @@ use rankine::{
     settings::{MemoryLimit, Threshold},
 };
 
-const LIMIT: u64 = 512 << 20;
-const ROUNDS: usize = 5;
+const LIMIT: u64 = 256 << 20;
+const ROUNDS: usize = 3;
 
 /// What results consist of.
 #[derive(Clone, Copy)]
@@ -123,7 +123,7 @@ fn main() -> Result<()> {
         below.display()
     );
     println!("of each | dd | noise out | back | of dd | smooth out | back | of dd");
-    for size in [1 << 20, 16 << 20, 64 << 20] {
+    for size in [1 << 20, 16 << 20] {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let spilled = tempfile::tempdir_in(&below).expect("a directory can be made there");
