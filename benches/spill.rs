@@ -88,7 +88,7 @@ fn spill(place: &Path, numbers: Numbers, size: u64) -> Result<[f64; 2]> {
     let out = left / MIB / start.elapsed().as_secs_f64();
     assert!(matches!(numbers, Numbers::Smooth) || on_disk(place) as f64 > left * 0.95, "they are on disk");
     let start = Instant::now();
-    let totals = client.gather(&client.map(total, &held))?;
+    let totals = client.gather(client.map(total, &held))?;
     let back = 4.0 * LIMIT as f64 / MIB / start.elapsed().as_secs_f64();
     assert_eq!(totals[3], total(make(3, size / 8)));
     Ok([out, back])
