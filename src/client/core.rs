@@ -63,7 +63,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: C
     let (reason, closer) = loop {
         tokio::select! {
             biased;
-            () = shared.commanded.notified() => {
+            // What was put before goes out first: who submits faster waits.
+            () = async { core.scheduler.drained().await; shared.commanded.notified().await } => {
                 if let Some(closer) = core.obey() {
                     break ("the client was closed".to_owned(), Some(closer));
                 }
@@ -111,6 +112,7 @@ pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
             return;
         }
         commands.closed = Some(reason.clone());
+        shared.taken.notify_all();
         std::mem::take(&mut commands.waiting)
     };
     // Closers and askers are told by the drop of what they wait for.
@@ -129,7 +131,8 @@ impl Core {
     fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
         let commands = {
             let mut commands = Shared::lock(&self.shared.commands);
-            commands.told = false;
+            (commands.told, commands.tasks, commands.nbytes) = (false, 0, 0);
+            self.shared.taken.notify_all();
             std::mem::take(&mut commands.waiting)
         };
         let mut graph = GraphBuilder::default();

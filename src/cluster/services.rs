@@ -40,6 +40,13 @@ impl Scheduler {
     /// # Errors
     /// If it cannot listen.
     pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
+        // A connection each for workers and clients: often this is 1024 unless somebody asks for what is allowed.
+        match rlimit::increase_nofile_limit(u64::MAX) {
+            Ok(limit) => tracing::debug!(limit, "open files"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for more open files: many workers may not connect")
+            }
+        }
         let (end, over) = (Arc::new(End::default()), Arc::new(Notify::new()));
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {

@@ -130,6 +130,7 @@ where
         closing: Cell::new(false),
         broken: Cell::new(false),
         changed: Notify::new(),
+        taken: Notify::new(),
         flushed: Notify::new(),
     });
     let packer = (!carries_objects).then(|| Packer::new(compression, &connection.peer));
@@ -150,6 +151,8 @@ struct Queue<M> {
     /// Nothing can be sent any more.
     broken: Cell<bool>,
     changed: Notify,
+    /// Told whenever what waited is about to be sent.
+    taken: Notify,
     flushed: Notify,
 }
 
@@ -177,6 +180,13 @@ impl<M> Outbox<M> {
         waiting.push(message);
         if waiting.len() == 1 {
             self.queue.changed.notify_one();
+        }
+    }
+
+    /// Waits until all that was put is being sent, or nothing can be sent any more. Cancel safe.
+    pub(crate) async fn drained(&self) {
+        while !self.queue.waiting.borrow().is_empty() && !self.queue.broken.get() {
+            self.queue.taken.notified().await;
         }
     }
 
@@ -210,6 +220,7 @@ async fn write<M: Serialize + Send + 'static>(
             queue.changed.notified().await;
             continue;
         }
+        queue.taken.notify_waiters();
         let mut sent = Ok(());
         while sent.is_ok() && !batch.is_empty() {
             let rest = batch.split_off(batch.len().min(BATCH));
@@ -226,6 +237,7 @@ async fn write<M: Serialize + Send + 'static>(
     }
     queue.broken.set(true);
     queue.waiting.borrow_mut().clear();
+    queue.taken.notify_waiters();
     queue.flushed.notify_waiters();
     queue.flushed.notify_one();
 }
