@@ -16,8 +16,8 @@ use rankine::{
     settings::{MemoryLimit, Threshold},
 };
 
-const LIMIT: u64 = 512 << 20;
-const ROUNDS: usize = 5;
+const LIMIT: u64 = 256 << 20;
+const ROUNDS: usize = 3;
 
 /// What results consist of.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ fn spill(place: &Path, numbers: Numbers, size: u64) -> Result<[f64; 2]> {
     let out = left / MIB / start.elapsed().as_secs_f64();
     assert!(matches!(numbers, Numbers::Smooth) || on_disk(place) as f64 > left * 0.95, "they are on disk");
     let start = Instant::now();
-    let totals = client.gather(&client.map(total, &held))?;
+    let totals = client.gather(client.map(total, &held))?;
     let back = 4.0 * LIMIT as f64 / MIB / start.elapsed().as_secs_f64();
     assert_eq!(totals[3], total(make(3, size / 8)));
     Ok([out, back])
@@ -123,7 +123,7 @@ fn main() -> Result<()> {
         below.display()
     );
     println!("of each | dd | noise out | back | of dd | smooth out | back | of dd");
-    for size in [1 << 20, 16 << 20, 64 << 20] {
+    for size in [1 << 20, 16 << 20] {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let spilled = tempfile::tempdir_in(&below).expect("a directory can be made there");

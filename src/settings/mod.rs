@@ -477,15 +477,18 @@ mod tests {
     #[test]
     fn memory_is_set_in_each_place_in_its_own_words() {
         let set = |jail: &mut figment::Jail| {
-            jail.create_file("r.toml", "memory-limit = 0.5\nmemory-spill = false\nmemory-pause = 1").unwrap();
+            jail.create_file(
+                "r.toml",
+                "memory-limit = 0.5\nmemory-spill = false\nmemory-pause = 1\nmemory-terminate = 1.0",
+            )
+            .unwrap();
             jail.set_env("RANKINE_CONFIG", "r.toml");
             jail.set_env("RANKINE_MEMORY_TARGET", "off");
         };
         within(set, || {
             let settings = Settings::load().unwrap();
             assert_eq!(settings.memory_limit, MemoryLimit::Share(0.5));
-            let Thresholds { target, spill, pause, terminate } =
-                Settings { memory_terminate: Threshold(Some(1.0)), ..settings }.thresholds();
+            let Thresholds { target, spill, pause, terminate } = settings.thresholds();
             assert_eq!((target, spill, pause, terminate), (None, None, Some(1.0), Some(1.0)));
         });
         for (value, limit) in

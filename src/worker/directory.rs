@@ -78,12 +78,9 @@ impl Directory {
                 Err(Errno::NOENT) => continue,
                 lock => lock?,
             };
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => continue,
-                // A file system without locks: then nobody takes what he cannot lock.
-                Ok(()) | Err(_) => {}
-            }
-            if fstat(&lock)?.st_nlink == 0 {
+            // On a file system without locks nobody takes what he cannot lock.
+            let taken = flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK);
+            if taken || fstat(&lock)?.st_nlink == 0 {
                 continue;
             }
             return Ok(Self { path: parent.join(&name), name, parent: above, directory, _lock: lock });

@@ -253,7 +253,7 @@ fn full_disk() -> rankine::Result<()> {
     }
     println!("{} kept, {refused} refused", kept.len());
     // The worker lives, and what is small has room.
-    assert_eq!(client.gather(&client.map(|x: i64| x + 1, 0..100))?, (1..101).collect::<Vec<_>>());
+    assert_eq!(client.gather(client.map(|x: i64| x + 1, 0..100))?, (1..101).collect::<Vec<_>>());
     drop(held);
     let again = client.options().pure(false).submit(chunk, (3u64,));
     assert_eq!(wrong(again.result()?, 3), 0, "room that is there again is used");
@@ -343,7 +343,7 @@ fn a_paused_worker_leaves_the_work_to_others() -> Outcome {
         thread::sleep(Duration::from_millis(5));
         (x, rankine::worker_name().unwrap().to_string())
     };
-    for (i, name) in client.gather(&client.map(where_run, 0..100))?.into_iter() {
+    for (i, name) in client.gather(client.map(where_run, 0..100))?.into_iter() {
         assert_eq!(name, names[1], "task {i}");
     }
     assert_eq!(taken.result()?, 190 << 20);
