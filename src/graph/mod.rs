@@ -26,6 +26,21 @@ pub struct Graph {
     pub tasks: Vec<GraphTask>,
 }
 
+impl Graph {
+    /// For each task its place in the order in which they should run where nothing else decides: every task comes
+    /// after those that it depends on, and results go soon.
+    pub fn order(&self) -> Vec<u32> {
+        let places: KeyMap<Key, u32> =
+            self.tasks.iter().zip(0..).map(|(task, place)| (task.key, place)).collect();
+        let mut links = Lists::new(self.tasks.len());
+        for (number, task) in self.tasks.iter().enumerate() {
+            task.dependencies.iter().filter_map(|key| places.get(key)).for_each(|place| links.add(*place));
+            links.end(number);
+        }
+        order(links)
+    }
+}
+
 /// A function named by where its code lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {

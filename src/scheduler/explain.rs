@@ -150,7 +150,7 @@ impl State {
             let most = Count(most as usize, "task", "tasks");
             return vec![format!("{most} of the name {name} may run at once, and as many do.")];
         }
-        let before = self.queued.iter().filter(|entry| entry.0.0 < task.priority).count();
+        let before = self.queued.before(task.priority);
         vec![
             format!("All it needs is there, but each of the {workers} has enough to do."),
             match before {

@@ -25,6 +25,7 @@ mod links;
 mod pausing;
 mod placement;
 mod pool;
+mod queue;
 mod reactor;
 pub(crate) mod restoring;
 mod retiring;

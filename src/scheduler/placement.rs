@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{graph::TaskOptions, protocol::WorkerId};
 
-/// Nanoseconds that a task is taken for until one of its function has run.
+/// Nanoseconds that a task is taken for until any has run; one of a function that has not run is taken for one like
+/// the others.
 const UNKNOWN_DURATION: u64 = 500_000;
 /// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
 const AHEAD: u64 = 2_000_000;
@@ -43,11 +44,11 @@ impl State {
         }
         if task.dependencies.is_empty() {
             return match self.workers.get(least) {
-                Some(worker) if u64::from(worker.busy) < self.slots(worker, task) => Placement::Worker(least),
+                Some(worker) if self.has_slot(worker, task) => Placement::Worker(least),
                 _ => Placement::Queue,
             };
         }
-        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::from_slice(&[least]);
+        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::new();
         for dependency in &task.dependencies {
             for holder in self.task(*dependency).map(|t| t.who_has.as_slice()).unwrap_or_default() {
                 if !candidates.contains(holder) {
@@ -59,7 +60,21 @@ impl State {
                 break;
             }
         }
-        self.soonest(task, candidates.into_iter()).map_or(Placement::Nobody, Placement::Worker)
+        let holder = self.soonest(task, candidates.into_iter());
+        Placement::Worker(holder.filter(|holder| !self.gains(task, *holder, least)).unwrap_or(least))
+    }
+
+    /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
+    /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
+    /// others have nothing to do before it starts, they steal it.
+    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+        let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
+            return false;
+        };
+        let (here, there) = (from.queueing(), to.queueing());
+        let worth = if to.busy < to.info.nthreads { 1 } else { 2 };
+        worth * there < here
+            && worth * (there + self.transfer(task, least)) < here + self.transfer(task, holder)
     }
 
     /// Where there are workers that will leave before the task would be done: among the others.
@@ -67,11 +82,7 @@ impl State {
         let all = self.workers.iter().map(|(id, _)| id);
         let Some(soonest) = self.soonest(task, all) else { return Placement::Nobody };
         match self.workers.get(soonest) {
-            Some(worker)
-                if task.dependencies.is_empty() && u64::from(worker.busy) >= self.slots(worker, task) =>
-            {
-                Placement::Queue
-            }
+            Some(worker) if task.dependencies.is_empty() && !self.has_slot(worker, task) => Placement::Queue,
             _ => Placement::Worker(soonest),
         }
     }
@@ -117,14 +128,27 @@ impl State {
     }
 
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
-        candidates
-            .filter_map(|id| {
-                let worker = self.workers.get(id).filter(|w| w.stands() && self.lasts(w, task))?;
-                let wait = worker.occupancy / u64::from(worker.info.nthreads.max(1));
-                Some((wait + self.transfer(task, id), worker.nbytes, id))
-            })
-            .min()
-            .map(|(_, _, id)| id)
+        let mut best: Option<(u64, u64, WorkerId)> = None;
+        for id in candidates {
+            let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
+            let Some(worker) = self.workers.get(id).filter(fit) else { continue };
+            let wait = worker.queueing();
+            // What it would have to fetch makes no difference where it starts too late as it is.
+            if best.is_none_or(|best| wait <= best.0) {
+                let this = (wait + self.transfer(task, id), worker.nbytes, id);
+                best = Some(best.map_or(this, |best| best.min(this)));
+            }
+        }
+        best.map(|(_, _, id)| id)
+    }
+
+    /// Whether a worker may be given a task without dependencies. A task whose function others of the same graph
+    /// call with dependencies is not one of those that bring data in: it need not wait (Dask calls only the others
+    /// root-ish), and what depends on it would wait for it.
+    fn has_slot(&self, worker: &Worker, task: &Task) -> bool {
+        let function = self.functions.get(task.function as usize);
+        function.is_some_and(|function| function.inner == task.priority.submission)
+            || u64::from(worker.busy) < self.slots(worker, task)
     }
 
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
@@ -138,10 +162,16 @@ impl State {
         }
     }
 
+    /// Nanoseconds that a task is expected to take a worker.
+    pub(super) fn expected_on(&self, worker: WorkerId, task: &Task) -> u64 {
+        let pace = self.workers.get(worker).map_or(1.0, Worker::slowness);
+        (self.expected_duration(task) as f64 * pace) as u64
+    }
+
     /// Nanoseconds that a task is expected to take.
     pub(super) fn expected_duration(&self, task: &Task) -> u64 {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
-        known.unwrap_or(UNKNOWN_DURATION)
+        known.or(self.usual_duration).unwrap_or(UNKNOWN_DURATION)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::state::Worker;
 use crate::protocol::WorkerId;
@@ -19,15 +19,15 @@ pub(super) struct Pool {
     standing: Vec<u32>,
     /// Those that have more than they run.
     loaded: BTreeSet<WorkerId>,
-    /// Those that ran out of work lately.
-    hungry: Vec<WorkerId>,
+    /// Those that ran out of work: the latest first, then those that found none.
+    hungry: VecDeque<WorkerId>,
 }
 
 impl Pool {
     /// Takes a worker in, under the next id.
     pub(super) fn add(&mut self, worker: Worker) -> WorkerId {
         let id = WorkerId(self.workers.len() as u32);
-        self.hungry.push(id);
+        self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
         self.heap.push((worker.load(), id));
         self.workers.push(Some(Box::new(worker)));
@@ -64,7 +64,7 @@ impl Pool {
         if loaded {
             self.loaded.insert(id);
         }
-        self.hungry.push(id);
+        self.hungry.push_back(id);
         self.standing[id.0 as usize] = self.heap.len() as u32;
         self.heap.push((load, id));
         self.settle(self.heap.len() - 1);
@@ -93,7 +93,7 @@ impl Pool {
             };
         }
         if busy < before && busy < threads {
-            self.hungry.push(id);
+            self.hungry.push_front(id);
         }
         if let Some(entry) = self.heap.get_mut(standing).filter(|entry| entry.0 != load) {
             entry.0 = load;
@@ -116,12 +116,17 @@ impl Pool {
         self.loaded.range(first..).chain(self.loaded.range(..first)).copied()
     }
 
-    /// Those that ran out of work since they were taken last, each once.
-    pub(super) fn take_hungry(&mut self) -> Vec<WorkerId> {
-        let mut hungry = std::mem::take(&mut self.hungry);
+    /// Up to `count` of those that ran out of work, each once.
+    pub(super) fn take_hungry(&mut self, count: usize) -> Vec<WorkerId> {
+        let mut hungry: Vec<WorkerId> = self.hungry.drain(..count.min(self.hungry.len())).collect();
         hungry.sort_unstable();
         hungry.dedup();
         hungry
+    }
+
+    /// A worker found no work: it looks again after all others.
+    pub(super) fn stay_hungry(&mut self, id: WorkerId) {
+        self.hungry.push_back(id);
     }
 
     /// Nobody needs to look after those that ran out of work.
@@ -132,13 +137,17 @@ impl Pool {
     /// All that could do more are looked after once more.
     pub(super) fn starve(&mut self) {
         let idle = self.iter().filter(|(_, worker)| worker.busy < worker.info.nthreads).map(|(id, _)| id);
-        let idle: Vec<WorkerId> = idle.collect();
-        self.hungry.extend(idle);
+        self.hungry = idle.collect();
     }
 
     /// Whether any worker may be given something.
     pub(super) fn any_stands(&self) -> bool {
         !self.heap.is_empty()
+    }
+
+    /// How many workers may be given something.
+    pub(super) fn standing(&self) -> usize {
+        self.heap.len()
     }
 
     pub(super) fn contains(&self, id: WorkerId) -> bool {

@@ -19,6 +19,10 @@ use crate::{
 /// Tasks without a worker that are looked at again at a tick, at most.
 const RECONSIDERED: usize = 10_000;
 
+/// How much the latest task counts for a worker's pace, and how slow it can make it look.
+const RECENT: f64 = 1.0 / 8.0;
+const PACE: f64 = 16.0;
+
 /// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
 /// that sums of them never overflow.
 const CREDIBLE: u64 = 1 << 50;
@@ -66,6 +70,7 @@ impl State {
             occupancy: 0,
             outgoing: 0,
             incoming: 0,
+            pace: 1.0,
             heard: now,
             host,
             links: Default::default(),
@@ -141,6 +146,7 @@ impl State {
             }
         }
         self.workers.remove(id);
+        self.queued.give_up(id);
         self.retirement.on_gone(id);
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
@@ -346,8 +352,16 @@ impl State {
         };
         let (task, function, estimate) = (task.this, task.function as usize, task.estimate);
         let function = &mut self.functions[function];
-        let mean = function.duration.get_or_insert(duration);
-        *mean = (*mean * 7 + duration) / 8;
+        if let Some(usual) = function.duration.filter(|usual| *usual > 0)
+            && let Some(worker) = self.workers.get_mut(worker)
+        {
+            let times = (duration as f64 / usual as f64).min(PACE);
+            worker.pace += (times - worker.pace) * RECENT;
+        }
+        for mean in [&mut function.duration, &mut self.usual_duration] {
+            let mean = mean.get_or_insert(duration);
+            *mean = (*mean * 7 + duration) / 8;
+        }
         self.passing = value;
         self.finish(task, worker, nbytes);
         if is_surprising(estimate, duration) {

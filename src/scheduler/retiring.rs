@@ -51,6 +51,7 @@ impl State {
         let Some(worker) = self.workers.get_mut(id).filter(|worker| !worker.retiring) else { return };
         worker.retiring = true;
         self.workers.stand_aside(id);
+        self.queued.give_up(id);
         self.retirement.moves_elsewhere(id);
         self.retirement.leaving.push(id);
         self.retirement.unsettled.extend(self.held_by(id));

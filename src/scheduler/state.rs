@@ -1,8 +1,7 @@
 //! What the scheduler knows.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -14,13 +13,14 @@ use super::{
     limits::Limits,
     links::{Link, Links},
     pool::Pool,
+    queue::Queue,
     retiring::Retirement,
     stealing::Stealing,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
-    protocol::{ClientId, Metrics, Priority, SchedulerInfo, StoryEvent, WorkerId, WorkerInfo, WorkerStatus},
+    protocol::{ClientId, Metrics, SchedulerInfo, StoryEvent, WorkerId, WorkerInfo, WorkerStatus},
     task::{EntryRef, Value},
 };
 
@@ -67,6 +67,8 @@ pub(super) struct Worker {
     /// Of these, what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
+    /// How long its latest tasks took, in multiples of what others take.
+    pub(super) pace: f64,
     pub(super) heard: u64,
     /// The number of its host.
     pub(super) host: u32,
@@ -104,6 +106,8 @@ pub(super) struct FunctionInfo {
     pub(super) name: Arc<str>,
     /// Mean nanoseconds, once known.
     pub(super) duration: Option<u64>,
+    /// The latest submission in which a task of it has dependencies.
+    pub(super) inner: u32,
 }
 
 pub(super) struct Step {
@@ -132,9 +136,11 @@ pub struct State {
     /// The numbers of hosts, by name.
     pub(super) hosts: BTreeMap<Arc<str>, u32>,
     pub(super) clients: BTreeMap<ClientId, Client>,
-    pub(super) queued: BinaryHeap<Reverse<(Priority, TaskRef)>>,
+    pub(super) queued: Queue,
     pub(super) no_worker: KeySet<TaskRef>,
     pub(super) submissions: u32,
+    /// Mean nanoseconds of all tasks, once any has run.
+    pub(super) usual_duration: Option<u64>,
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
     pub(super) copies: Copies,
@@ -166,9 +172,10 @@ impl State {
             options: vec![TaskOptions::default()],
             workers: Pool::default(),
             clients: BTreeMap::new(),
-            queued: BinaryHeap::new(),
+            queued: Queue::default(),
             no_worker: KeySet::default(),
             submissions: 0,
+            usual_duration: None,
             retirement: Retirement::default(),
             stealing: Stealing::default(),
             copies: Copies::default(),

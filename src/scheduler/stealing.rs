@@ -21,6 +21,8 @@ use crate::{
 
 /// Nanoseconds that the exchange takes: a task that waits no longer than that stays where it is.
 const EXCHANGE: u64 = 300_000;
+/// Workers that look for work in a turn.
+const THIEVES: usize = 4;
 /// Workers looked at for one that runs out of work.
 const VICTIMS: usize = 16;
 /// Tasks of one of them looked at, the last ones first: they would wait longest.
@@ -67,7 +69,7 @@ impl State {
     pub(super) fn estimate_anew(&mut self, id: WorkerId) {
         let (mut before, mut after) = (0, 0);
         for task in self.processed_by(id) {
-            let Some(expected) = self.task(task).map(|task| self.expected_duration(task)) else { continue };
+            let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
             if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
                 before += task.estimate;
                 after += expected;
@@ -88,16 +90,20 @@ impl State {
             // Nobody waits anywhere, or there is enough for all.
             return self.workers.feed();
         }
-        for thief in self.workers.take_hungry() {
-            if let Some(victim) = self.victim_for(thief) {
-                self.steal(victim, thief);
+        for thief in self.workers.take_hungry(THIEVES) {
+            match self.victim_for(thief) {
+                Some(victim) => self.steal(victim, thief),
+                None if self.workers.get(thief).is_some_and(Worker::is_hungry) => {
+                    self.workers.stay_hungry(thief);
+                }
+                None => {}
             }
         }
     }
 
     /// Of some workers that have more than they run, the one where tasks wait longest.
     fn victim_for(&mut self, thief: WorkerId) -> Option<WorkerId> {
-        let hungry = self.workers.get(thief).filter(|w| w.stands() && w.busy < w.info.nthreads)?;
+        let hungry = self.workers.get(thief).filter(|worker| worker.is_hungry())?;
         let start = hungry.wait() + EXCHANGE;
         let next = self.stealing.next;
         let candidates: smallvec::SmallVec<[WorkerId; VICTIMS]> =
@@ -108,7 +114,9 @@ impl State {
     }
 
     fn steal(&mut self, victim: WorkerId, thief: WorkerId) {
-        let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else { return };
+        let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else {
+            return;
+        };
         let mut loot: Vec<Loot> = from
             .processing
             .latest()
@@ -126,11 +134,12 @@ impl State {
         let (mut here, mut there) = (from.wait(), to.wait());
         let threads = |worker: &Worker| u64::from(worker.info.nthreads.max(1));
         let (from_threads, to_threads) = (threads(from), threads(to));
+        let pace = to.slowness() / from.slowness();
         let (mut asked, mut moved) = (Vec::new(), 0);
         for Loot { task, transfer, estimate, .. } in loot {
             let start = there + EXCHANGE + transfer;
             // It is among the last that the victim would run.
-            if start + estimate / to_threads >= here {
+            if start + (estimate as f64 * pace) as u64 / to_threads >= here {
                 continue;
             }
             // A task that came to a worker twice may be listed twice.
@@ -215,6 +224,21 @@ impl State {
 }
 
 impl Worker {
+    /// By how much it is slower than others. Tasks of a function differ: only what is much slower is called so.
+    pub(super) fn slowness(&self) -> f64 {
+        if self.pace > 1.5 { self.pace } else { 1.0 }
+    }
+
+    /// Nanoseconds until a task that comes now would start.
+    pub(super) fn queueing(&self) -> u64 {
+        self.occupancy / u64::from(self.info.nthreads.max(1))
+    }
+
+    /// Whether it could do more, and nothing is under way to it.
+    fn is_hungry(&self) -> bool {
+        self.stands() && self.busy < self.info.nthreads && self.incoming == 0
+    }
+
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
     pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);

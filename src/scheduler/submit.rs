@@ -65,7 +65,7 @@ impl State {
             .map(|function| {
                 *self.function_numbers.entry(function.entry).or_insert_with(|| {
                     let (entry, name) = (function.entry, function.name);
-                    self.functions.push(FunctionInfo { entry, name, duration: None });
+                    self.functions.push(FunctionInfo { entry, name, duration: None, inner: 0 });
                     self.functions.len() as u32 - 1
                 })
             })
@@ -92,6 +92,9 @@ impl State {
                 tasks.push(self.tasks.create(task.key, SCATTERED));
                 continue;
             };
+            if !task.dependencies.is_empty() {
+                self.functions[function as usize].inner = self.submissions;
+            }
             let this = self.tasks.create(task.key, function);
             let number = options.get(task.options as usize).copied().unwrap_or(0);
             let TaskOptions { priority, retries, .. } = self.options[number as usize];

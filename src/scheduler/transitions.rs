@@ -4,8 +4,6 @@
 //! Recommendations are followed one after the other, never by recursion, so that chains of any
 //! length work; each is checked again when its turn comes, since the one before may have changed why.
 
-use std::cmp::Reverse;
-
 use super::{
     Instruction, TaskState,
     explain::Choice,
@@ -121,7 +119,8 @@ impl State {
             Placement::Worker(worker) => self.assign(id, worker, false),
             Placement::Queue => {
                 let Some(task) = self.task(id) else { return };
-                self.queued.push(Reverse((task.priority, id)));
+                let priority = task.priority;
+                self.queued.push(priority, id);
                 self.no_worker.remove(&id);
                 self.set_state(id, TaskState::Queued);
             }
@@ -135,36 +134,31 @@ impl State {
 
     /// Hands queued tasks to workers that have too little to do.
     pub(super) fn refill(&mut self) {
-        while let Some(&Reverse((priority, id))) = self.queued.peek() {
-            let current = self.task(id).filter(|t| t.state == TaskState::Queued && t.priority == priority);
-            if current.is_none() {
-                self.queued.pop();
-                continue;
-            }
+        while let Some(least) = self.workers.least_loaded() {
+            let Some((standing, id)) = self.next_queued(least) else { return };
             if self.limits.are_set() && self.has_to_wait(id) {
-                self.queued.pop();
+                self.queued.remove(standing);
                 continue;
             }
             match self.place(id) {
                 Placement::Worker(worker) => {
-                    self.queued.pop();
+                    self.take_queued(standing, worker);
                     self.assign(id, worker, false);
                 }
                 Placement::Queue => return,
                 // Those that could are gone, or will be before it could be done.
-                Placement::Nobody if self.workers.any_stands() => {
-                    self.queued.pop();
+                Placement::Nobody => {
+                    self.queued.remove(standing);
                     self.no_worker.insert(id);
                     self.set_state(id, TaskState::NoWorker);
                 }
-                Placement::Nobody => return,
             }
         }
     }
 
     fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
-        let estimate = self.expected_duration(task);
+        let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let compute = ComputeTask {
             id: task.id,
@@ -279,9 +273,10 @@ impl State {
 
     /// A task is to be computed again from the start, if it is needed.
     pub(super) fn start_over(&mut self, id: TaskRef) {
+        // First of all, or what it needs would seem to be needed no more.
+        self.recommend(id, TaskState::Waiting);
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
-        self.recommend(id, TaskState::Waiting);
         self.reconsider(id);
     }
 
@@ -370,8 +365,9 @@ impl State {
             if other.state == TaskState::Waiting {
                 other.waiting_on += 1;
             } else if other.active() {
-                self.take_back(dependent);
+                // First of all, or what else it needs would seem to be needed no more.
                 self.recommend(dependent, TaskState::Waiting);
+                self.take_back(dependent);
                 self.reconsider(dependent);
             }
         }

@@ -53,6 +53,18 @@ fn what_is_given_back_goes_to_the_thief_as_another_computation() {
 }
 
 #[test]
+fn what_is_given_back_keeps_what_it_needs() {
+    let mut bed = Bed::loaded(100, 2);
+    bed.release(&[1]);
+    bed.finish(10);
+    let old = bed.id(11);
+    // It alone needs the result.
+    bed.worker_says(VICTIM, FromWorker::GaveBack(vec![old]));
+    assert_eq!(bed.frees(), []);
+    bed.is(1, TaskState::Memory).is(11, TaskState::Processing);
+}
+
+#[test]
 fn what_the_victim_has_started_stays_there() {
     let mut bed = Bed::loaded(100, 2);
     bed.join(1);

@@ -1,0 +1,147 @@
+//! Tasks that wait in the scheduler until a worker has too little to do.
+//!
+//! They go by priority, and neighbours go together: whoever gets one has those reserved that follow it in the order of
+//! their graph and whose results meet its own (what Dask calls co-assignment). They are never more than a part of what
+//! is left for each, so that all are done at the same time (*guided self-scheduling*: C. D. Polychronopoulos and D. J.
+//! Kuck, 1987); what is reserved for one goes to another who would have nothing to do.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, VecDeque},
+};
+
+use super::{TaskState, state::State, task::TaskRef};
+use crate::protocol::{Priority, WorkerId};
+
+/// Tasks that are reserved for a thread, at most.
+const TOGETHER: usize = 16;
+/// Dependents of a task that are looked at for one that needs its neighbour too.
+const DEPENDENTS: usize = 8;
+
+type Entry = (Priority, TaskRef);
+
+/// Tasks that wait, and some that do not any more: see [`State::next_queued`].
+#[derive(Default)]
+pub(super) struct Queue {
+    free: BinaryHeap<Reverse<Entry>>,
+    /// Of each worker, in order.
+    reserved: Vec<VecDeque<Entry>>,
+    /// Those that anything is reserved for.
+    holders: BTreeSet<WorkerId>,
+}
+
+/// Where in the queue a task waits.
+#[derive(Clone, Copy)]
+pub(super) enum Standing {
+    Free,
+    /// The first of what is reserved for a worker, or the last.
+    First(WorkerId),
+    Last(WorkerId),
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, priority: Priority, task: TaskRef) {
+        self.free.push(Reverse((priority, task)));
+    }
+
+    /// Reserves the free task that comes first for a worker.
+    fn reserve(&mut self, worker: WorkerId) {
+        let Some(Reverse(first)) = self.free.pop() else { return };
+        let place = worker.0 as usize;
+        if self.reserved.len() <= place {
+            self.reserved.resize_with(place + 1, VecDeque::new);
+        }
+        self.reserved[place].push_back(first);
+        self.holders.insert(worker);
+    }
+
+    /// A worker gets nothing more: what was reserved for it is free.
+    pub(super) fn give_up(&mut self, worker: WorkerId) {
+        if self.holders.remove(&worker) {
+            let reserved = self.reserved.get_mut(worker.0 as usize).map(std::mem::take);
+            self.free.extend(reserved.unwrap_or_default().into_iter().map(Reverse));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.is_empty() && self.holders.is_empty()
+    }
+
+    /// How many wait that are more urgent.
+    pub(super) fn before(&self, priority: Priority) -> usize {
+        let free = self.free.iter().map(|Reverse(entry)| entry);
+        free.chain(self.reserved.iter().flatten()).filter(|(other, _)| *other < priority).count()
+    }
+
+    /// What a worker gets next: what is reserved for it, unless something more urgent came.
+    fn first_for(&self, worker: WorkerId) -> Option<(Standing, Entry)> {
+        let free = self.free.peek().map(|Reverse(first)| (Standing::Free, *first));
+        let own = self.reserved.get(worker.0 as usize).and_then(VecDeque::front);
+        match (own.map(|own| (Standing::First(worker), *own)), free) {
+            (Some(own), Some(free)) if rank(free.1.0) < rank(own.1.0) => Some(free),
+            (Some(own), _) => Some(own),
+            (None, Some(free)) => Some(free),
+            (None, None) => {
+                let other = self.holders.range(worker..).chain(self.holders.range(..worker)).next()?;
+                Some((Standing::Last(*other), *self.reserved[other.0 as usize].back()?))
+            }
+        }
+    }
+
+    /// Takes a task off.
+    pub(super) fn remove(&mut self, standing: Standing) -> Option<Entry> {
+        let holder = match standing {
+            Standing::Free => return self.free.pop().map(|Reverse(first)| first),
+            Standing::First(holder) | Standing::Last(holder) => holder,
+        };
+        let reserved = self.reserved.get_mut(holder.0 as usize)?;
+        let taken =
+            if matches!(standing, Standing::First(_)) { reserved.pop_front() } else { reserved.pop_back() };
+        if reserved.is_empty() {
+            self.holders.remove(&holder);
+        }
+        taken
+    }
+}
+
+/// Of different ranks, the lower goes first wherever it is; of equal ones neighbours stay together.
+fn rank(priority: Priority) -> (i32, u32) {
+    (priority.user, priority.submission)
+}
+
+impl State {
+    /// The queued task that a worker gets next. Those that do not wait any more are dropped on the way.
+    pub(super) fn next_queued(&mut self, worker: WorkerId) -> Option<(Standing, TaskRef)> {
+        while let Some((standing, (priority, id))) = self.queued.first_for(worker) {
+            if self.task(id).is_some_and(|t| t.state == TaskState::Queued && t.priority == priority) {
+                return Some((standing, id));
+            }
+            self.queued.remove(standing);
+        }
+        None
+    }
+
+    /// Takes a task off the queue for a worker, for which its neighbours are reserved.
+    pub(super) fn take_queued(&mut self, standing: Standing, worker: WorkerId) {
+        let taken = self.queued.remove(standing);
+        let (Standing::Free, Some((priority, id))) = (standing, taken) else { return };
+        let threads = self.workers.get(worker).map_or(1, |worker| worker.info.nthreads.max(1)) as usize;
+        let share = (self.queued.free.len() / (2 * self.workers.standing().max(1))).min(TOGETHER * threads);
+        for _ in 1..share {
+            let next = self.queued.free.peek().filter(|next| rank(next.0.0) == rank(priority));
+            if !next.is_some_and(|Reverse((_, next))| self.meet(id, *next)) {
+                return;
+            }
+            self.queued.reserve(worker);
+        }
+    }
+
+    /// Whether something needs both results.
+    fn meet(&self, one: TaskRef, other: TaskRef) -> bool {
+        let dependents = |id| {
+            let dependents = self.task(id).map(|task| task.dependents.as_slice()).unwrap_or_default();
+            &dependents[..dependents.len().min(DEPENDENTS)]
+        };
+        dependents(one).iter().any(|dependent| dependents(other).contains(dependent))
+    }
+}
