@@ -53,6 +53,20 @@ pub enum Error {
     /// Slurm could not be dealt with, or a job is not right.
     #[error(transparent)]
     Slurm(#[from] rankine_slurm::Error),
+    /// A worker ended before the system would have ended it.
+    #[error(
+        "this worker ends, since its memory runs out: its process occupies {resident} bytes, {managed} of them \
+         results, and its limit is {limit}; what it ran runs elsewhere. Give workers more memory or fewer threads, or \
+         make the tasks smaller"
+    )]
+    Memory {
+        /// Bytes that the process occupies.
+        resident: u64,
+        /// Of these, the bytes of results.
+        managed: u64,
+        /// Bytes that it may occupy.
+        limit: u64,
+    },
     /// An option, address or file of the user's is not right.
     #[error("{0}")]
     Usage(String),

@@ -32,6 +32,7 @@ mod cluster;
 mod error;
 pub mod graph;
 mod link;
+mod map;
 pub mod protocol;
 pub mod scheduler;
 pub mod serialize;

@@ -247,7 +247,12 @@ proptest! {
     #[test]
     fn a_worker_stands_whatever_it_is_told(orders in vec(orders(), 0..60)) {
         let resources = vec![("gpu".into(), 1.0)];
-        let mut state = worker::State::new(worker::Config { nthreads: 1, memory_limit: 100, resources });
+        let mut state = worker::State::new(worker::Config {
+            nthreads: 1,
+            memory_limit: 100,
+            thresholds: worker::Thresholds::default(),
+            resources,
+        });
         for (now, order) in orders.into_iter().enumerate() {
             state.handle(order, now as u64);
             state.validate();

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine::{
+    FailureKind,
     graph::{Arguments, Function, Graph, GraphTask, Key},
-    protocol::{ClientId, FromClient, FromWorker, Query, ToClient, ToWorker, WorkerId, WorkerInfo},
+    protocol::{ClientId, FromClient, FromWorker, Query, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
     scheduler::{self, Instruction, Stimulus},
     serialize::Frame,
     task::{EntryRef, TaskError, Value},
-    worker::{self, Execution},
+    worker::{self, Execution, FileId},
 };
 
 /// A worker and what is under way to and from it.
@@ -21,7 +22,28 @@ struct Worker {
     inbox: VecDeque<ToWorker>,
     outbox: VecDeque<FromWorker>,
     running: Vec<Execution>,
-    gathers: Vec<(WorkerId, Vec<rankine::protocol::TaskId>)>,
+    gathers: Vec<(WorkerId, Vec<TaskId>)>,
+    disk: Disk,
+}
+
+/// What a worker has on disk, and what is on its way there and back.
+#[derive(Default)]
+struct Disk {
+    files: BTreeMap<FileId, Value>,
+    writes: Vec<(FileId, Value)>,
+    reads: Vec<(TaskId, FileId)>,
+}
+
+/// How memory and disks behave.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shortage {
+    /// Bytes that a worker may use; 0 for no limit.
+    limit: u64,
+    /// Of a hundred writes this many fail, and so many reads.
+    refused: u32,
+    broken: u32,
+    /// Whether each process occupies more than it should for ever, whatever is spilled.
+    lasting: bool,
 }
 
 /// A cluster of machines; every message waits until its turn comes, in order on each link.
@@ -38,11 +60,24 @@ struct Cluster {
     threads: u32,
     /// Of a hundred fetches this many fail although the peer lives.
     failing: u32,
+    shortage: Shortage,
     /// Tasks that ran so far.
     runs: usize,
     /// Questions of the client that were not answered.
     asked: usize,
+    /// When the scheduler was told what, and what it wanted done.
+    history: Vec<(u64, Told, String)>,
 }
+
+/// What a scheduler is told.
+#[derive(Debug)]
+enum Told {
+    Worker(WorkerInfo),
+    Stimulus(Stimulus),
+}
+
+/// What a result counts for, so that it is worth a file.
+const RESULT: u64 = 10_000;
 
 fn key(i: usize) -> Key {
     Key(i as u128 + 1)
@@ -65,13 +100,52 @@ impl Cluster {
             now: 0,
             threads,
             failing: 0,
+            shortage: Shortage::default(),
             runs: 0,
             asked: 0,
+            history: Vec::new(),
         }
     }
 
+    /// A scheduler that is told all this once more says the same and stands at the same place, whatever died: so it
+    /// can be restored from a journal.
+    fn replays(&mut self) {
+        let config = scheduler::Config { allowed_failures: 100, ..Default::default() };
+        let mut again = scheduler::State::new(config);
+        again.add_client();
+        for (now, told, said) in &self.history {
+            let instructions = match told {
+                Told::Worker(info) => again.add_worker(info.clone(), *now).1,
+                Told::Stimulus(stimulus) => again.handle(stimulus.clone(), *now),
+            };
+            assert_eq!(*said, format!("{instructions:?}"), "at {now}, told {told:?}");
+        }
+        assert_eq!(format!("{:?}", self.scheduler.info()), format!("{:?}", again.info()));
+        again.validate();
+        // It goes on in the place of the one that died.
+        self.scheduler = again;
+    }
+
     fn fetch_fails(&mut self) -> bool {
-        self.random.random_range(0..100) < self.failing
+        self.happens(self.failing)
+    }
+
+    fn happens(&mut self, percent: u32) -> bool {
+        self.random.random_range(0..100) < percent
+    }
+
+    /// What a worker gives who asks it for a result.
+    fn given(&mut self, worker: WorkerId, id: TaskId) -> Option<Value> {
+        let broken = self.happens(self.shortage.broken);
+        let state = &self.workers.get(&worker)?.state;
+        let (value, file) = (state.value(id).cloned(), state.file(id));
+        self.work(worker, worker::Stimulus::Given(vec![id]));
+        let (None, Some(file)) = (&value, file) else { return value };
+        let read = self.workers[&worker].disk.files.get(&file).cloned().filter(|_| !broken);
+        if read.is_none() {
+            self.work(worker, worker::Stimulus::UnspillFailed { id, file });
+        }
+        read
     }
 
     fn join(&mut self) {
@@ -86,14 +160,21 @@ impl Cluster {
             host: "here".into(),
             lifetime: None,
         };
-        let (id, instructions) = self.scheduler.add_worker(info, self.now);
-        let config = worker::Config { nthreads: self.threads, memory_limit: 0, resources: vec![] };
+        let (id, instructions) = self.scheduler.add_worker(info.clone(), self.now);
+        self.history.push((self.now, Told::Worker(info), format!("{instructions:?}")));
+        let config = worker::Config {
+            nthreads: self.threads,
+            memory_limit: self.shortage.limit,
+            thresholds: worker::Thresholds::default(),
+            resources: vec![],
+        };
         let worker = Worker {
             state: worker::State::new(config),
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             running: vec![],
             gathers: vec![],
+            disk: Disk::default(),
         };
         self.workers.insert(id, worker);
         self.obey(instructions);
@@ -116,7 +197,8 @@ impl Cluster {
 
     fn schedule(&mut self, stimulus: Stimulus) {
         self.now += 1;
-        let instructions = self.scheduler.handle(stimulus, self.now);
+        let instructions = self.scheduler.handle(stimulus.clone(), self.now);
+        self.history.push((self.now, Told::Stimulus(stimulus), format!("{instructions:?}")));
         self.obey(instructions);
     }
 
@@ -163,6 +245,9 @@ impl Cluster {
                 worker::Instruction::Execute(execution) => worker.running.push(execution),
                 worker::Instruction::Gather { peer, ids } => worker.gathers.push((peer, ids)),
                 worker::Instruction::Send(message) => worker.outbox.push_back(message),
+                worker::Instruction::Spill { file, value } => worker.disk.writes.push((file, value)),
+                worker::Instruction::Unspill { id, file } => worker.disk.reads.push((id, file)),
+                worker::Instruction::Discard(file) => drop(worker.disk.files.remove(&file)),
             }
         }
     }
@@ -177,6 +262,11 @@ impl Cluster {
             WorkerSends(WorkerId),
             Runs(WorkerId),
             Gathers(WorkerId),
+            Writes(WorkerId),
+            Reads(WorkerId),
+        }
+        if self.shortage.limit > 0 && self.happens(10) {
+            self.look();
         }
         let mut moves = vec![];
         if !self.from_client.is_empty() {
@@ -190,6 +280,8 @@ impl Cluster {
             moves.extend((!worker.outbox.is_empty()).then_some(Move::WorkerSends(*id)));
             moves.extend((!worker.running.is_empty()).then_some(Move::Runs(*id)));
             moves.extend((!worker.gathers.is_empty()).then_some(Move::Gathers(*id)));
+            moves.extend((!worker.disk.writes.is_empty()).then_some(Move::Writes(*id)));
+            moves.extend((!worker.disk.reads.is_empty()).then_some(Move::Reads(*id)));
         }
         if moves.is_empty() {
             return false;
@@ -207,16 +299,76 @@ impl Cluster {
             }
             Move::Runs(id) => self.runs(id),
             Move::Gathers(id) => self.gathers(id),
+            Move::Writes(id) => self.writes(id),
+            Move::Reads(id) => self.reads(id),
         }
         true
+    }
+
+    /// Some worker looks at its memory.
+    fn look(&mut self) {
+        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        let worker = workers.get(self.random.random_range(0..workers.len().max(1)));
+        let least = if self.shortage.lasting { self.shortage.limit * 9 / 10 } else { 0 };
+        let resident = self.random.random_range(least..self.shortage.limit * 5 / 4);
+        worker.into_iter().for_each(|id| self.work(*id, worker::Stimulus::Memory { resident }));
+    }
+
+    /// Whether anything happens once all have looked at their memory some times and found it short, where that lasts,
+    /// or enough.
+    fn looking_helps(&mut self) -> bool {
+        let resident = if self.shortage.lasting { self.shortage.limit } else { 0 };
+        for _ in 0..3 {
+            let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+            for id in workers {
+                self.work(id, worker::Stimulus::Memory { resident });
+            }
+            if self.step() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn writes(&mut self, id: WorkerId) {
+        let (refused, value_refused) = (self.happens(self.shortage.refused), self.happens(20));
+        let disk = &mut self.workers.get_mut(&id).expect("it lives").disk;
+        let (file, value) = disk.writes.swap_remove(self.random.random_range(0..disk.writes.len()));
+        let stimulus = if !refused {
+            disk.files.insert(file, value);
+            worker::Stimulus::Spilled { file, on_disk: 5000 }
+        } else if value_refused {
+            let error = worker::SpillError::Value(TaskError::refused("it stays"));
+            worker::Stimulus::SpillFailed { file, error }
+        } else {
+            worker::Stimulus::SpillFailed { file, error: worker::SpillError::Disk("it is full".into()) }
+        };
+        self.work(id, stimulus);
+    }
+
+    fn reads(&mut self, worker: WorkerId) {
+        let (broken, mapped) = (self.happens(self.shortage.broken), self.happens(50));
+        let disk = &mut self.workers.get_mut(&worker).expect("it lives").disk;
+        let (id, file) = disk.reads.swap_remove(self.random.random_range(0..disk.reads.len()));
+        let read = disk.files.get(&file).cloned().filter(|_| !broken);
+        self.work(
+            worker,
+            match read {
+                Some(value) => {
+                    let occupied = if mapped { 0 } else { RESULT };
+                    worker::Stimulus::Unspilled { id, file, value, occupied }
+                }
+                None => worker::Stimulus::UnspillFailed { id, file },
+            },
+        );
     }
 
     fn client_hears(&mut self) {
         match self.to_client.pop_front().expect("it was there") {
             ToClient::InMemory { key, id, worker, value, .. } => {
                 let reached = !self.fetch_fails();
-                let held = self.workers.get(&worker).filter(|_| reached).and_then(|w| w.state.value(id));
-                match value.as_ref().or(held) {
+                let held = if reached { self.given(worker, id) } else { None };
+                match value.or(held) {
                     Some(value) => {
                         let value = *value.get::<i64>().expect("all values are i64");
                         self.results.insert(key, value);
@@ -256,26 +408,25 @@ impl Cluster {
         let inputs = execution.dependencies.iter().map(|v| *v.get::<i64>().expect("all values are i64"));
         let result = Ok(Value::new(i64::from_le_bytes(number) + inputs.sum::<i64>()));
         let duration = self.random.random_range(1_000..1_000_000);
-        self.work(id, worker::Stimulus::Executed { id: execution.id, result, nbytes: 8, duration });
+        self.work(id, worker::Stimulus::Executed { id: execution.id, result, nbytes: RESULT, duration });
     }
 
     fn gathers(&mut self, id: WorkerId) {
         let gathers = &mut self.workers.get_mut(&id).expect("it lives").gathers;
         let (peer, ids) = gathers.swap_remove(self.random.random_range(0..gathers.len()));
-        let reached = !self.fetch_fails();
-        let stimulus = match self.workers.get(&peer).filter(|_| reached) {
-            Some(other) => worker::Stimulus::Gathered {
-                peer,
-                data: ids.into_iter().map(|id| (id, other.state.value(id).cloned().map(Ok))).collect(),
-            },
-            None => worker::Stimulus::GatherFailed { peer, ids },
+        let reached = !self.fetch_fails() && self.workers.contains_key(&peer);
+        let stimulus = if reached {
+            let data = ids.into_iter().map(|id| (id, self.given(peer, id).map(Ok))).collect();
+            worker::Stimulus::Gathered { peer, data }
+        } else {
+            worker::Stimulus::GatherFailed { peer, ids }
         };
         self.work(id, stimulus);
     }
 
     fn settle(&mut self) {
         for _ in 0..1_000_000 {
-            if !self.step() {
+            if !self.step() && !self.looking_helps() {
                 return;
             }
         }
@@ -363,6 +514,9 @@ proptest! {
                 cluster.retire(steps);
             }
             cluster.join();
+            if steps % 4 == 0 {
+                cluster.replays();
+            }
         }
         for (steps, choice) in meddling {
             cluster.meddle(choice, &keys);
@@ -375,6 +529,7 @@ proptest! {
         cluster.schedule(Stimulus::Tick);
         cluster.settle();
         cluster.scheduler.validate();
+        cluster.replays();
         prop_assert_eq!(cluster.asked, 0);
         prop_assert!(cluster.failed.is_empty(), "{:?}", cluster.failed);
         let expected = sequential(&graph);
@@ -391,6 +546,59 @@ proptest! {
             let metrics = worker.state.metrics();
             let (fetched, busy) = (metrics.fetched, metrics.busy);
             prop_assert_eq!(metrics, rankine::protocol::Metrics { fetched, busy, ..Default::default() });
+        }
+    }
+
+    #[test]
+    fn results_that_go_to_disk_and_come_back_are_right(
+        graph in graphs(),
+        seed: u64,
+        threads in 1u32..4,
+        (deaths, retirements) in (prop::collection::vec(0usize..200, 0..3), any::<bool>()),
+        share in 1usize..5,
+        limit in 20_000u64..200_000,
+        (refused, broken) in (prop_oneof![Just(0u32), 1..100u32], prop_oneof![Just(0u32), 1..40u32]),
+        lasting: bool,
+    ) {
+        let mut cluster = Cluster::new(seed, threads);
+        cluster.shortage = Shortage { limit, refused, broken, lasting };
+        (0..2).for_each(|_| cluster.join());
+        let wanted: Vec<usize> = (0..graph.len()).filter(|i| i % share == 0).collect();
+        cluster.from_client.push_back(message(&graph, &wanted));
+        for steps in deaths {
+            for _ in 0..steps {
+                cluster.step();
+            }
+            let living: Vec<WorkerId> = cluster.workers.keys().copied().collect();
+            if retirements {
+                cluster.retire(steps);
+            } else if let Some(victim) = living.get(steps % living.len().max(1)) {
+                cluster.kill(*victim);
+            }
+            cluster.join();
+        }
+        cluster.settle();
+        cluster.scheduler.validate();
+        let expected = sequential(&graph);
+        for i in &wanted {
+            match (cluster.results.get(&key(*i)), cluster.failed.get(&key(*i))) {
+                (Some(result), _) => prop_assert_eq!(result, &expected[*i], "task {}", i),
+                // Memory was short, and the disk did not take what should have made room.
+                (None, Some(error)) => {
+                    prop_assert_eq!(error.kind, FailureKind::OutOfMemory, "{}", error);
+                    prop_assert!(refused > 0, "{}", error);
+                }
+                (None, None) => prop_assert!(false, "task {} has no end", i),
+            }
+        }
+        cluster.from_client.push_back(FromClient::Release(wanted.iter().map(|i| key(*i)).collect()));
+        cluster.settle();
+        prop_assert_eq!(cluster.scheduler.task_count(), 0);
+        for worker in cluster.workers.values() {
+            worker.state.validate();
+            let metrics = worker.state.metrics();
+            prop_assert_eq!((metrics.managed, metrics.spilled, metrics.on_disk), (0, 0, 0));
+            prop_assert!(worker.disk.files.is_empty(), "files are left");
         }
     }
 

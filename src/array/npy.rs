@@ -9,11 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use memmap2::Mmap;
 use ndarray::{ArrayViewD, Dimension, indices};
 use npyz::{DType, Endianness, NpyHeader, TypeChar};
 
 use super::{Chunk, Element, ShapeError};
+use crate::map::map;
 
 /// Why a `.npy` file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +73,7 @@ impl NpyFile {
         let failed = |attempt| move |source| NpyError::Io { attempt, path: path.to_owned(), source };
         let wrong = |reason: String| NpyError::Format { path: path.to_owned(), reason };
         let file = File::open(path).map_err(failed("open"))?;
-        // SAFETY: the map is read-only. As with any map, another process that changes or cuts the
-        // file meanwhile changes what is read or ends this process; the documentation says so.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
+        let map = map(&file).map_err(failed("map"))?;
         let mut rest = &map[..];
         let header =
             NpyHeader::from_reader(&mut rest).map_err(|e| wrong(format!("it is no .npy file: {e}")))?;

@@ -1,6 +1,6 @@
 //! `rankine info`: what this machine offers to this binary.
 
-use std::{env, fs, thread};
+use std::{env, fs, path::PathBuf, thread};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -10,8 +10,13 @@ use super::columns;
 use crate::cluster::cores::threads;
 use crate::{
     Error, Result,
-    cluster::{cores::Binding, launch::Launch, transports},
-    settings::Settings,
+    cluster::{
+        cores::Binding,
+        launch::Launch,
+        memory::{Bound, Memory, Part},
+        transports,
+    },
+    settings::{MemoryLimit, Settings},
 };
 
 /// All schemes there are, and the cargo feature that brings each into a binary.
@@ -48,6 +53,12 @@ struct Info {
     host: String,
     cores: usize,
     memory: u64,
+    /// What a worker may use that has this process's cores to itself, and who says so.
+    memory_limit: Bound,
+    /// Where results go for which there is no room.
+    local_directory: PathBuf,
+    #[serde(skip)]
+    wanted: MemoryLimit,
     transports: Vec<Found>,
     /// What `auto` takes between two processes of this host.
     within_host: Option<&'static str>,
@@ -66,6 +77,8 @@ struct Rank {
     binding: Binding,
     /// Compute threads that a worker there has.
     threads: u32,
+    /// Bytes of memory that it may use; 0 for no limit.
+    memory_limit: u64,
     /// What the first rank and this one talk over.
     transport: String,
 }
@@ -121,9 +134,12 @@ fn by_mpi(membership: &rankine_transport_mpi::Membership, info: &Info) -> Result
         Some(scheme) => scheme,
         None => "none",
     };
+    // What bounds the first rank bounds the others: they were started by the same launcher.
+    let memory = Memory::of_this_process();
     let rank = |(rank, binding): (usize, &Binding)| Rank {
         rank,
         threads: threads(&binding.cores, binding.sharers(&all)),
+        memory_limit: memory.limit(info.wanted, Part::one_of(binding.neighbours(&all))).bytes,
         transport: transport.to_owned(),
         binding: binding.clone(),
     };
@@ -136,7 +152,9 @@ fn by_slurm(info: &Info) -> Option<Rank> {
     let Ok(Launch::Slurm(step)) = launch else { return None };
     let binding = Binding::of_this_process();
     let threads = step.threads(&binding.cores);
+    let part = Part::one_of(step.neighbours);
     Some(Rank {
+        memory_limit: Memory::of_this_process().limit(info.wanted, part).bytes,
         rank: step.rank,
         binding,
         threads,
@@ -145,13 +163,13 @@ fn by_slurm(info: &Info) -> Option<Rank> {
 }
 
 fn row(rank: &Rank) -> Vec<String> {
-    let Rank { rank, binding: Binding { host, cores, memory }, threads, transport } = rank;
+    let Rank { rank, binding: Binding { host, cores, memory }, threads, memory_limit, transport } = rank;
     vec![
         format!("rank {rank}"),
         format!("on {host}"),
         format!("cores {}", cores.0),
         format!("{threads} thread{}", if *threads == 1 { "" } else { "s" }),
-        format!("{:.1} GiB", *memory as f64 / (1u64 << 30) as f64),
+        format!("limit {} of {}", gib(*memory_limit), gib(*memory)),
         format!("{transport}://"),
     ]
 }
@@ -185,6 +203,9 @@ fn find(settings: &Settings) -> Result<Info> {
         host: crate::worker::server::hostname(),
         cores: thread::available_parallelism().map_or(1, usize::from),
         memory: Binding::of_this_process().memory,
+        memory_limit: Memory::of_this_process().limit(settings.memory_limit, Part::within(1)),
+        local_directory: settings.local_directory(),
+        wanted: settings.memory_limit,
         within_host: first(&["inproc"]),
         between_hosts: first(&["inproc", "shm"]),
         transports: found,
@@ -193,10 +214,20 @@ fn find(settings: &Settings) -> Result<Info> {
     })
 }
 
+/// An amount of memory, for people; a limit of 0 is none.
+fn gib(bytes: u64) -> String {
+    if bytes == 0 { "none".into() } else { format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64) }
+}
+
 fn table(info: &Info) -> String {
-    let gib = info.memory as f64 / (1u64 << 30) as f64;
     let mut text =
-        format!("rankine {} on {}: {} cores, {gib:.1} GiB\n\n", info.version, info.host, info.cores);
+        format!("rankine {} on {}: {} cores, {}\n", info.version, info.host, info.cores, gib(info.memory));
+    let Bound { bytes, from } = &info.memory_limit;
+    text += &format!(
+        "memory limit of a worker: {} ({from}); beyond it results go to {}\n\n",
+        gib(*bytes),
+        info.local_directory.display()
+    );
     let mut rows = vec![];
     for found in &info.transports {
         let state = if found.works { "works" } else { "-" };

@@ -15,8 +15,8 @@ use super::{Command, KeyState, Shared, Standing, Submission};
 use crate::{
     Error, Result,
     graph::{Graph, Key, KeyMap},
-    link::{Endpoint, Outbox, Peers, split},
-    protocol::{Answer, FromClient, Query, Scattered, TaskId, ToClient, WorkerId},
+    link::{Endpoint, Inbox, Peers, Upstream, split},
+    protocol::{Answer, ClientId, FromClient, Member, Query, Scattered, TaskId, ToClient, WorkerId},
     task::{EntryRef, TaskError, Value},
     worker::server::{HEARTBEAT, SILENCE},
 };
@@ -26,7 +26,9 @@ const FETCH_BYTES: u64 = 64 << 20;
 
 struct Core {
     shared: Arc<Shared>,
-    scheduler: Outbox<FromClient>,
+    scheduler: Upstream<FromClient>,
+    /// Under which number the scheduler knows this client.
+    id: Cell<Option<ClientId>>,
     peers: Rc<Peers>,
     workers: RefCell<KeyMap<WorkerId, Arc<str>>>,
     questions: RefCell<KeyMap<u64, oneshot::Sender<Result<Answer>>>>,
@@ -45,14 +47,23 @@ struct Fetch {
 }
 
 /// Serves `shared` over a connection to the scheduler until the client closes or the cluster goes.
-pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: Connection) {
+///
+/// `contact` is where the scheduler is reached; where it `journals`, it may die and come back.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    contact: String,
+    connection: Connection,
+    journals: bool,
+) {
     // However this ends, even dropped where it waits: nobody is left waiting for it.
     let _ending = Ending(shared.clone());
     let (scheduler, mut from) = split::<FromClient, ToClient>(connection, endpoint.compression);
     let core = Rc::new(Core {
         shared: shared.clone(),
-        scheduler,
-        peers: Peers::new(endpoint),
+        scheduler: Upstream::new(scheduler, journals),
+        id: Cell::new(None),
+        peers: Peers::new(endpoint.clone()),
         workers: RefCell::default(),
         questions: RefCell::default(),
         next_question: Cell::new(0),
@@ -63,7 +74,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: C
     let (reason, closer) = loop {
         tokio::select! {
             biased;
-            () = shared.commanded.notified() => {
+            // What was put before goes out first: who submits faster waits.
+            () = async { core.scheduler.drained().await; shared.commanded.notified().await } => {
                 if let Some(closer) = core.obey() {
                     break ("the client was closed".to_owned(), Some(closer));
                 }
@@ -75,8 +87,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, endpoint: Endpoint, connection: C
                         break (reason, None);
                     }
                 }
-                Ok(None) => break ("the scheduler left".to_owned(), None),
-                Err(error) => break (error.to_string(), None),
+                lost => {
+                    let lost = lost.err().unwrap_or_else(|| Error::closed("the scheduler left"));
+                    match core.rejoined(&endpoint, &contact, lost).await {
+                        Ok(back) => from = back,
+                        Err(lost) => break (lost.to_string(), None),
+                    }
+                }
             },
             _ = beat.tick() => {
                 core.scheduler.put(FromClient::Alive);
@@ -111,6 +128,7 @@ pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
             return;
         }
         commands.closed = Some(reason.clone());
+        shared.taken.notify_all();
         std::mem::take(&mut commands.waiting)
     };
     // Closers and askers are told by the drop of what they wait for.
@@ -125,11 +143,33 @@ pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
 }
 
 impl Core {
+    /// Waits for a scheduler that keeps a journal to come back, unless this client is to close meanwhile.
+    async fn rejoined(&self, endpoint: &Endpoint, contact: &str, lost: Error) -> Result<Inbox<ToClient>> {
+        let Some(id) = self.id.get().filter(|_| self.scheduler.outlives_the_scheduler()) else {
+            return Err(lost);
+        };
+        // Nobody will answer them.
+        for (_, asker) in self.questions.borrow_mut().drain() {
+            let _ = asker.send(Err(Error::closed(format!("{lost}; it is waited for: ask again"))));
+        }
+        let closing = async {
+            while !self.shared.is_to_close() {
+                time::sleep(HEARTBEAT).await;
+            }
+        };
+        let heard = || self.heard.set(Instant::now());
+        tokio::select! {
+            back = self.scheduler.rejoin(endpoint, contact, Member::Client(id), lost, heard) => back,
+            () = closing => Err(Error::closed("the client was closed while the scheduler was away")),
+        }
+    }
+
     /// Does what the handles want; gives whom to tell when the client is to close.
     fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
         let commands = {
             let mut commands = Shared::lock(&self.shared.commands);
-            commands.told = false;
+            (commands.told, commands.tasks, commands.nbytes) = (false, 0, 0);
+            self.shared.taken.notify_all();
             std::mem::take(&mut commands.waiting)
         };
         let mut graph = GraphBuilder::default();
@@ -194,7 +234,10 @@ impl Core {
 
     /// Takes in what the scheduler says; gives why the cluster ends, if it does.
     fn report(&self, report: ToClient) -> Option<String> {
+        self.scheduler.count(&report);
         match report {
+            ToClient::Welcome { client } => self.id.set(Some(client)),
+            ToClient::Noted(count) => self.scheduler.noted(count),
             ToClient::InMemory { key, id, nbytes, worker, value } => {
                 self.set(key, Standing::Memory { id, worker, nbytes, value });
             }
@@ -209,7 +252,7 @@ impl Core {
                     let _ = asker.send(Ok(answer));
                 }
             }
-            ToClient::Alive => {}
+            ToClient::Alive | ToClient::Resumed { .. } => {}
             ToClient::Closing { reason } => return Some(reason),
         }
         None
@@ -346,7 +389,7 @@ impl GraphBuilder {
         self.last_options = None;
     }
 
-    fn flush(&mut self, scheduler: &Outbox<FromClient>) {
+    fn flush(&mut self, scheduler: &Upstream<FromClient>) {
         if !self.graph.tasks.is_empty() {
             let Self { graph, wants, .. } = std::mem::take(self);
             scheduler.put(FromClient::Submit { graph, wants });

@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -53,10 +53,15 @@ pub(crate) struct Shared {
     table: Mutex<KeyMap<Key, Arc<KeyState>>>,
     commands: Mutex<Commands>,
     commanded: Notify,
+    /// Told whenever commands were taken.
+    taken: Condvar,
 }
 
 struct Commands {
     waiting: Vec<Command>,
+    /// Tasks among them, and bytes of their arguments.
+    tasks: usize,
+    nbytes: u64,
     /// The I/O thread was told that something waits.
     told: bool,
     /// Why nothing is taken any more.
@@ -96,6 +101,10 @@ pub(crate) enum Command {
     },
 }
 
+/// Tasks, and bytes of their arguments, that wait for the I/O thread before handles wait too.
+const TASKS_WAITING: usize = 1 << 16;
+const BYTES_WAITING: u64 = 64 << 20;
+
 /// A task on its way to the scheduler.
 pub(crate) struct Submission {
     pub(crate) function: Function,
@@ -111,8 +120,15 @@ impl Shared {
             seed: rand::random(),
             counter: AtomicU64::new(0),
             table: Mutex::default(),
-            commands: Mutex::new(Commands { waiting: Vec::new(), told: false, closed: None }),
+            commands: Mutex::new(Commands {
+                waiting: Vec::new(),
+                tasks: 0,
+                nbytes: 0,
+                told: false,
+                closed: None,
+            }),
             commanded: Notify::new(),
+            taken: Condvar::new(),
         })
     }
 
@@ -125,9 +141,32 @@ impl Shared {
         Key::unique(self.seed, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Puts tasks for the I/O thread. Waits while that has not sent many earlier ones, so that who submits faster than
+    /// the scheduler takes in does not fill the memory.
+    fn put_submissions(&self, submissions: Vec<Submission>) {
+        if submissions.is_empty() {
+            return;
+        }
+        let nbytes: u64 = submissions.iter().map(|submission| submission.task.arguments.nbytes()).sum();
+        let too_many = |commands: &mut Commands| {
+            commands.closed.is_none()
+                && commands.tasks > 0
+                && (commands.tasks + submissions.len() > TASKS_WAITING
+                    || commands.nbytes.saturating_add(nbytes) > BYTES_WAITING)
+        };
+        let commands = Self::lock(&self.commands);
+        let mut commands = self.taken.wait_while(commands, too_many).unwrap_or_else(PoisonError::into_inner);
+        commands.tasks += submissions.len();
+        commands.nbytes = commands.nbytes.saturating_add(nbytes);
+        self.put_into(commands, Command::Submit(submissions));
+    }
+
     /// Puts a command for the I/O thread, which is woken unless the command can wait for another.
     fn put(&self, command: Command) {
-        let mut commands = Self::lock(&self.commands);
+        self.put_into(Self::lock(&self.commands), command);
+    }
+
+    fn put_into(&self, mut commands: MutexGuard<'_, Commands>, command: Command) {
         if commands.closed.is_some() {
             // Dropping the command tells whoever waits for its answer.
             return;
@@ -173,6 +212,11 @@ impl Shared {
             // Under the lock, so that a new submission of the key comes after.
             self.put(Command::Release { key: state.key, small: state.is_small() });
         }
+    }
+
+    /// Whether somebody wants the connection to be closed.
+    fn is_to_close(&self) -> bool {
+        Self::lock(&self.commands).waiting.iter().any(|command| matches!(command, Command::Close { .. }))
     }
 
     fn closed(&self) -> Option<Arc<str>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Client, Command, Submission, TaskFuture, future::Standing};
+use super::{Client, Submission, TaskFuture, future::Standing};
 use crate::{
     graph::{Function, GraphTask, Key, TaskOptions},
     task::{
@@ -209,13 +209,5 @@ impl<'a> Call<'a> {
             kept,
         });
         (submission, future)
-    }
-}
-
-impl super::Shared {
-    fn put_submissions(&self, submissions: Vec<Submission>) {
-        if !submissions.is_empty() {
-            self.put(Command::Submit(submissions));
-        }
     }
 }

@@ -67,6 +67,12 @@ impl Binding {
         let same = |other: &&Self| (&other.host, &other.cores) == (&self.host, &self.cores);
         all.into_iter().filter(same).count()
     }
+
+    /// How many of these are of its host.
+    #[cfg(any(test, feature = "mpi"))]
+    pub(crate) fn neighbours<'a>(&self, all: impl IntoIterator<Item = &'a Self>) -> usize {
+        all.into_iter().filter(|other| other.host == self.host).count()
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +96,7 @@ mod tests {
         let rank = |host: &str, text| Binding { host: host.into(), cores: cores(text), memory: 0 };
         let ranks = [rank("a", "0-7"), rank("a", "0-7"), rank("a", "8-15"), rank("b", "0-7")];
         assert_eq!(ranks.each_ref().map(|rank| rank.sharers(&ranks)), [2, 2, 1, 1]);
+        assert_eq!(ranks.each_ref().map(|rank| rank.neighbours(&ranks)), [3, 3, 3, 1]);
         assert_eq!(threads(&cores("0"), 4), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Builder, LocalCluster, SchedulerFile, parse_bytes, roles};
+use super::{Builder, LocalCluster, SchedulerFile, roles};
 use crate::{
     Error, Result,
     settings::{self, Settings},
@@ -93,9 +93,6 @@ impl Flags {
             builder.workers = Some(processes as usize);
         }
         builder.threads = self.number("--threads")?;
-        if let Some(limit) = self.value("--memory-limit")? {
-            builder.memory_limit = parse_bytes(&limit)?;
-        }
         while let Some(resource) = self.value("--resource")? {
             let parsed =
                 resource.split_once('=').and_then(|(name, amount)| Some((name, amount.parse().ok()?)));

@@ -309,6 +309,7 @@ mod tests {
             metrics: Metrics::default(),
             remaining: None,
             retiring: false,
+            paused: false,
         };
         SchedulerInfo { workers: workers.iter().map(status).collect(), ..SchedulerInfo::default() }
     }

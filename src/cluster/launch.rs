@@ -30,7 +30,7 @@ pub(crate) struct Step {
     /// Cores that the job has on this node, where Slurm says.
     allocated: Option<usize>,
     /// Tasks of the step on this node.
-    neighbours: usize,
+    pub(crate) neighbours: usize,
 }
 
 /// Variables that hold the number of ranks, as launchers set them for their own library.

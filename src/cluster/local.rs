@@ -9,6 +9,7 @@ use rankine_transport::Secret;
 
 use super::{
     IoThread, LOOPBACK, SchedulerFile, connect, endpoint,
+    memory::{Bound, Memory, Part},
     nanny::Nanny,
     roles::SPAWNED,
     services::{Scheduler, Worker},
@@ -18,8 +19,8 @@ use crate::{
     client::{Client, block_on},
     link::Endpoint,
     scheduler::server::Deaths,
-    settings::Settings,
-    worker::server::{Listen, Options},
+    settings::{MemoryLimit, Settings},
+    worker::server::{Allowance, Listen, Options},
 };
 
 /// A scheduler and workers on this machine: in this process, or as processes of their own.
@@ -44,6 +45,8 @@ pub struct LocalCluster {
     nanny: Nanny,
     endpoint: Endpoint,
     file: SchedulerFile,
+    /// What workers of this process are told.
+    options: Options,
 }
 
 /// What a [`LocalCluster`] is to be like.
@@ -53,7 +56,7 @@ pub struct Builder {
     pub(super) workers: Option<usize>,
     pub(super) threads: Option<u32>,
     pub(super) processes: bool,
-    pub(super) memory_limit: u64,
+    pub(super) memory_limit: Option<MemoryLimit>,
     pub(super) resources: Vec<(String, f64)>,
     pub(super) settings: Option<Settings>,
 }
@@ -65,7 +68,7 @@ impl LocalCluster {
             workers: None,
             threads: None,
             processes: false,
-            memory_limit: 0,
+            memory_limit: None,
             resources: Vec::new(),
             settings: None,
         }
@@ -100,14 +103,9 @@ impl LocalCluster {
             return self.nanny.add(builder.threads_each(1));
         }
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
-        start_worker(
-            io,
-            self.endpoint.clone(),
-            self.file.contact().to_owned(),
-            None,
-            builder.threads_each(1),
-            builder,
-        )
+        let resources = builder.resources.clone();
+        let options = Options { nthreads: builder.threads_each(1), resources, ..self.options.clone() };
+        Worker::start(io, self.endpoint.clone(), self.file.contact(), options).map(drop)
     }
 }
 
@@ -137,9 +135,9 @@ impl Builder {
         self
     }
 
-    /// Bytes of results a worker may hold before it runs one task at a time; 0 for no limit.
+    /// Bytes of memory that each worker may use, instead of what the setting `memory-limit` says; 0 for no limit.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = bytes;
+        self.memory_limit = Some(if bytes == 0 { MemoryLimit::None } else { MemoryLimit::Bytes(bytes) });
         self
     }
 
@@ -147,6 +145,26 @@ impl Builder {
     pub fn resource(mut self, name: impl Into<String>, amount: f64) -> Self {
         self.resources.push((name.into(), amount));
         self
+    }
+
+    /// What one of the workers may use of this process's memory, of which all have their part.
+    fn allowance(&self, settings: &Settings) -> Allowance {
+        let workers = self.worker_count();
+        let part = if self.processes { Part::one_of(workers) } else { Part::within(workers) };
+        self.allowance_of(settings, part, false)
+    }
+
+    /// What a worker may use that has such a part of the memory.
+    pub(super) fn allowance_of(&self, settings: &Settings, part: Part, expendable: bool) -> Allowance {
+        let wanted = self.memory_limit.unwrap_or(settings.memory_limit);
+        let Bound { bytes, from } = Memory::of_this_process().limit(wanted, part);
+        tracing::debug!(bytes, from, "the memory limit of a worker");
+        Allowance {
+            limit: bytes,
+            thresholds: settings.thresholds(),
+            directory: settings.local_directory(),
+            expendable,
+        }
     }
 
     fn worker_count(&self) -> usize {
@@ -173,6 +191,19 @@ impl Builder {
         let secret = Secret::random();
         let settings = self.settings.clone().map_or_else(Settings::load, Ok)?;
         let endpoint = endpoint(&settings, secret.clone())?;
+        let memory = self.allowance(&settings);
+        let mut builder = self.clone();
+        builder.memory_limit =
+            Some(if memory.limit == 0 { MemoryLimit::None } else { MemoryLimit::Bytes(memory.limit) });
+        let options = Options {
+            name: None,
+            listen: Listen::Within,
+            nthreads: self.threads_each(self.worker_count()),
+            memory,
+            resources: self.resources.clone(),
+            lifetime: None,
+            handover: Duration::ZERO,
+        };
         // Processes of workers share the cores with this one.
         let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
         let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
@@ -182,24 +213,17 @@ impl Builder {
         let mut cluster = LocalCluster {
             scheduler: Some(scheduler),
             io: Some(io),
-            nanny: Nanny::new(file.clone(), settings, self.clone()),
+            nanny: Nanny::new(file.clone(), settings, builder),
             endpoint,
             file,
+            options,
         };
-        let threads = self.threads_each(self.worker_count());
         for index in 0..self.worker_count() {
             if self.processes {
-                cluster.nanny.add(threads)?;
+                cluster.nanny.add(cluster.options.nthreads)?;
             } else if let Some(io) = &cluster.io {
-                let name = format!("worker-{index}");
-                start_worker(
-                    io,
-                    cluster.endpoint.clone(),
-                    cluster.file.contact().to_owned(),
-                    Some(name),
-                    threads,
-                    self,
-                )?;
+                let options = Options { name: Some(format!("worker-{index}")), ..cluster.options.clone() };
+                Worker::start(io, cluster.endpoint.clone(), cluster.file.contact(), options)?;
             }
         }
         cluster.wait_for_workers(self.worker_count())?;
@@ -231,26 +255,6 @@ impl LocalCluster {
             thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-fn start_worker(
-    io: &IoThread,
-    endpoint: Endpoint,
-    scheduler: String,
-    name: Option<String>,
-    nthreads: u32,
-    builder: &Builder,
-) -> Result<()> {
-    let options = Options {
-        name,
-        listen: Listen::Within,
-        nthreads,
-        memory_limit: builder.memory_limit,
-        resources: builder.resources.clone(),
-        lifetime: None,
-        handover: Duration::ZERO,
-    };
-    Worker::start(io, endpoint, &scheduler, options).map(drop)
 }
 
 impl Drop for LocalCluster {

@@ -41,6 +41,8 @@ pub(super) struct Ranks {
     pub(super) size: usize,
     /// Compute threads for this one.
     pub(super) threads: u32,
+    /// Those of its host, itself included.
+    pub(super) neighbours: usize,
 }
 
 impl Meeting {
@@ -85,11 +87,13 @@ impl Meeting {
             Self::Mpi => {
                 let (rank, size) = world::join(io)?;
                 let all = world::bindings(io, &mine)?;
-                Ok(Ranks { rank, size, threads: cores::threads(&mine.cores, mine.sharers(&all)) })
+                let threads = cores::threads(&mine.cores, mine.sharers(&all));
+                Ok(Ranks { rank, size, threads, neighbours: mine.neighbours(&all) })
             }
             Self::File(ByFile { step, .. }) => {
                 let _ = io;
-                Ok(Ranks { rank: step.rank, size: step.size, threads: step.threads(&mine.cores) })
+                let (rank, size, threads) = (step.rank, step.size, step.threads(&mine.cores));
+                Ok(Ranks { rank, size, threads, neighbours: step.neighbours })
             }
         }
     }

@@ -13,6 +13,7 @@ pub(crate) mod launch;
 mod lifetime;
 mod local;
 mod meeting;
+pub(crate) mod memory;
 mod nanny;
 mod ranks;
 mod roles;
@@ -96,10 +97,11 @@ fn connect_as(hello: Hello, io: &IoThread, endpoint: Endpoint, address: String) 
     let shared = Shared::new();
     let served = shared.clone();
     io.serve(move |ready| async move {
-        match endpoint.connect(&address, hello).await {
-            Ok(connection) => {
+        match endpoint.join(&address, hello).await {
+            Ok((connection, scheduler)) => {
                 let _ = ready.send(Ok(()));
-                core::serve(served, endpoint, connection).await;
+                let journals = matches!(scheduler, Hello::Scheduler { journals: true });
+                core::serve(served, endpoint, address, connection, journals).await;
             }
             Err(error) => {
                 core::end(&served, error.to_string().into());

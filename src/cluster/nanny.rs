@@ -134,8 +134,8 @@ impl Shared {
         let program = env::current_exe().map_err(Error::io("find this program's file"))?;
         let mut command = Command::new(&program);
         command.arg("worker").arg(&self.file.address).args(["--threads", &threads.to_string()]);
-        if self.builder.memory_limit > 0 {
-            command.args(["--memory-limit", &self.builder.memory_limit.to_string()]);
+        if let Some(limit) = self.builder.memory_limit {
+            command.args(["--memory-limit", &limit.to_string()]);
         }
         for (name, amount) in &self.builder.resources {
             command.args(["--resource", &format!("{name}={amount}")]);

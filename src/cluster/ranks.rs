@@ -17,6 +17,7 @@ use super::{
     Builder, IoThread, SchedulerFile, connect, endpoint,
     flags::Flags,
     meeting::{Meeting, Ranks},
+    memory::Part,
     roles::{self, EVERY_INTERFACE},
     services::{Scheduler, Worker},
 };
@@ -229,11 +230,15 @@ impl Place {
 
     fn options(&self) -> Options {
         let Said { builder, settings, listen, .. } = &self.said;
+        // A rank that is a worker alone, and whose death is not that of all.
+        let expendable = self.ranks.rank > 0
+            && self.ranks.rank != self.said.client
+            && self.meeting.deaths() == Deaths::CostTasks;
         Options {
             name: Some(format!("rank-{}", self.ranks.rank)),
             listen: listen.clone(),
             nthreads: builder.threads.unwrap_or(self.ranks.threads),
-            memory_limit: builder.memory_limit,
+            memory: builder.allowance_of(settings, Part::one_of(self.ranks.neighbours), expendable),
             resources: builder.resources.clone(),
             lifetime: None,
             handover: settings.handover(),

@@ -4,6 +4,7 @@ use std::{
     env,
     future::Future,
     io::Read,
+    path::PathBuf,
     process::{ExitCode, Termination, exit},
     sync::{
         OnceLock,
@@ -23,15 +24,16 @@ use super::{
     launch::{Launch, Step},
     lifetime,
     meeting::Meeting,
+    memory::Part,
     ranks,
     services::{Scheduler, Signals, Worker},
 };
 use crate::{
     Error, Result,
     client::Client,
-    scheduler::server::Deaths,
+    scheduler::{journal::Journal, restoring::Past, server::Deaths},
     settings::{self, Settings},
-    worker::server::Options,
+    worker::server::{Listen, Options},
 };
 
 /// Where processes listen on TCP that are to be reached from other machines.
@@ -49,16 +51,17 @@ pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 const HELP: &str = "\
 A program of Rankine's plays one of these roles:
 
-  PROGRAM [--processes N] [--workers N] [--threads N] [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
+  PROGRAM [--processes N] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
       runs the program on a cluster of its own: workers in this process, or N processes
   mpirun -n RANKS PROGRAM [--client-rank RANK] [--worker-on-scheduler-rank] [--threads N]
-                          [--memory-limit BYTES] [SETTINGS] [ARGUMENTS]
+                          [SETTINGS] [ARGUMENTS]
       (srun the same) runs it on a cluster of these ranks: the first is the scheduler and runs the program,
       unless another is to; the others are workers, with a thread for each core they are bound to
-  PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [SETTINGS]
-      runs a scheduler until it is interrupted or a client shuts it down
+  PROGRAM scheduler [--listen ADDRESS] [--scheduler-file FILE] [--journal FILE | --restore FILE] [SETTINGS]
+      runs a scheduler until it is interrupted or a client shuts it down; one that died is restored from its journal,
+      with the workers and clients, which wait for it
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
-                 [--memory-limit BYTES] [--resource NAME=AMOUNT] [--listen ADDRESS]
+                 [--resource NAME=AMOUNT] [--listen ADDRESS]
                  [--lifetime SECONDS] [SETTINGS]
       runs a worker of that scheduler; SIGTERM, SIGUSR1 or the end of its time (in a Slurm job, of the job's)
       make it hand its results over to others before it goes
@@ -288,11 +291,37 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     settings.start_log();
     let listen = flags.listen(EVERY_INTERFACE)?;
     let path = flags.value("--scheduler-file")?.map(Into::into);
+    let journal = flags.value("--journal")?.map(PathBuf::from);
+    let restore = flags.value("--restore")?.map(PathBuf::from);
     flags.nothing_left("scheduler")?;
-    let secret = Secret::random();
-    let endpoint = endpoint(&settings, secret.clone())?;
     let io = IoThread::start()?;
-    let scheduler = Scheduler::start(&io, endpoint, listen, Deaths::CostTasks)?;
+    let start = |secret: &Secret, listen, past: Box<dyn FnOnce(&str) -> Result<Past> + Send>| {
+        Scheduler::start_with(&io, endpoint(&settings, secret.clone())?, listen, Deaths::CostTasks, past)
+    };
+    let (scheduler, secret) = match (journal, restore) {
+        (Some(_), Some(_)) => {
+            return Err(Error::Usage(
+                "--restore goes on with the journal that it restores: leave --journal out".into(),
+            ));
+        }
+        (journal, None) => {
+            let secret = Secret::random();
+            let digits = secret.to_hex();
+            let begin = move |contact: &str| {
+                let journal = journal.map(|path| Journal::create(&path, contact, &digits)).transpose()?;
+                Ok(Past::none(journal))
+            };
+            (start(&secret, listen, Box::new(begin))?, secret)
+        }
+        (None, Some(path)) => {
+            let (header, journal, entries) = Journal::restore(&path)?;
+            let secret = Secret::from_hex(&header.secret)
+                .ok_or_else(|| Error::Usage(format!("the journal {} holds no secret", path.display())))?;
+            println!("restoring {} turns of the scheduler's from {}", entries.len(), path.display());
+            let listen = Listen::again(&header.contact);
+            (start(&secret, listen, Box::new(move |_| Ok(Past::of(journal, entries))))?, secret)
+        }
+    };
     let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
     SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;
@@ -335,14 +364,20 @@ fn work(file: &SchedulerFile, flags: &mut Flags, by: By, begun: impl FnOnce(&Wor
     let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref(), step.is_some())?;
     flags.nothing_left("worker")?;
     let handover = settings.handover();
+    let bound = cores::Cores::bound();
+    let nthreads = builder.threads.unwrap_or_else(|| {
+        step.as_ref().map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
+    });
+    // Whoever starts several workers on a node by hand gives each some of its cores.
+    let part = match &step {
+        Some(step) => Part::one_of(step.neighbours),
+        None => Part::of_cores(nthreads as usize, bound.count()),
+    };
     let options = Options {
         name,
         listen,
-        nthreads: builder.threads.unwrap_or_else(|| {
-            let bound = cores::Cores::bound();
-            step.map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
-        }),
-        memory_limit: builder.memory_limit,
+        nthreads,
+        memory: builder.allowance_of(&settings, part, true),
         resources: builder.resources.clone(),
         lifetime: lifetime.map(|lifetime| lifetime::before(lifetime, handover)),
         handover,

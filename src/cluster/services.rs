@@ -16,6 +16,7 @@ use crate::{
     link::Endpoint,
     scheduler::{
         self,
+        restoring::Past,
         server::{Deaths, End},
     },
     worker::{
@@ -40,14 +41,38 @@ impl Scheduler {
     /// # Errors
     /// If it cannot listen.
     pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
+        Self::start_with(io, endpoint, listen, deaths, |_| Ok(Past::none(None)))
+    }
+
+    /// Starts one with a past, which may depend on where it is reached.
+    ///
+    /// # Errors
+    /// If it cannot listen, or has no such past.
+    pub(super) fn start_with(
+        io: &IoThread,
+        endpoint: Endpoint,
+        listen: Listen,
+        deaths: Deaths,
+        past: impl FnOnce(&str) -> Result<Past> + Send + 'static,
+    ) -> Result<Self> {
+        // A connection each for workers and clients: often this is 1024 unless somebody asks for what is allowed.
+        match rlimit::increase_nofile_limit(u64::MAX) {
+            Ok(limit) => tracing::debug!(limit, "open files"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for more open files: many workers may not connect")
+            }
+        }
         let (end, over) = (Arc::new(End::default()), Arc::new(Notify::new()));
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {
             match listen.begin(&endpoint).await {
-                Ok(listeners) => {
-                    let _ = ready.send(Ok(addresses(&listeners)));
-                    let _ = scheduler::server::serve(endpoint, listeners, ended, deaths).await;
-                }
+                Ok(listeners) => match past(&addresses(&listeners).1) {
+                    Ok(past) => {
+                        let _ = ready.send(Ok(addresses(&listeners)));
+                        let _ = scheduler::server::serve(endpoint, listeners, ended, deaths, past).await;
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                },
                 Err(error) => drop(ready.send(Err(error))),
             }
             done.notify_one();

@@ -5,6 +5,7 @@
 
 mod packing;
 mod peers;
+mod session;
 mod spin;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 pub(crate) use packing::traffic;
 pub(crate) use peers::{Endpoint, Peers};
+pub(crate) use session::{Kept, Upstream};
 pub(crate) use spin::spin;
 
 use crate::{
@@ -130,6 +132,7 @@ where
         closing: Cell::new(false),
         broken: Cell::new(false),
         changed: Notify::new(),
+        taken: Notify::new(),
         flushed: Notify::new(),
     });
     let packer = (!carries_objects).then(|| Packer::new(compression, &connection.peer));
@@ -138,6 +141,7 @@ where
         receiver: connection.receiver,
         peer: connection.peer,
         unpacking: None,
+        unread: None,
         messages: PhantomData,
     };
     (Outbox { queue, carries_objects }, inbox)
@@ -150,6 +154,8 @@ struct Queue<M> {
     /// Nothing can be sent any more.
     broken: Cell<bool>,
     changed: Notify,
+    /// Told whenever what waited is about to be sent.
+    taken: Notify,
     flushed: Notify,
 }
 
@@ -177,6 +183,18 @@ impl<M> Outbox<M> {
         waiting.push(message);
         if waiting.len() == 1 {
             self.queue.changed.notify_one();
+        }
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.queue.broken.get()
+    }
+
+    /// Waits until all that was put is being sent, or nothing can be sent any more. Cancel safe.
+    pub(crate) async fn drained(&self) {
+        while !self.queue.waiting.borrow().is_empty() && !self.queue.broken.get() {
+            self.queue.taken.notified().await;
         }
     }
 
@@ -210,6 +228,7 @@ async fn write<M: Serialize + Send + 'static>(
             queue.changed.notified().await;
             continue;
         }
+        queue.taken.notify_waiters();
         let mut sent = Ok(());
         while sent.is_ok() && !batch.is_empty() {
             let rest = batch.split_off(batch.len().min(BATCH));
@@ -226,6 +245,7 @@ async fn write<M: Serialize + Send + 'static>(
     }
     queue.broken.set(true);
     queue.waiting.borrow_mut().clear();
+    queue.taken.notify_waiters();
     queue.flushed.notify_waiters();
     queue.flushed.notify_one();
 }
@@ -249,6 +269,8 @@ pub(crate) struct Inbox<M> {
     peer: Address,
     /// The message that came last, while its frames are decompressed.
     unpacking: Option<JoinHandle<io::Result<Message>>>,
+    /// Messages that were looked at and are to come once more.
+    unread: Option<Vec<M>>,
     messages: PhantomData<fn() -> M>,
 }
 
@@ -258,6 +280,9 @@ impl<M: DeserializeOwned + Send + 'static> Inbox<M> {
     /// # Errors
     /// If the link broke or the peer sent what cannot be read.
     pub(crate) async fn recv(&mut self) -> Result<Option<Vec<M>>> {
+        if let Some(messages) = self.unread.take() {
+            return Ok(Some(messages));
+        }
         if self.unpacking.is_none() {
             let Some(message) = self.receiver.recv().await? else { return Ok(None) };
             match unpack(message).map_err(|reason| self.refused(reason))? {
@@ -271,6 +296,11 @@ impl<M: DeserializeOwned + Send + 'static> Inbox<M> {
         let message =
             done.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|reason| self.refused(reason))?;
         decode(message, self.peer.as_str()).map(Some)
+    }
+
+    /// Puts messages back: they come next.
+    pub(crate) fn unread(&mut self, messages: Vec<M>) {
+        self.unread = Some(messages);
     }
 
     fn refused(&self, reason: impl std::fmt::Display) -> Error {

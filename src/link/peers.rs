@@ -37,13 +37,21 @@ impl Endpoint {
     /// # Errors
     /// If the peer cannot be reached or either side refuses the other.
     pub(crate) async fn connect(&self, addresses: &str, hello: Hello) -> Result<Connection> {
+        Ok(self.join(addresses, hello).await?.0)
+    }
+
+    /// As [`Self::connect`], and gives who the peer says it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn join(&self, addresses: &str, hello: Hello) -> Result<(Connection, Hello)> {
         let all: Vec<Address> = addresses.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         let mut refused = None;
         for address in self.registry.within_reach(&all) {
             match self.registry.connect(address).await {
                 Ok(connection) => {
                     tracing::info!(peer = %address, of = addresses, "a pair of peers talks over {}", address.scheme());
-                    return Ok(open(connection, &self.secret, Side::Connecting, hello).await?.0);
+                    return open(connection, &self.secret, Side::Connecting, hello).await;
                 }
                 Err(error) => {
                     tracing::info!(peer = %address, %error, "a transport does not reach a peer");
@@ -109,7 +117,15 @@ impl Endpoint {
     /// # Errors
     /// If either side refuses the other.
     pub(crate) async fn welcome(&self, connection: Connection) -> Result<(Connection, Hello)> {
-        open(connection, &self.secret, Side::Accepting, Hello::Peer).await
+        self.welcome_as(Hello::Peer, connection).await
+    }
+
+    /// As [`Self::welcome`], by somebody particular.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn welcome_as(&self, me: Hello, visitor: Connection) -> Result<(Connection, Hello)> {
+        open(visitor, &self.secret, Side::Accepting, me).await
     }
 }
 

@@ -76,11 +76,86 @@ pub enum Hello {
     Worker(WorkerInfo),
     /// A client or worker at a worker, to fetch or put data.
     Peer,
+    /// The scheduler, to who comes: whether it keeps a journal, so that it may come back after its death.
+    Scheduler {
+        /// Whether it does.
+        journals: bool,
+    },
+    /// A worker or client at a scheduler that was restored.
+    Returning {
+        /// Who it was to the scheduler that died.
+        member: Member,
+        /// Messages that it received of those that are numbered.
+        received: u64,
+    },
     /// Somebody at the scheduler who only asks: it may be another executable, of this version.
     Observer {
         /// Its version of Rankine, and so of these messages.
         version: String,
     },
+}
+
+/// Who is known to the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Member {
+    /// A worker.
+    Worker(WorkerId),
+    /// A client.
+    Client(ClientId),
+}
+
+/// Messages of which some change what the other side knows: where the scheduler keeps a journal, these are numbered, so
+/// that none is lost and none comes twice when it is restored.
+pub(crate) trait Numbered {
+    /// Whether this one changes anything.
+    fn is_numbered(&self) -> bool;
+}
+
+impl Numbered for FromClient {
+    fn is_numbered(&self) -> bool {
+        match self {
+            Self::Ask { query, .. } => query.is_for_the_machine(),
+            message => !matches!(message, Self::Alive),
+        }
+    }
+}
+
+impl Numbered for ToClient {
+    // Whoever waits for an answer when the scheduler dies is told that none will come.
+    fn is_numbered(&self) -> bool {
+        use ToClient::{Alive, Answer, Closing, Noted, Resumed, Welcome};
+        !matches!(self, Welcome { .. } | Answer { .. } | Alive | Closing { .. } | Noted(_) | Resumed { .. })
+    }
+}
+
+impl Numbered for FromWorker {
+    fn is_numbered(&self) -> bool {
+        !matches!(self, Self::Ran { .. } | Self::Heartbeat(_) | Self::Leaving)
+    }
+}
+
+impl Numbered for ToWorker {
+    fn is_numbered(&self) -> bool {
+        !matches!(self, Self::Run { .. } | Self::Alive | Self::Noted(_) | Self::Resumed { .. })
+    }
+}
+
+/// How a restored scheduler answers who returns.
+pub(crate) trait Resumed {
+    /// How many of the returning member's messages its journal has, if this is that answer.
+    fn resumed(&self) -> Option<u64>;
+}
+
+impl Resumed for ToWorker {
+    fn resumed(&self) -> Option<u64> {
+        if let Self::Resumed { noted } = self { Some(*noted) } else { None }
+    }
+}
+
+impl Resumed for ToClient {
+    fn resumed(&self) -> Option<u64> {
+        if let Self::Resumed { noted } = self { Some(*noted) } else { None }
+    }
 }
 
 /// What a worker says of itself.
@@ -315,6 +390,8 @@ pub struct WorkerStatus {
     pub remaining: Option<f64>,
     /// Whether it is leaving: it gets nothing new, and what it holds moves to others.
     pub retiring: bool,
+    /// Whether its memory is short: it gets nothing new until it has room again.
+    pub paused: bool,
 }
 
 /// Why a task is where it is.
@@ -392,6 +469,18 @@ pub enum ToClient {
         id: u64,
         /// The answer.
         answer: Answer,
+    },
+    /// The client is taken in under this number.
+    Welcome {
+        /// Its number.
+        client: ClientId,
+    },
+    /// So many of the client's numbered messages are in the journal; `None` where there is none any more.
+    Noted(Option<u64>),
+    /// The scheduler was restored and knows the client: what follows is what it has not received.
+    Resumed {
+        /// As in [`ToClient::Noted`].
+        noted: u64,
     },
     /// The scheduler is alive.
     Alive,
@@ -474,6 +563,13 @@ pub enum ToWorker {
     /// Another worker is to run these: give back what was not started. Answered by
     /// [`FromWorker::GaveBack`] and [`FromWorker::Kept`].
     GiveBack(Vec<TaskId>),
+    /// So many of the worker's numbered messages are in the journal; `None` where there is none any more.
+    Noted(Option<u64>),
+    /// The scheduler was restored and knows the worker: what follows is what it has not received.
+    Resumed {
+        /// As in [`ToWorker::Noted`].
+        noted: u64,
+    },
     /// The scheduler is alive.
     Alive,
     /// Leave.
@@ -532,6 +628,10 @@ pub enum FromWorker {
     GaveBack(Vec<TaskId>),
     /// Tasks that the worker was asked to give back and has started, or is done with.
     Kept(Vec<TaskId>),
+    /// Results that were on this worker's disk and cannot be read any more.
+    Lost(Vec<TaskId>),
+    /// Whether the worker starts no more tasks, since its memory is short: nothing is assigned to it then.
+    Paused(bool),
     /// The worker leaves in order.
     Leaving,
 }
@@ -563,9 +663,14 @@ pub struct Fetch {
 /// What a worker tells of itself with each heartbeat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Bytes of results it holds.
+    /// Bytes of results that it holds in memory.
     pub managed: u64,
-    /// Bytes its process occupies, but for those that another process shares with it and accounts for.
+    /// Bytes of results that it holds on disk alone.
+    pub spilled: u64,
+    /// Bytes of the files that it holds results in: less than the results where they are compressed.
+    pub on_disk: u64,
+    /// Bytes of memory that its process occupies: without views of files, which the system may drop, and without what
+    /// another process shares with it and accounts for. What is beyond `managed` is unmanaged: the program's own.
     pub resident: u64,
     /// Tasks running.
     pub executing: u32,

@@ -127,6 +127,12 @@ impl State {
         if leaving > 0 {
             why.push(format!("{} of the {of} leave and take nothing new.", leaving));
         }
+        let paused = count(&|worker| worker.paused && !worker.retiring);
+        if paused > 0 {
+            why.push(format!(
+                "{paused} of the {of} are short of memory and take nothing new until they have room."
+            ));
+        }
         let brief = count(&|worker| !worker.retiring && !self.lasts(worker, task));
         if brief > 0 {
             let takes = Nanos(self.expected_duration(task));

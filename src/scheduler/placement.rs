@@ -130,7 +130,7 @@ impl State {
     fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
-            let fit = |worker: &&Worker| !worker.retiring && self.lasts(worker, task);
+            let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
             let Some(worker) = self.workers.get(id).filter(fit) else { continue };
             let wait = worker.queueing();
             // What it would have to fetch makes no difference where it starts too late as it is.

@@ -54,6 +54,22 @@ impl Pool {
         }
     }
 
+    /// Puts a worker back into the order.
+    pub(super) fn stand_again(&mut self, id: WorkerId) {
+        let Some(worker) = self.get(id) else { return };
+        let (load, loaded) = (worker.load(), worker.busy > worker.info.nthreads);
+        if self.standing[id.0 as usize] != ASIDE {
+            return;
+        }
+        if loaded {
+            self.loaded.insert(id);
+        }
+        self.hungry.push_back(id);
+        self.standing[id.0 as usize] = self.heap.len() as u32;
+        self.heap.push((load, id));
+        self.settle(self.heap.len() - 1);
+    }
+
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(id.0 as usize)?.as_deref()
     }
@@ -185,11 +201,11 @@ impl Pool {
     /// # Panics
     /// If it is not.
     pub(super) fn validate(&self) {
-        let ordered = self.iter().filter(|(_, worker)| !worker.retiring).count();
+        let ordered = self.iter().filter(|(_, worker)| worker.stands()).count();
         assert_eq!(self.heap.len(), ordered, "each worker that stays is ordered once");
         for (standing, (load, id)) in self.heap.iter().enumerate() {
             let worker = self.get(*id).expect("the ordered are there");
-            assert!(!worker.retiring, "{id:?} leaves");
+            assert!(worker.stands(), "{id:?} leaves or is paused");
             let stands = self.standing[id.0 as usize] as usize;
             assert_eq!((stands, worker.load()), (standing, *load), "{id:?} is ordered by its load");
             assert!(self.heap[standing.saturating_sub(1) / 2] <= (*load, *id), "{id:?} stands too high");

@@ -76,6 +76,7 @@ impl State {
             links: Default::default(),
             told: Default::default(),
             retiring: false,
+            paused: false,
             ends,
         };
         let id = self.workers.add(worker);
@@ -330,10 +331,12 @@ impl State {
             FromWorker::Retiring => self.on_retire(worker),
             FromWorker::GaveBack(ids) => self.on_gave_back(worker, ids),
             FromWorker::Kept(ids) => self.on_kept(worker, ids),
+            FromWorker::Paused(paused) => self.on_paused(worker, paused),
+            FromWorker::Lost(ids) => self.on_lost(worker, ids),
             FromWorker::Fetched(fetches) => self.on_fetched(worker, fetches),
             FromWorker::NotAdded { id, error } => self.on_not_added(worker, id, &error),
             FromWorker::Heartbeat(metrics) => {
-                sender.metrics = metrics;
+                self.hear(worker, metrics, now);
                 self.out.push(Instruction::ToWorker(worker, ToWorker::Alive));
             }
             // The server knows what was run, and takes leave when the link ends.
@@ -436,17 +439,31 @@ impl State {
                 self.recommend(task, TaskState::Processing);
             }
         }
-        let ttl = self.config.worker_ttl;
-        let now = self.now;
-        let silent: Vec<WorkerId> = self
-            .workers
-            .iter()
-            .filter(|(_, w)| now.saturating_sub(w.heard) > ttl)
-            .map(|(id, _)| id)
-            .collect();
+        let silent = self.silent(self.now);
         for worker in silent {
             self.on_remove_worker(worker, false);
             self.out.push(Instruction::Drop(worker));
+        }
+    }
+
+    /// A worker lives. Nothing that is decided goes by its figures.
+    pub(super) fn hear(&mut self, worker: WorkerId, metrics: Metrics, now: u64) {
+        if let Some(sender) = self.workers.get_mut(worker) {
+            (sender.heard, sender.metrics) = (now, metrics);
+        }
+    }
+
+    /// Workers that were silent for too long.
+    pub(super) fn silent(&self, now: u64) -> Vec<WorkerId> {
+        let ttl = self.config.worker_ttl;
+        let silent = self.workers.iter().filter(|(_, worker)| now.saturating_sub(worker.heard) > ttl);
+        silent.map(|(id, _)| id).collect()
+    }
+
+    /// All workers live, but for these.
+    pub(super) fn hear_all_but(&mut self, silent: &[WorkerId], now: u64) {
+        for (id, worker) in self.workers.iter_mut() {
+            worker.heard = if silent.contains(&id) { 0 } else { now };
         }
     }
 }

@@ -11,15 +11,20 @@ use std::{
 use rankine_transport::{Connection, Listener};
 use tokio::{sync::Notify, task::JoinSet, time};
 
-use super::{Config, Instruction, State, Stimulus};
+use super::{
+    Instruction, State, Stimulus,
+    journal::{Journal, Noted},
+    restoring::{Expected, Past},
+};
 use crate::{
     Result,
     link::{Endpoint, Inbox, Outbox, split, take_visitors},
     protocol::{
-        Answer, ClientId, FromClient, FromWorker, Hello, Query, ToClient, ToWorker, WorkerId, WorkerInfo,
+        Answer, ClientId, FromClient, FromWorker, Hello, Member, Numbered, Query, ToClient, ToWorker,
+        WorkerId, WorkerInfo,
     },
     task::{self, TaskError, Value},
-    worker::server::blocking,
+    worker::server::{SILENCE, blocking},
 };
 
 /// How often the scheduler looks for silent workers.
@@ -76,6 +81,11 @@ struct Server {
     deaths: Deaths,
     /// Whether it ends: who comes now is told so.
     ending: Cell<bool>,
+    journal: RefCell<Option<Journal>>,
+    /// Those of the time before this scheduler was restored that are not back yet.
+    expected: RefCell<Expected>,
+    /// What the clock of the scheduler that died said last, in nanoseconds.
+    before: u64,
 }
 
 struct WorkerLink {
@@ -112,10 +122,11 @@ pub(crate) async fn serve(
     listeners: Vec<Box<dyn Listener>>,
     end: Arc<End>,
     deaths: Deaths,
+    past: Past,
 ) -> Result<()> {
     let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
-        state: RefCell::new(State::new(Config::default())),
+        state: RefCell::new(past.state),
         workers: RefCell::default(),
         clients: RefCell::default(),
         runs: RefCell::default(),
@@ -126,6 +137,9 @@ pub(crate) async fn serve(
         end: end.clone(),
         deaths,
         ending: Cell::new(false),
+        journal: RefCell::new(past.journal),
+        expected: RefCell::new(past.expected),
+        before: past.clock,
     });
     // Dropping the set when this function ends ends all of them.
     let mut tasks = JoinSet::new();
@@ -135,6 +149,7 @@ pub(crate) async fn serve(
         tasks.spawn_local(take_visitors(listener, serve));
     }
     tasks.spawn_local(server.clone().ticks());
+    tasks.spawn_local(server.clone().give_up_the_absent());
     end.told().await;
     server.farewell().await;
     Ok(())
@@ -142,15 +157,38 @@ pub(crate) async fn serve(
 
 impl Server {
     fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        self.before + self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Notes something in the journal, where there is one, before it is acted on.
+    fn note(&self, note: impl FnOnce(&mut Journal) -> Result<()>) {
+        let mut journal = self.journal.borrow_mut();
+        let Some(Err(error)) = journal.as_mut().map(note) else { return };
+        tracing::error!(%error, "there is no journal any more: a crash of the scheduler will end the cluster");
+        journal.take().into_iter().for_each(Journal::discard);
+        for link in self.workers.borrow().values() {
+            link.outbox.put(ToWorker::Noted(None));
+        }
+        for outbox in self.clients.borrow().values() {
+            outbox.put(ToClient::Noted(None));
+        }
+    }
+
+    fn journals(&self) -> bool {
+        self.journal.borrow().is_some()
     }
 
     fn handle(&self, stimulus: Stimulus) {
         self.handle_many(vec![stimulus]);
     }
 
-    fn handle_many(&self, stimuli: Vec<Stimulus>) {
-        let instructions = self.state.borrow_mut().handle_many(stimuli, self.now());
+    fn handle_many(&self, mut stimuli: Vec<Stimulus>) {
+        if stimuli.is_empty() {
+            return;
+        }
+        let now = self.now();
+        self.note(|journal| journal.note_stimuli(now, &mut stimuli));
+        let instructions = self.state.borrow_mut().handle_many(stimuli, now);
         self.obey(instructions);
     }
 
@@ -161,16 +199,14 @@ impl Server {
         let (workers, clients) = (self.workers.borrow(), self.clients.borrow());
         for instruction in instructions {
             match instruction {
-                Instruction::ToWorker(worker, message) => {
-                    if let Some(link) = workers.get(&worker) {
-                        link.outbox.put(message);
-                    }
-                }
-                Instruction::ToClient(client, message) => {
-                    if let Some(outbox) = clients.get(&client) {
-                        outbox.put(Self::sendable(message, outbox));
-                    }
-                }
+                Instruction::ToWorker(worker, message) => match workers.get(&worker) {
+                    Some(link) => link.outbox.put(message),
+                    None => self.expected.borrow_mut().keep(Instruction::ToWorker(worker, message)),
+                },
+                Instruction::ToClient(client, message) => match clients.get(&client) {
+                    Some(outbox) => outbox.put(Self::sendable(message, outbox)),
+                    None => self.expected.borrow_mut().keep(Instruction::ToClient(client, message)),
+                },
                 Instruction::Drop(worker) => {
                     if let Some(link) = workers.get(&worker) {
                         link.cut.notify_one();
@@ -191,7 +227,8 @@ impl Server {
     }
 
     async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
-        let (connection, hello) = endpoint.welcome(connection).await?;
+        let me = Hello::Scheduler { journals: self.journals() };
+        let (connection, hello) = endpoint.welcome_as(me, connection).await?;
         let compression = endpoint.compression;
         match hello {
             Hello::Client => {
@@ -206,7 +243,15 @@ impl Server {
                 let (outbox, inbox) = split::<ToWorker, FromWorker>(connection, compression);
                 self.worker(outbox, inbox, info).await
             }
-            Hello::Peer => Err(crate::Error::Refused {
+            Hello::Returning { member: Member::Worker(id), received } => {
+                let (outbox, inbox) = split::<ToWorker, FromWorker>(connection, compression);
+                self.returning_worker(outbox, inbox, id, received).await
+            }
+            Hello::Returning { member: Member::Client(id), received } => {
+                let (outbox, inbox) = split::<ToClient, FromClient>(connection, compression);
+                self.returning_client(outbox, inbox, id, received).await
+            }
+            Hello::Peer | Hello::Scheduler { .. } => Err(crate::Error::Refused {
                 peer: connection.peer.to_string(),
                 reason: "it takes this scheduler for a worker".into(),
             }),
@@ -216,7 +261,7 @@ impl Server {
     async fn worker(
         self: Rc<Self>,
         outbox: Outbox<ToWorker>,
-        mut inbox: Inbox<FromWorker>,
+        inbox: Inbox<FromWorker>,
         info: WorkerInfo,
     ) -> Result<()> {
         if self.ending.get() {
@@ -224,13 +269,56 @@ impl Server {
             outbox.closed().await;
             return Ok(());
         }
-        let (name, address, cut) = (info.name.clone(), info.address.clone(), Arc::new(Notify::new()));
-        tracing::info!(name = %info.name, %address, threads = info.nthreads, "a worker joins");
-        let (id, instructions) = self.state.borrow_mut().add_worker(info, self.now());
-        let worker = name.clone();
-        let link = WorkerLink { outbox: outbox.clone(), name, address: address.clone(), cut: cut.clone() };
+        let (name, address, now) = (info.name.clone(), info.address.clone(), self.now());
+        tracing::info!(%name, %address, threads = info.nthreads, "a worker joins");
+        self.note(|journal| journal.note(now, &Noted::Worker(&info)));
+        let (id, instructions) = self.state.borrow_mut().add_worker(info, now);
+        let link = WorkerLink { outbox, name, address, cut: Arc::default() };
         self.workers.borrow_mut().insert(id, link);
         self.obey(instructions);
+        self.serve_worker(id, inbox, 0).await
+    }
+
+    /// Takes a worker back in that is known from before this scheduler was restored.
+    async fn returning_worker(
+        self: Rc<Self>,
+        outbox: Outbox<ToWorker>,
+        inbox: Inbox<FromWorker>,
+        id: WorkerId,
+        received: u64,
+    ) -> Result<()> {
+        let absent = self.expected.borrow_mut().workers.remove(&id);
+        let known = self.state.borrow().name_and_address(id);
+        let (Some(mut absent), Some((name, address)), false) = (absent, known, self.ending.get()) else {
+            let reason = format!("worker {} is not, or not any more, expected back", id.0);
+            outbox.put(ToWorker::Close { reason: reason.clone() });
+            outbox.closed().await;
+            return Err(crate::Error::Refused { peer: format!("worker {}", id.0), reason });
+        };
+        if !absent.kept.received(received) {
+            self.handle(Stimulus::RemoveWorker { worker: id, expected: true });
+            return Err(crate::Error::closed(format!("{name} knows another past than the journal")));
+        }
+        tracing::info!(%name, %address, "a worker is back");
+        outbox.put(ToWorker::Resumed { noted: absent.noted });
+        absent.kept.iter().for_each(|message| outbox.put(message.clone()));
+        let link = WorkerLink { outbox, name, address, cut: Arc::default() };
+        self.workers.borrow_mut().insert(id, link);
+        self.serve_worker(id, inbox, absent.noted).await
+    }
+
+    /// Serves a worker until its link ends. Of its numbered messages the journal has `noted` already.
+    async fn serve_worker(
+        self: Rc<Self>,
+        id: WorkerId,
+        mut inbox: Inbox<FromWorker>,
+        mut noted: u64,
+    ) -> Result<()> {
+        let (outbox, worker, address, cut) = {
+            let workers = self.workers.borrow();
+            let Some(link) = workers.get(&id) else { return Ok(()) };
+            (link.outbox.clone(), link.name.clone(), link.address.clone(), link.cut.clone())
+        };
         let mut leaving = false;
         let ended = loop {
             let received = tokio::select! {
@@ -241,13 +329,23 @@ impl Server {
                 Ok(Some(messages)) => {
                     let mut stimuli = Vec::with_capacity(messages.len());
                     for message in messages {
+                        noted += u64::from(message.is_numbered());
                         match message {
                             FromWorker::Ran { id: run, result } => self.ran(run, id, result),
                             FromWorker::Leaving => leaving = true,
+                            FromWorker::Heartbeat(metrics) => {
+                                let now = self.now();
+                                self.state.borrow_mut().hear(id, metrics, now);
+                                outbox.put(ToWorker::Alive);
+                            }
                             message => stimuli.push(Stimulus::Worker(id, message)),
                         }
                     }
+                    let any = !stimuli.is_empty();
                     self.handle_many(stimuli);
+                    if any && self.journals() {
+                        outbox.put(ToWorker::Noted(Some(noted)));
+                    }
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
@@ -272,7 +370,7 @@ impl Server {
     async fn client(
         self: Rc<Self>,
         outbox: Outbox<ToClient>,
-        mut inbox: Inbox<FromClient>,
+        inbox: Inbox<FromClient>,
         observes: bool,
     ) -> Result<()> {
         if self.ending.get() {
@@ -280,13 +378,56 @@ impl Server {
             outbox.closed().await;
             return Ok(());
         }
+        let now = self.now();
+        self.note(|journal| journal.note(now, &Noted::Client));
         let id = self.state.borrow_mut().add_client();
-        self.clients.borrow_mut().insert(id, outbox.clone());
+        outbox.put(ToClient::Welcome { client: id });
+        self.clients.borrow_mut().insert(id, outbox);
+        self.serve_client(id, inbox, observes, 0).await
+    }
+
+    /// Takes a client back in that is known from before this scheduler was restored.
+    async fn returning_client(
+        self: Rc<Self>,
+        outbox: Outbox<ToClient>,
+        inbox: Inbox<FromClient>,
+        id: ClientId,
+        received: u64,
+    ) -> Result<()> {
+        let absent = self.expected.borrow_mut().clients.remove(&id);
+        let Some(mut absent) = absent.filter(|_| !self.ending.get()) else {
+            let reason = format!("client {} is not, or not any more, expected back", id.0);
+            outbox.put(ToClient::Closing { reason: reason.clone() });
+            outbox.closed().await;
+            return Err(crate::Error::Refused { peer: format!("client {}", id.0), reason });
+        };
+        if !absent.kept.received(received) {
+            self.handle(Stimulus::RemoveClient(id));
+            return Err(crate::Error::closed(format!("client {} knows another past than the journal", id.0)));
+        }
+        tracing::info!(client = id.0, "a client is back");
+        outbox.put(ToClient::Resumed { noted: absent.noted });
+        absent.kept.iter().for_each(|message| outbox.put(Self::sendable(message.clone(), &outbox)));
+        self.clients.borrow_mut().insert(id, outbox);
+        self.serve_client(id, inbox, false, absent.noted).await
+    }
+
+    async fn serve_client(
+        self: Rc<Self>,
+        id: ClientId,
+        mut inbox: Inbox<FromClient>,
+        observes: bool,
+        mut noted: u64,
+    ) -> Result<()> {
+        let Some(outbox) = self.clients.borrow().get(&id).cloned() else { return Ok(()) };
         let ended = loop {
             match inbox.recv().await {
                 Ok(Some(messages)) => {
+                    let before = noted;
                     for message in messages {
+                        noted += u64::from(message.is_numbered());
                         match message {
+                            FromClient::Alive => outbox.put(ToClient::Alive),
                             message if observes && !message.only_looks() => {
                                 tracing::warn!(client = id.0, "an observer wants to change something");
                             }
@@ -295,6 +436,9 @@ impl Server {
                             }
                             message => self.handle(Stimulus::Client(id, message)),
                         }
+                    }
+                    if noted > before && self.journals() {
+                        outbox.put(ToClient::Noted(Some(noted)));
                     }
                 }
                 Ok(None) => break Ok(()),
@@ -423,13 +567,34 @@ impl Server {
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.handle(Stimulus::Tick);
+            let now = self.now();
+            let silent = self.state.borrow().silent(now);
+            self.note(|journal| journal.note(now, &Noted::Tick(&silent)));
+            let instructions = self.state.borrow_mut().handle(Stimulus::Tick, now);
+            self.obey(instructions);
         }
+    }
+
+    /// Those that were there before this scheduler was restored and do not come back are gone.
+    async fn give_up_the_absent(self: Rc<Self>) {
+        if self.expected.borrow().is_empty() {
+            return;
+        }
+        time::sleep(SILENCE).await;
+        let Expected { workers, clients } = std::mem::take(&mut *self.expected.borrow_mut());
+        let gone = workers.into_keys().map(|worker| Stimulus::RemoveWorker { worker, expected: true });
+        let gone: Vec<Stimulus> = gone.chain(clients.into_keys().map(Stimulus::RemoveClient)).collect();
+        if !gone.is_empty() {
+            tracing::warn!(count = gone.len(), "workers and clients did not come back");
+        }
+        self.handle_many(gone);
     }
 
     /// Tells everybody that the cluster ends, and waits a little for the word to go out.
     async fn farewell(&self) {
         self.ending.set(true);
+        // Nobody is to come back.
+        self.journal.take().into_iter().for_each(Journal::discard);
         let workers: Vec<_> = std::mem::take(&mut *self.workers.borrow_mut()).into_values().collect();
         let clients: Vec<_> = std::mem::take(&mut *self.clients.borrow_mut()).into_values().collect();
         for link in &workers {

@@ -78,11 +78,18 @@ pub(super) struct Worker {
     pub(super) told: KeySet<WorkerId>,
     /// It is to leave: nothing new goes there.
     pub(super) retiring: bool,
+    /// Its memory is short: nothing new goes there until it says otherwise.
+    pub(super) paused: bool,
     /// When it will begin to leave, by the scheduler's clock, where it knows.
     pub(super) ends: Option<u64>,
 }
 
 impl Worker {
+    /// Whether it may be given something.
+    pub(super) fn stands(&self) -> bool {
+        !self.retiring && !self.paused
+    }
+
     /// What the ordering by load goes by.
     pub(super) fn load(&self) -> u64 {
         (u64::from(self.busy) << 16) / u64::from(self.info.nthreads.max(1))
@@ -296,6 +303,7 @@ impl State {
             metrics: worker.metrics,
             remaining: worker.ends.map(|end| end.saturating_sub(self.now) as f64 / 1e9),
             retiring: worker.retiring,
+            paused: worker.paused,
         };
         SchedulerInfo {
             address: String::new(),

@@ -197,7 +197,7 @@ impl State {
             return None;
         }
         let thief = self.stealing.given.remove(&task)?;
-        let worker = self.workers.get(thief).filter(|worker| !worker.retiring)?;
+        let worker = self.workers.get(thief).filter(|worker| worker.stands())?;
         self.may_run(worker, self.task(task)?).then_some(thief)
     }
 
@@ -236,7 +236,7 @@ impl Worker {
 
     /// Whether it could do more, and nothing is under way to it.
     fn is_hungry(&self) -> bool {
-        !self.retiring && self.busy < self.info.nthreads && self.incoming == 0
+        self.stands() && self.busy < self.info.nthreads && self.incoming == 0
     }
 
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.

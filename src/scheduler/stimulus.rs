@@ -1,9 +1,11 @@
 //! What can happen to the scheduler, and what it then wants done.
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{ClientId, FromClient, FromWorker, ToClient, ToWorker, WorkerId};
 
 /// What can happen to the scheduler.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Stimulus {
     /// A worker is gone.
     RemoveWorker {

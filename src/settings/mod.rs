@@ -19,7 +19,11 @@ use rankine_transport::compression::Compression;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-use crate::{Error, Result};
+mod memory;
+
+pub use memory::{MemoryLimit, Threshold};
+
+use crate::{Error, Result, worker::Thresholds};
 
 /// Every setting, as one process has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +46,18 @@ pub struct Settings {
     pub dead_after: f64,
     /// Seconds that a worker which is to leave may take to hand its results over to others.
     pub handover: f64,
+    /// How much memory each worker may use.
+    pub memory_limit: MemoryLimit,
+    /// The share of it beyond which results are written to disk.
+    pub memory_target: Threshold,
+    /// The share of it beyond which they are written to disk when the process occupies that much, whatever with.
+    pub memory_spill: Threshold,
+    /// The share of it beyond which a worker starts no more tasks.
+    pub memory_pause: Threshold,
+    /// The share of it beyond which a worker's process ends.
+    pub memory_terminate: Threshold,
+    /// Where results are written to; by default `$TMPDIR`, Slurm's `$SLURM_TMPDIR`, or `/tmp`.
+    pub local_directory: Option<PathBuf>,
     /// What is logged on standard error, as a filter: `off`, `warn`, `info`, `rankine=debug`.
     pub log: String,
     /// The RDMA device that `verbs://` uses.
@@ -63,6 +79,12 @@ impl Default for Settings {
             tls_ca: None,
             dead_after: 30.0,
             handover: 30.0,
+            memory_limit: MemoryLimit::Auto,
+            memory_target: Threshold(Some(0.6)),
+            memory_spill: Threshold(Some(0.7)),
+            memory_pause: Threshold(Some(0.8)),
+            memory_terminate: Threshold(Some(0.95)),
+            local_directory: None,
             log: "warn".into(),
             verbs_device: None,
             verbs_port: None,
@@ -85,6 +107,16 @@ pub const NAMES: &[(&str, &str, &str)] = &[
     ("tls-ca", "FILE", "the authority that signed all certificates of the cluster (PEM)"),
     ("dead-after", "SECONDS", "silence after which the host of a TCP peer counts as gone"),
     ("handover", "SECONDS", "how long a worker that is to leave may take to hand its results over to others"),
+    (
+        "memory-limit",
+        "BYTES|SHARE|auto|none",
+        "memory of each worker: 4GiB, a share of the node such as 0.5, or its part of what the process may use",
+    ),
+    ("memory-target", "SHARE|off", "share of the limit beyond which results are written to disk"),
+    ("memory-spill", "SHARE|off", "the same for all that the process occupies, results or not"),
+    ("memory-pause", "SHARE|off", "occupied share beyond which a worker starts no more tasks"),
+    ("memory-terminate", "SHARE|off", "occupied share beyond which the process of a worker ends"),
+    ("local-directory", "DIR", "where workers write results to (default: $TMPDIR, $SLURM_TMPDIR or /tmp)"),
     (
         "log",
         "FILTER",
@@ -221,6 +253,24 @@ impl Settings {
         Duration::from_secs_f64(self.handover)
     }
 
+    /// What workers do as their memory fills up.
+    pub(crate) fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            target: self.memory_target.0,
+            spill: self.memory_spill.0,
+            pause: self.memory_pause.0,
+            terminate: self.memory_terminate.0,
+        }
+    }
+
+    /// Where workers write results to.
+    pub(crate) fn local_directory(&self) -> PathBuf {
+        let named = |name| env::var_os(name).filter(|place| !place.is_empty()).map(PathBuf::from);
+        let given =
+            self.local_directory.clone().or_else(|| named("TMPDIR")).or_else(|| named("SLURM_TMPDIR"));
+        given.unwrap_or_else(|| "/tmp".into())
+    }
+
     /// Writes what the setting `log` wants to standard error, from now on, unless the program sees to its logs
     /// itself.
     pub(crate) fn start_log(&self) {
@@ -248,6 +298,21 @@ impl Settings {
         }
         if !(0.0..=1e6).contains(&self.handover) {
             return wrong("handover", &self.handover.to_string(), "say seconds, from 0 up".into());
+        }
+        let shares = [
+            ("memory-target", self.memory_target),
+            ("memory-spill", self.memory_spill),
+            ("memory-pause", self.memory_pause),
+            ("memory-terminate", self.memory_terminate),
+        ];
+        let set: Vec<(&str, f64)> =
+            shares.iter().filter_map(|(name, share)| Some((*name, share.0?))).collect();
+        for pair in set.windows(2) {
+            let [(below, less), (name, share)] = pair else { continue };
+            if share < less {
+                let reason = format!("{below} is {less}, and this is to come later");
+                return wrong(name, &share.to_string(), reason);
+            }
         }
         if let Err(error) = EnvFilter::try_new(&self.log) {
             return wrong("log", &self.log, error.to_string());
@@ -407,5 +472,70 @@ mod tests {
                 assert!(text(&[flag("tls-ca", "ca.pem")]).contains("say tls-cert and tls-key too"));
             },
         );
+    }
+
+    #[test]
+    fn memory_is_set_in_each_place_in_its_own_words() {
+        let set = |jail: &mut figment::Jail| {
+            jail.create_file(
+                "r.toml",
+                "memory-limit = 0.5\nmemory-spill = false\nmemory-pause = 1\nmemory-terminate = 1.0",
+            )
+            .unwrap();
+            jail.set_env("RANKINE_CONFIG", "r.toml");
+            jail.set_env("RANKINE_MEMORY_TARGET", "off");
+        };
+        within(set, || {
+            let settings = Settings::load().unwrap();
+            assert_eq!(settings.memory_limit, MemoryLimit::Share(0.5));
+            let Thresholds { target, spill, pause, terminate } = settings.thresholds();
+            assert_eq!((target, spill, pause, terminate), (None, None, Some(1.0), Some(1.0)));
+        });
+        for (value, limit) in
+            [("0", MemoryLimit::None), ("123", MemoryLimit::Bytes(123)), ("0.25", MemoryLimit::Share(0.25))]
+        {
+            within(
+                |_| {},
+                || {
+                    assert_eq!(
+                        Settings::load_with(&[flag("memory-limit", value)]).unwrap().memory_limit,
+                        limit
+                    );
+                },
+            );
+        }
+        for (name, value) in [
+            ("memory-target", "2"),
+            ("memory-spill", "little"),
+            ("memory-pause", "0.65"),
+            ("memory-limit", "-3"),
+        ] {
+            within(
+                |_| {},
+                || {
+                    let error = Settings::load_with(&[flag(name, value)]).unwrap_err().to_string();
+                    assert!(error.contains(name), "{error}");
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn results_are_written_where_the_job_has_its_place() {
+        within(
+            |jail| jail.set_env("SLURM_TMPDIR", "/scratch/7"),
+            || {
+                assert_eq!(Settings::default().local_directory(), Path::new("/scratch/7"));
+            },
+        );
+        within(
+            |jail| jail.set_env("TMPDIR", "/mine"),
+            || {
+                assert_eq!(Settings::default().local_directory(), Path::new("/mine"));
+                let set = Settings { local_directory: Some("/there".into()), ..Settings::default() };
+                assert_eq!(set.local_directory(), Path::new("/there"));
+            },
+        );
+        within(|_| {}, || assert_eq!(Settings::default().local_directory(), Path::new("/tmp")));
     }
 }

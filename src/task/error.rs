@@ -43,6 +43,8 @@ pub enum FailureKind {
     Refused,
     /// Data that nothing can compute again (it was scattered) went with the worker that held it.
     DataLost,
+    /// The result found no place: the worker's memory is full, and its disk does not take what should make room.
+    OutOfMemory,
 }
 
 impl TaskError {

@@ -1,10 +1,11 @@
 //! Dependencies from peers: who is asked for what, and when.
 
-use std::collections::VecDeque;
-
 use smallvec::SmallVec;
 
-use super::{Instruction, TaskState, state::State};
+use super::{
+    Instruction, TaskState,
+    state::{Asked, State},
+};
 use crate::protocol::{Dependency, Fetch, FromWorker, TaskId, WorkerId};
 
 /// Peers asked at once.
@@ -75,48 +76,53 @@ impl State {
     /// Asks peers that are not being asked already.
     pub(super) fn gather(&mut self) {
         self.to_fetch.retain(|_, queue| !queue.is_empty());
-        let peers: SmallVec<[WorkerId; 8]> = self
-            .to_fetch
-            .keys()
-            .filter(|peer| self.asked.iter().all(|(asked, _)| asked != *peer))
-            .copied()
-            .collect();
-        let room = GATHERS_AT_ONCE.saturating_sub(self.asked.len());
-        for peer in peers.into_iter().take(room) {
-            let ids = self.next_request(peer);
+        let is_asked = |peer: &&WorkerId| self.asked.iter().any(|asked| asked.peer == **peer);
+        let peers: SmallVec<[WorkerId; 8]> =
+            self.to_fetch.keys().filter(|peer| !is_asked(peer)).copied().collect();
+        let free = GATHERS_AT_ONCE.saturating_sub(self.asked.len());
+        for peer in peers.into_iter().take(free) {
+            let coming: u64 = self.asked.iter().map(|asked| asked.nbytes).sum();
+            let room = self.incoming_limit().saturating_sub(coming);
+            let (ids, nbytes) = self.next_request(peer, room, self.asked.is_empty());
+            if ids.is_empty() {
+                continue;
+            }
             for id in &ids {
                 if let Some(task) = self.tasks.get_mut(id) {
                     task.queued_at = None;
                 }
                 self.step(*id, TaskState::Flight);
             }
-            self.asked.push((peer, self.now));
+            self.asked.push(Asked { peer, since: self.now, nbytes });
             self.out.push(Instruction::Gather { peer, ids });
         }
     }
 
     /// A peer answered with so many bytes.
     pub(super) fn answered(&mut self, peer: WorkerId, nbytes: u64) {
-        let asked = self.asked.iter().position(|(asked, _)| *asked == peer);
-        let Some((_, since)) = asked.map(|place| self.asked.swap_remove(place)) else { return };
+        let asked = self.asked.iter().position(|asked| asked.peer == peer);
+        let Some(Asked { since, .. }) = asked.map(|place| self.asked.swap_remove(place)) else { return };
         self.fetched += nbytes;
         if nbytes > 0 && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
     }
 
-    /// Takes off a peer's queue as much as one request may ask for.
-    fn next_request(&mut self, peer: WorkerId) -> Vec<TaskId> {
-        let (mut ids, mut nbytes) = (Vec::new(), 0);
-        let Some(queue) = self.to_fetch.get_mut(&peer) else { return ids };
+    /// Takes off a peer's queue as much as one request may ask for and memory has room for, with its bytes; one
+    /// result at least where there `must` be one.
+    fn next_request(&mut self, peer: WorkerId, room: u64, must: bool) -> (Vec<TaskId>, u64) {
+        let (mut ids, mut nbytes) = (Vec::new(), 0u64);
+        let Some(queue) = self.to_fetch.get_mut(&peer) else { return (ids, 0) };
         let size = |id: &TaskId| self.tasks.get(id).map_or(0, |task| task.nbytes);
-        let fits = |queue: &VecDeque<TaskId>, nbytes, none| {
-            queue.front().map(size).filter(|next| none || next.saturating_add(nbytes) <= GATHER_BYTES)
-        };
-        while let Some(next) = fits(queue, nbytes, ids.is_empty()) {
-            nbytes = next.saturating_add(nbytes);
+        while let Some(next) = queue.front().map(size) {
+            let sum = nbytes.saturating_add(next);
+            let fits = if ids.is_empty() { must || sum <= room } else { sum <= room.min(GATHER_BYTES) };
+            if !fits {
+                break;
+            }
+            nbytes = sum;
             ids.extend(queue.pop_front());
         }
-        ids
+        (ids, nbytes)
     }
 }

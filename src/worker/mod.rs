@@ -17,17 +17,21 @@
 //! wanted again meanwhile goes on. A task that is to be computed again comes under another id, so
 //! nothing here is ever resumed that was given up.
 
+mod directory;
 mod executor;
 mod fetching;
 mod reactor;
+mod resident;
 mod running;
 pub(crate) mod server;
+mod spilling;
 mod state;
 mod stimulus;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use executor::a_thread_is_idle;
 pub use executor::{secede, worker_name};
-pub use state::{Config, State, TaskState};
-pub use stimulus::{Execution, Instruction, Stimulus};
+pub use state::{Config, State, TaskState, Thresholds};
+pub use stimulus::{Execution, FileId, Instruction, SpillError, Stimulus};

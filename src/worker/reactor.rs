@@ -1,5 +1,7 @@
 //! All that can happen to a worker: one function each.
 
+use smallvec::SmallVec;
+
 use super::{Instruction, Stimulus, TaskState, state::State};
 use crate::{
     protocol::{ComputeTask, Dependency, FromWorker, TaskId, WorkerId},
@@ -19,6 +21,7 @@ impl State {
             self.react(stimulus);
         }
         self.gather();
+        self.spill();
         self.execute();
         #[cfg(debug_assertions)]
         if self.tasks.len() < 1000 {
@@ -45,6 +48,12 @@ impl State {
                 self.on_executed(id, result, nbytes, duration);
             }
             Stimulus::Seceded(id) => self.on_seceded(id),
+            Stimulus::Given(ids) => self.on_given(ids),
+            Stimulus::Memory { resident } => self.on_memory(resident),
+            Stimulus::Spilled { file, on_disk } => self.on_spilled(file, on_disk),
+            Stimulus::SpillFailed { file, error } => self.on_spill_failed(file, error),
+            Stimulus::Unspilled { id, file, value, occupied } => self.on_unspilled(id, file, value, occupied),
+            Stimulus::UnspillFailed { id, file } => self.on_unspill_failed(id, file),
         }
     }
 
@@ -88,12 +97,12 @@ impl State {
         let wanted_here = !task.dependents.is_empty();
         match task.state {
             TaskState::Memory => {
-                task.value = None;
-                self.managed -= task.nbytes;
+                self.put_away(id);
                 self.step(id, TaskState::Released);
                 self.miss(id);
             }
-            TaskState::Waiting | TaskState::Ready | TaskState::Constrained => {
+            TaskState::Waiting | TaskState::Ready | TaskState::Constrained | TaskState::Reading => {
+                self.stop_reading(id);
                 self.drop_spec(id);
                 self.step(id, TaskState::Released);
             }
@@ -108,10 +117,10 @@ impl State {
     }
 
     /// A result is here no more. Tasks that wait to run with it need it anew.
-    fn miss(&mut self, id: TaskId) {
-        let dependents = self.tasks.get(&id).map(|task| task.dependents.clone()).unwrap_or_default();
+    pub(super) fn miss(&mut self, id: TaskId) {
         let mut needed = false;
-        for dependent in dependents {
+        for dependent in self.dependents(id) {
+            self.stop_reading(dependent);
             let Some(task) = self.tasks.get_mut(&dependent) else { continue };
             if matches!(task.state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained) {
                 task.missing += 1;
@@ -122,6 +131,11 @@ impl State {
         if needed {
             self.fetch(id, None);
         }
+    }
+
+    /// Tasks here that need a result.
+    pub(super) fn dependents(&self, id: TaskId) -> SmallVec<[TaskId; 2]> {
+        self.tasks.get(&id).map(|task| task.dependents.clone()).unwrap_or_default()
     }
 
     /// Forgets what a task was to run, and lets go of its dependencies.
@@ -145,7 +159,7 @@ impl State {
 
     fn on_acquire(&mut self, wanted: Vec<Dependency>) {
         for dependency in wanted {
-            if self.value(dependency.id).is_none() {
+            if !self.has(dependency.id) {
                 self.tasks.entry(dependency.id).or_default().acquired = true;
                 self.want(&dependency);
             }
@@ -204,10 +218,14 @@ impl State {
 
     /// Gives up tasks that no compute thread has yet; gives those, and the others.
     fn give_back(&mut self, ids: Vec<TaskId>) -> (Vec<TaskId>, Vec<TaskId>) {
-        let idle = |state| matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained);
+        let idle = |state| {
+            use TaskState::{Constrained, Reading, Ready, Waiting};
+            matches!(state, Waiting | Ready | Constrained | Reading)
+        };
         let (given_back, kept): (Vec<TaskId>, _) =
             ids.into_iter().partition(|id| self.task_state(*id).is_some_and(idle));
         for id in &given_back {
+            self.stop_reading(*id);
             self.drop_spec(*id);
             self.step(*id, TaskState::Released);
             self.forget_if_idle(*id);
@@ -219,7 +237,7 @@ impl State {
         for (id, value) in data {
             let nbytes = value.nbytes();
             // What is here or to be computed here needs no one's data.
-            if self.tasks.get(&id).is_none_or(|t| t.value.is_none() && t.spec.is_none()) {
+            if self.tasks.get(&id).is_none_or(|t| t.state != TaskState::Memory && t.spec.is_none()) {
                 self.hold(id, value, nbytes);
             }
         }
@@ -273,12 +291,10 @@ impl State {
     pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64) {
         self.unqueue(id);
         let task = self.tasks.entry(id).or_default();
-        task.value = Some(value);
-        task.nbytes = nbytes;
         task.previous = TaskState::Released;
         task.who_has.clear();
         let dependents = task.dependents.clone();
-        self.managed += nbytes;
+        self.put_in_memory(id, value, nbytes);
         self.step(id, TaskState::Memory);
         for dependent in dependents {
             let Some(task) = self.tasks.get_mut(&dependent) else { continue };

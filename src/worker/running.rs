@@ -39,7 +39,7 @@ impl State {
                 continue;
             };
             let estimate = self.durations.get(&spec.entry).copied();
-            if !self.has_room(estimate) {
+            if !self.has_room(estimate) || !self.fits(id) {
                 break;
             }
             self.ready.pop();
@@ -53,7 +53,7 @@ impl State {
             let Reverse((_, id)) = place;
             let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Constrained);
             let Some(spec) = current.and_then(|t| t.spec.as_ref()) else { continue };
-            if self.executing >= self.config.nthreads {
+            if self.executing >= self.config.nthreads || !self.has_memory() || !self.fits(id) {
                 waiting.push(place);
                 break;
             }
@@ -77,8 +77,8 @@ impl State {
     /// Whether the compute threads take another task: one each, and short ones ahead of time.
     fn has_room(&self, estimate: Option<u64>) -> bool {
         let threads = self.config.nthreads;
-        if self.config.memory_limit > 0 && self.managed > self.config.memory_limit / 5 * 4 {
-            return self.executing == 0;
+        if !self.has_memory() {
+            return false;
         }
         self.executing < threads
             || estimate.is_some_and(|estimate| {
@@ -87,11 +87,25 @@ impl State {
             })
     }
 
+    /// Gives a task its place among the compute threads. What it needs of the disk is read first.
     fn start(&mut self, id: TaskId, estimate: u64) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         task.estimate = estimate;
         self.executing += 1;
         self.backlog += estimate;
+        match self.pin_inputs(id) {
+            0 => self.launch(id),
+            unread => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.missing = unread;
+                }
+                self.step(id, TaskState::Reading);
+            }
+        }
+    }
+
+    /// Hands a task to the compute threads: all it needs can be read.
+    pub(super) fn launch(&mut self, id: TaskId) {
         self.step(id, TaskState::Executing);
         let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
         let dependencies = spec.dependencies.iter().filter_map(|d| self.value(d.id).cloned()).collect();
@@ -103,6 +117,19 @@ impl State {
             dependencies,
         };
         self.out.push(Instruction::Execute(execution));
+    }
+
+    /// A task that was about to run leaves its place, if it has one.
+    pub(super) fn stop_reading(&mut self, id: TaskId) {
+        if self.task_state(id) != Some(TaskState::Reading) {
+            return;
+        }
+        self.unpin_inputs(id);
+        self.leave_threads(id, true);
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.missing = 0;
+        }
+        self.step(id, TaskState::Waiting);
     }
 
     pub(super) fn on_executed(
@@ -120,6 +147,7 @@ impl State {
         }
         task.previous = TaskState::Released;
         self.busy += duration;
+        self.unpin_inputs(id);
         self.leave_threads(id, running == TaskState::Executing);
         if let Some(entry) = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).map(|spec| spec.entry) {
             let mean = self.durations.entry(entry).or_insert(duration);
@@ -132,7 +160,7 @@ impl State {
             self.forget_if_idle(id);
             return;
         }
-        match result {
+        match result.and_then(|value| self.refusal(nbytes).map_or(Ok(value), Err)) {
             Ok(value) => {
                 self.drop_spec(id);
                 self.hold(id, value.clone(), nbytes);

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,17 +11,27 @@ use std::{
 use rankine_transport::{Connection, Listener};
 use tokio::{sync::Notify, task::JoinSet, time};
 
-use super::{Config, Instruction, State, Stimulus, executor::Executor};
+use super::{
+    Config, FileId, Instruction, SpillError, State, Stimulus, Thresholds,
+    directory::remove_left_behind,
+    executor::Executor,
+    resident::{Part, resident},
+    store::Store,
+};
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Outbox, Peers, split, take_visitors, traffic},
-    protocol::{FromPeer, FromWorker, Hello, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
+    link::{Endpoint, Inbox, Outbox, Peers, Upstream, split, take_visitors, traffic},
+    protocol::{FromPeer, FromWorker, Hello, Member, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
 
 /// How often a worker says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often a worker looks at its memory.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it gives memory back that nobody uses, at most: that costs some milliseconds.
+const GIVING_BACK: Duration = Duration::from_millis(500);
 /// How long the other side may be silent before it counts as gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
@@ -32,12 +43,24 @@ pub(crate) struct Options {
     /// Where it listens for peers.
     pub(crate) listen: Listen,
     pub(crate) nthreads: u32,
-    pub(crate) memory_limit: u64,
+    pub(crate) memory: Allowance,
     pub(crate) resources: Vec<(String, f64)>,
     /// How long until it has to leave, where that is known.
     pub(crate) lifetime: Option<Duration>,
     /// How long it may take to hand its results over before it goes.
     pub(crate) handover: Duration,
+}
+
+/// What a worker may use of memory and disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance {
+    /// Bytes of memory; 0 for no limit.
+    pub(crate) limit: u64,
+    pub(crate) thresholds: Thresholds,
+    /// Where results go for which memory has no room.
+    pub(crate) directory: PathBuf,
+    /// Whether the process is the worker's own: then it ends when memory runs out, before the system ends it.
+    pub(crate) expendable: bool,
 }
 
 /// How a worker came to its end.
@@ -80,6 +103,15 @@ pub(crate) enum Listen {
 }
 
 impl Listen {
+    /// Where somebody listened before, as far as that is a place that others can take.
+    pub(crate) fn again(contact: &str) -> Self {
+        let mut addresses = contact.split_whitespace();
+        match contact.split_whitespace().find(|address| address.starts_with("tcp://")) {
+            Some(tcp) if addresses.clone().count() > 1 => Self::Everywhere { tcp: tcp.into() },
+            _ => Self::At(addresses.by_ref().map(str::to_owned).collect()),
+        }
+    }
+
     /// Begins to listen.
     ///
     /// # Errors
@@ -112,13 +144,22 @@ pub(crate) fn addresses(listeners: &[Box<dyn Listener>]) -> (Arc<str>, Arc<str>)
 struct Server {
     state: RefCell<State>,
     executor: Executor,
-    scheduler: Outbox<FromWorker>,
+    endpoint: Endpoint,
+    scheduler: Upstream<FromWorker>,
+    /// Where the scheduler is reached, and under which number it knows this worker.
+    contact: String,
+    id: Cell<Option<WorkerId>>,
     peers: Rc<Peers>,
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
     start: Instant,
     heard: Cell<Instant>,
     /// Told once the worker is to leave, whatever it still holds.
     leave: Notify,
+    store: Arc<Store>,
+    /// Whether there is a limit to its memory.
+    limited: bool,
+    /// This worker's part of what its process occupies.
+    part: RefCell<Part>,
 }
 
 /// Runs a worker of the scheduler at `scheduler` until that closes it or goes, or it is told to depart.
@@ -139,29 +180,37 @@ pub(crate) async fn serve(
         address,
         contact,
         nthreads: options.nthreads,
-        memory_limit: options.memory_limit,
+        memory_limit: options.memory.limit,
         resources: options.resources.clone(),
         pid: std::process::id(),
         host: hostname().into(),
         lifetime: options.lifetime.map(|lifetime| lifetime.as_nanos() as u64),
     };
-    let connection = endpoint.connect(scheduler, Hello::Worker(info)).await?;
+    let (connection, hello) = endpoint.join(scheduler, Hello::Worker(info)).await?;
+    let journals = matches!(hello, Hello::Scheduler { journals: true });
     let (to_scheduler, from_scheduler) = split::<FromWorker, ToWorker>(connection, endpoint.compression);
     let executor =
         Executor::start(name.clone(), options.nthreads).map_err(Error::io("start compute threads"))?;
     let server = Rc::new(Server {
         state: RefCell::new(State::new(Config {
             nthreads: options.nthreads,
-            memory_limit: options.memory_limit,
+            memory_limit: options.memory.limit,
+            thresholds: options.memory.thresholds,
             resources: options.resources,
         })),
         executor,
-        scheduler: to_scheduler,
+        endpoint: endpoint.clone(),
+        scheduler: Upstream::new(to_scheduler, journals),
+        contact: scheduler.to_owned(),
+        id: Cell::new(None),
         peers: Peers::new(endpoint.clone()),
         addresses: RefCell::default(),
         start: Instant::now(),
         heard: Cell::new(Instant::now()),
         leave: Notify::new(),
+        store: Arc::new(Store::new(options.memory.directory.clone())),
+        limited: options.memory.limit > 0,
+        part: RefCell::new(Part::new()),
     });
     // Dropping the set when this function ends, however it does, ends all of them.
     let mut tasks = JoinSet::new();
@@ -174,9 +223,10 @@ pub(crate) async fn serve(
     tasks.spawn_local(server.clone().heartbeats());
     tasks.spawn_local(server.clone().retire(departure.clone(), options.lifetime, options.handover));
     let ended = tokio::select! {
-        ended = server.clone().scheduled(from_scheduler) => ended,
+        ended = server.clone().linked(from_scheduler) => ended,
         () = server.leave.notified() => server.take_leave(),
         () = departure.at_once.notified() => server.take_leave(),
+        error = server.clone().watch_memory(options.memory) => Err(error),
         () = server.silence() => Err(Error::closed(format!("the scheduler was silent for {SILENCE:?}"))),
     };
     let _ = time::timeout(Duration::from_secs(1), server.scheduler.closed()).await;
@@ -192,15 +242,26 @@ impl Server {
         }
         let now = self.start.elapsed().as_nanos() as u64;
         let instructions = self.state.borrow_mut().handle_many(stimuli, now);
-        let mut executions = Vec::new();
+        let (mut executions, mut discarded) = (Vec::new(), Vec::new());
         for instruction in instructions {
             match instruction {
                 Instruction::Execute(execution) => executions.push(execution),
                 Instruction::Gather { peer, ids } => {
                     tokio::task::spawn_local(self.clone().gather(peer, ids));
                 }
+                Instruction::Spill { file, value } => {
+                    tokio::task::spawn_local(self.clone().spill(file, value));
+                }
+                Instruction::Unspill { id, file } => {
+                    tokio::task::spawn_local(self.clone().unspill(id, file));
+                }
+                Instruction::Discard(file) => discarded.push(file),
                 Instruction::Send(message) => self.scheduler.put(self.sendable(message)),
             }
+        }
+        if !discarded.is_empty() {
+            let store = self.store.clone();
+            tokio::task::spawn_blocking(move || discarded.into_iter().for_each(|file| store.discard(file)));
         }
         if !executions.is_empty() {
             self.executor.execute(executions);
@@ -210,11 +271,25 @@ impl Server {
     /// Values that cannot leave the process stay: whoever wants one asks and is told why not.
     fn sendable(&self, mut message: FromWorker) -> FromWorker {
         if let FromWorker::Finished(finished) = &mut message
-            && !self.scheduler.carries_objects
+            && !self.scheduler.carries_objects()
         {
             finished.value = finished.value.take().and_then(|value| value.to_wire().ok());
         }
         message
+    }
+
+    /// Hears the scheduler out; one that keeps a journal may die and come back.
+    async fn linked(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<Ended> {
+        loop {
+            let lost = match self.clone().scheduled(from).await {
+                Err(error) if self.scheduler.outlives_the_scheduler() => error,
+                ended => return ended,
+            };
+            let Some(id) = self.id.get() else { return Err(lost) };
+            let heard = || self.heard.set(Instant::now());
+            let member = Member::Worker(id);
+            from = self.scheduler.rejoin(&self.endpoint, &self.contact, member, lost, heard).await?;
+        }
     }
 
     async fn scheduled(self: Rc<Self>, mut from: Inbox<ToWorker>) -> Result<Ended> {
@@ -225,6 +300,7 @@ impl Server {
             self.heard.set(Instant::now());
             let mut stimuli = Vec::with_capacity(messages.len());
             for message in messages {
+                self.scheduler.count(&message);
                 match message {
                     ToWorker::Compute(task) => stimuli.push(Stimulus::Compute(task)),
                     ToWorker::Free(ids) => stimuli.push(Stimulus::Free(ids)),
@@ -241,13 +317,15 @@ impl Server {
                         let server = self.clone();
                         tokio::task::spawn_local(async move {
                             let run = move || task::run(entry, &arguments, Vec::new());
-                            let result = blocking(run, server.scheduler.carries_objects).await;
+                            let result = blocking(run, server.scheduler.carries_objects()).await;
                             server.scheduler.put(FromWorker::Ran { id, result });
                         });
                     }
                     ToWorker::Retire => stimuli.push(Stimulus::Retire),
                     ToWorker::GiveBack(ids) => stimuli.push(Stimulus::GiveBack(ids)),
-                    ToWorker::Welcome { .. } | ToWorker::Alive => {}
+                    ToWorker::Welcome { worker } => self.id.set(Some(worker)),
+                    ToWorker::Noted(count) => self.scheduler.noted(count),
+                    ToWorker::Resumed { .. } | ToWorker::Alive => {}
                     ToWorker::Close { reason } => {
                         tracing::info!(reason, "the scheduler closes this worker");
                         // It may have been told to leave by the same message.
@@ -320,13 +398,7 @@ impl Server {
         while let Some(requests) = from.recv().await? {
             for request in requests {
                 match request {
-                    FromPeer::Get { request, ids } => {
-                        let held: Vec<Option<Value>> = {
-                            let state = self.state.borrow();
-                            ids.iter().map(|id| state.value(*id).cloned()).collect()
-                        };
-                        answer(request, held, to.clone());
-                    }
+                    FromPeer::Get { request, ids } => self.give(request, ids, to.clone()),
                     FromPeer::Put { request, data } => {
                         let nbytes = data.iter().map(|(_, value)| value.nbytes()).collect();
                         self.handle(vec![Stimulus::Put(data)]);
@@ -339,13 +411,112 @@ impl Server {
         Ok(())
     }
 
+    /// Gives a peer what it asks for. What is on disk is sent from there.
+    fn give(self: &Rc<Self>, request: u64, ids: Vec<TaskId>, to: Outbox<ToPeer>) {
+        let (mut held, mut on_disk) = (Vec::with_capacity(ids.len()), Vec::new());
+        {
+            let state = self.state.borrow();
+            for (place, id) in ids.iter().enumerate() {
+                held.push(state.value(*id).cloned());
+                let file = if held[place].is_none() { state.file(*id) } else { None };
+                on_disk.extend(file.map(|file| (place, *id, file)));
+            }
+        }
+        if self.limited {
+            self.handle(vec![Stimulus::Given(ids)]);
+        }
+        if on_disk.is_empty() {
+            return answer(request, held, to);
+        }
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            for (place, id, file) in on_disk {
+                held[place] = server.read(id, file, true).await.map(|(value, _)| value);
+            }
+            answer(request, held, to);
+        });
+    }
+
+    /// Reads a result from disk; one that cannot be read is none any more.
+    async fn read(self: &Rc<Self>, id: TaskId, file: FileId, touch: bool) -> Option<(Value, u64)> {
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.read(file, touch)).await;
+        match read.unwrap_or_else(|ending| Err(std::io::Error::other(ending))) {
+            Ok(read) => Some((read.value, read.occupied)),
+            Err(error) => {
+                // What was freed meanwhile nobody misses.
+                if self.state.borrow().file(id) == Some(file) {
+                    tracing::warn!(?id, %error, "a result cannot be read back from disk");
+                    self.handle(vec![Stimulus::UnspillFailed { id, file }]);
+                }
+                None
+            }
+        }
+    }
+
+    async fn unspill(self: Rc<Self>, id: TaskId, file: FileId) {
+        if let Some((value, occupied)) = self.read(id, file, false).await {
+            self.handle(vec![Stimulus::Unspilled { id, file, value, occupied }]);
+        }
+    }
+
+    async fn spill(self: Rc<Self>, file: FileId, value: Value) {
+        let store = self.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.write(file, &value)).await;
+        let stimulus = match written.unwrap_or_else(|ending| Err(SpillError::Disk(ending.to_string()))) {
+            Ok(on_disk) => Stimulus::Spilled { file, on_disk },
+            Err(error) => Stimulus::SpillFailed { file, error },
+        };
+        self.handle(vec![stimulus]);
+    }
+
+    /// Bytes of memory that are this worker's.
+    fn occupied(&self) -> u64 {
+        let process = resident().saturating_sub(self.peers.borrowed());
+        self.part.borrow_mut().of(process, self.state.borrow().metrics().managed)
+    }
+
+    /// Looks at the memory again and again. Ends only where it runs out and the worker is to end for that.
+    async fn watch_memory(self: Rc<Self>, allowance: Allowance) -> Error {
+        let Allowance { limit, thresholds, directory, expendable } = allowance;
+        if limit == 0 {
+            return std::future::pending().await;
+        }
+        let place = directory.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = remove_left_behind(&place) {
+                tracing::debug!(?place, %error, "cannot look for what dead processes left");
+            }
+        });
+        let above = |share: Option<f64>, bytes: u64| share.is_some_and(|s| bytes as f64 > s * limit as f64);
+        let lowest = thresholds.spill.or(thresholds.pause).or(thresholds.terminate);
+        let (mut look, mut given_back) = (time::interval(LOOK), None::<Instant>);
+        look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let mut resident = self.occupied();
+            let ends = expendable && above(thresholds.terminate, resident);
+            if ends || above(lowest, resident) && given_back.is_none_or(|at| at.elapsed() > GIVING_BACK) {
+                // What nobody uses is no reason for anything.
+                let _ = tokio::task::spawn_blocking(rankine_transport::give_back).await;
+                given_back = Some(Instant::now());
+                resident = self.occupied();
+            }
+            if ends && above(thresholds.terminate, resident) {
+                let managed = self.state.borrow().metrics().managed;
+                return Error::Memory { resident, managed, limit };
+            }
+            self.handle(vec![Stimulus::Memory { resident }]);
+        }
+    }
+
     async fn heartbeats(self: Rc<Self>) {
         let mut beat = time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
             let mut metrics = self.state.borrow().metrics();
-            metrics.resident = resident().saturating_sub(self.peers.borrowed());
+            metrics.resident = self.occupied();
             let traffic = traffic();
             (metrics.sent, metrics.saved) = (traffic.sent, traffic.saved);
             let fetches = self.state.borrow_mut().take_fetches();
@@ -395,12 +566,6 @@ pub(crate) async fn blocking(
     tokio::task::spawn_blocking(job)
         .await
         .unwrap_or_else(|e| Err(TaskError::refused(format!("the function could not be run: {e}"))))
-}
-
-/// Bytes this process occupies; 0 where the system does not tell.
-fn resident() -> u64 {
-    let pages = || std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok();
-    pages().unwrap_or(0) * 4096
 }
 
 /// This host's name, for people.

@@ -7,7 +7,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Instruction;
+use super::{FileId, Instruction, spilling::Memory};
 use crate::{
     graph::KeyMap,
     protocol::{ComputeTask, Fetch, FromWorker, Metrics, Priority, TaskId, WorkerId},
@@ -19,10 +19,32 @@ use crate::{
 pub struct Config {
     /// Compute threads.
     pub nthreads: u32,
-    /// Bytes of results it may hold before it runs one task at a time; 0 for no limit.
+    /// Bytes of memory it may use; 0 for no limit.
     pub memory_limit: u64,
+    /// What it does as these fill up.
+    pub thresholds: Thresholds,
     /// Its supply of abstract resources.
     pub resources: Vec<(String, f64)>,
+}
+
+/// What a worker does as its memory fills up: shares of its limit, from 0 to 1; `None` switches one off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    /// Results in memory beyond this are written to disk.
+    pub target: Option<f64>,
+    /// So are they when the process occupies more than this, whatever with.
+    pub spill: Option<f64>,
+    /// When the process occupies more than this, no more tasks are started.
+    pub pause: Option<f64>,
+    /// When the process occupies more than this, it ends, if it is a worker's own.
+    pub terminate: Option<f64>,
+}
+
+/// As Dask has them.
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { target: Some(0.6), spill: Some(0.7), pause: Some(0.8), terminate: Some(0.95) }
+    }
 }
 
 /// Where a task or a dependency stands on this worker. See the picture in [`super`].
@@ -40,16 +62,32 @@ pub enum TaskState {
     Ready,
     /// To be run as soon as a thread and its resources are free.
     Constrained,
+    /// About to run: it has its place among the compute threads, and what it needs is being read from disk.
+    Reading,
     /// With the compute threads.
     Executing,
     /// Running, outside of the count of compute threads.
     LongRunning,
-    /// Its value is here.
+    /// Its value is here, in memory or on disk.
     Memory,
     /// It failed; reported and then released.
     Error,
     /// Freed while executing or in flight, which goes on.
     Cancelled,
+}
+
+/// What there is of a result on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It is being written.
+    Writing(FileId),
+    /// It is there, in so many bytes.
+    Written(FileId, u64),
+    /// It can never be there: its type cannot be serialized.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -61,13 +99,25 @@ pub(super) struct Task {
     pub(super) spec: Option<Box<ComputeTask>>,
     /// Tasks here that need it.
     pub(super) dependents: SmallVec<[TaskId; 2]>,
-    /// Dependencies that are not here.
+    /// Dependencies that are not here; while reading, those that are not read yet.
     pub(super) missing: u32,
     pub(super) who_has: SmallVec<[WorkerId; 2]>,
     /// The peer that will be asked for it, while to be fetched.
     pub(super) queued_at: Option<WorkerId>,
     pub(super) nbytes: u64,
+    /// The result, where tasks can read it at once.
     pub(super) value: Option<Value>,
+    /// Bytes of memory that the value takes: those of a mapped file take none.
+    pub(super) occupied: u64,
+    pub(super) disk: Disk,
+    /// It is being read from disk.
+    pub(super) reading: bool,
+    /// When it was used last, by [`State::age`].
+    pub(super) used: u64,
+    /// Tasks that run with it in hand, or are about to.
+    pub(super) pins: u32,
+    /// The bytes that these count for.
+    pub(super) pinned: u64,
     /// The scheduler asked for a copy, whether or not a task here needs it.
     pub(super) acquired: bool,
     /// What it added to the backlog of the compute threads.
@@ -86,10 +136,26 @@ impl Default for Task {
             queued_at: None,
             nbytes: 0,
             value: None,
+            occupied: 0,
+            disk: Disk::Nothing,
+            reading: false,
+            used: 0,
+            pins: 0,
+            pinned: 0,
             acquired: false,
             estimate: 0,
         }
     }
+}
+
+/// A peer that is being asked for results.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) peer: WorkerId,
+    /// Since when.
+    pub(super) since: u64,
+    /// Bytes that were asked for.
+    pub(super) nbytes: u64,
 }
 
 /// One step in the story of a task on this worker.
@@ -114,16 +180,17 @@ pub struct State {
     pub(super) available: Vec<(String, f64)>,
     /// To be fetched, by the peer that will be asked.
     pub(super) to_fetch: BTreeMap<WorkerId, VecDeque<TaskId>>,
-    /// Peers that are being asked, and since when.
-    pub(super) asked: SmallVec<[(WorkerId, u64); 8]>,
+    /// Peers that are being asked.
+    pub(super) asked: SmallVec<[Asked; 8]>,
     /// What the latest fetches took, that the scheduler was not told yet.
     pub(super) fetches: Vec<Fetch>,
+    /// Tasks with the compute threads, or about to be.
     pub(super) executing: u32,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
     pub(super) backlog: u64,
     pub(super) durations: KeyMap<EntryRef, u64>,
-    pub(super) managed: u64,
+    pub(super) memory: Memory,
     pub(super) fetched: u64,
     /// Nanoseconds spent running tasks.
     pub(super) busy: u64,
@@ -140,6 +207,7 @@ impl State {
     pub fn new(config: Config) -> Self {
         let available = config.resources.clone();
         Self {
+            memory: Memory::new(&config),
             config,
             tasks: KeyMap::default(),
             ready: BinaryHeap::new(),
@@ -152,7 +220,6 @@ impl State {
             retiring: false,
             backlog: 0,
             durations: KeyMap::default(),
-            managed: 0,
             fetched: 0,
             busy: 0,
             story: VecDeque::new(),
@@ -161,9 +228,22 @@ impl State {
         }
     }
 
-    /// The value of a result that is here.
+    /// The value of a result that is here and can be read at once.
     pub fn value(&self, id: TaskId) -> Option<&Value> {
         self.tasks.get(&id)?.value.as_ref()
+    }
+
+    /// The file of a result that is on disk.
+    pub fn file(&self, id: TaskId) -> Option<FileId> {
+        match self.tasks.get(&id)?.disk {
+            Disk::Written(file, _) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether a result is here, in memory or on disk.
+    pub(super) fn has(&self, id: TaskId) -> bool {
+        self.tasks.get(&id).is_some_and(|task| task.state == TaskState::Memory)
     }
 
     /// Whether it is to leave.
@@ -189,7 +269,9 @@ impl State {
     /// Figures for a heartbeat.
     pub fn metrics(&self) -> Metrics {
         Metrics {
-            managed: self.managed,
+            managed: self.memory.managed,
+            spilled: self.memory.spilled,
+            on_disk: self.memory.on_disk,
             resident: 0,
             executing: self.executing,
             ready: (self.ready.len() + self.constrained.len()) as u32,
@@ -205,18 +287,27 @@ impl State {
     /// # Panics
     /// If it does not.
     pub fn validate(&self) {
-        let (mut executing, mut managed) = (0, 0);
+        let mut executing = 0;
         for (id, task) in &self.tasks {
             let state = task.state;
-            assert_eq!(state == TaskState::Memory, task.value.is_some(), "{id:?} {state:?}: value");
-            managed += if task.value.is_some() { task.nbytes } else { 0 };
-            if state == TaskState::Executing || task.previous == TaskState::Executing {
+            let here = task.value.is_some() || matches!(task.disk, Disk::Written(..));
+            assert_eq!(state == TaskState::Memory, here, "{id:?} {state:?}: value");
+            let places = [state, task.previous];
+            if places.contains(&TaskState::Executing) || state == TaskState::Reading {
                 executing += 1;
+            }
+            if state == TaskState::Reading {
+                let spec = task.spec.as_ref().expect("what is to be run has something to run");
+                let unread: BTreeSet<TaskId> = spec.dependencies.iter().map(|d| d.id).collect();
+                let unread: Vec<&Task> =
+                    unread.iter().map(|d| &self.tasks[d]).filter(|d| d.value.is_none()).collect();
+                assert!(unread.iter().all(|d| d.reading), "{id:?}: what it lacks is being read");
+                assert!(unread.len() as u32 == task.missing && !unread.is_empty(), "{id:?}: unread");
             }
             if matches!(state, TaskState::Waiting | TaskState::Ready | TaskState::Constrained) {
                 let spec = task.spec.as_ref().expect("what is to be run has something to run");
                 let dependencies: BTreeSet<TaskId> = spec.dependencies.iter().map(|d| d.id).collect();
-                let missing = dependencies.iter().filter(|id| self.value(**id).is_none()).count();
+                let missing = dependencies.iter().filter(|id| !self.has(**id)).count();
                 assert_eq!(missing as u32, task.missing, "{id:?}: dependencies that are not here");
                 assert_eq!(state == TaskState::Waiting, missing > 0, "{id:?} {state:?}: {missing} missing");
             }
@@ -238,7 +329,7 @@ impl State {
             );
         }
         assert_eq!(executing, self.executing, "tasks with the compute threads");
-        assert_eq!(managed, self.managed, "bytes held");
+        self.validate_memory();
     }
 
     pub(super) fn step(&mut self, id: TaskId, finish: TaskState) {

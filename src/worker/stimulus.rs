@@ -52,6 +52,58 @@ pub enum Stimulus {
     },
     /// A running task says that it will take its time.
     Seceded(TaskId),
+    /// A peer is given these, so they are in use.
+    Given(Vec<TaskId>),
+    /// So many bytes does the worker's process occupy, as far as they are this worker's. Comes some times a second.
+    Memory {
+        /// The bytes.
+        resident: u64,
+    },
+    /// A result was written; answers [`Instruction::Spill`].
+    Spilled {
+        /// Where to.
+        file: FileId,
+        /// Bytes it takes there.
+        on_disk: u64,
+    },
+    /// A result could not be written; nothing is left of the attempt.
+    SpillFailed {
+        /// Where to.
+        file: FileId,
+        /// Why not.
+        error: SpillError,
+    },
+    /// A result was read; answers [`Instruction::Unspill`].
+    Unspilled {
+        /// The result.
+        id: TaskId,
+        /// Where from.
+        file: FileId,
+        /// The value.
+        value: Value,
+        /// Bytes of memory it takes: what is a view of the file takes none.
+        occupied: u64,
+    },
+    /// A result that should be in a file could not be read from it.
+    UnspillFailed {
+        /// The result.
+        id: TaskId,
+        /// The file.
+        file: FileId,
+    },
+}
+
+/// A file that holds one result; no number is used twice by a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub u64);
+
+/// Why a result could not be written to disk.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SpillError {
+    /// Its type cannot be serialized.
+    Value(TaskError),
+    /// The disk did not take it: what was attempted, and why it failed.
+    Disk(String),
 }
 
 /// A task for a compute thread.
@@ -81,6 +133,22 @@ pub enum Instruction {
         /// The results.
         ids: Vec<TaskId>,
     },
+    /// Write a result to disk; answered by [`Stimulus::Spilled`] or [`Stimulus::SpillFailed`].
+    Spill {
+        /// Where to.
+        file: FileId,
+        /// The result.
+        value: Value,
+    },
+    /// Read a result from disk; answered by [`Stimulus::Unspilled`] or [`Stimulus::UnspillFailed`].
+    Unspill {
+        /// The result.
+        id: TaskId,
+        /// Where it is.
+        file: FileId,
+    },
+    /// A file is needed no more.
+    Discard(FileId),
     /// Tell the scheduler.
     Send(FromWorker),
 }

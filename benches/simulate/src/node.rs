@@ -35,7 +35,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(threads: u32, slowness: f64) -> Self {
-        let config = worker::Config { nthreads: threads, memory_limit: 0, resources: vec![] };
+        let config = worker::Config {
+            nthreads: threads,
+            memory_limit: 0,
+            thresholds: worker::Thresholds::default(),
+            resources: vec![],
+        };
         Self {
             machine: worker::State::new(config),
             life: Life::Up,
@@ -68,9 +73,12 @@ impl Node {
                     continue;
                 }
                 // Addresses mean nothing here, and no function is run but those of tasks.
-                ToWorker::Welcome { .. } | ToWorker::Peer { .. } | ToWorker::Alive | ToWorker::Run { .. } => {
-                    continue;
-                }
+                ToWorker::Welcome { .. }
+                | ToWorker::Peer { .. }
+                | ToWorker::Alive
+                | ToWorker::Run { .. }
+                | ToWorker::Noted(_)
+                | ToWorker::Resumed { .. } => continue,
             });
         }
         (self.react(stimuli, now), leaves)

@@ -399,6 +399,10 @@ impl<'a, P: Policy> Simulation<'a, P> {
                     }
                     words.push(word);
                 }
+                // Memory has no limit here.
+                worker::Instruction::Spill { .. }
+                | worker::Instruction::Unspill { .. }
+                | worker::Instruction::Discard(_) => {}
             }
         }
         if !words.is_empty() {
@@ -520,7 +524,10 @@ impl<'a, P: Policy> Simulation<'a, P> {
                 ToClient::Lost(key) => client.lost(key),
                 ToClient::Cancelled(key) => client.cancelled(key),
                 ToClient::Erred { key, error } => client.failed(key, error.to_string()),
-                ToClient::Worker { .. }
+                ToClient::Welcome { .. }
+                | ToClient::Noted(_)
+                | ToClient::Resumed { .. }
+                | ToClient::Worker { .. }
                 | ToClient::Answer { .. }
                 | ToClient::Alive
                 | ToClient::Closing { .. } => {}

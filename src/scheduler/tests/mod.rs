@@ -5,6 +5,7 @@ mod copying;
 mod explaining;
 mod limiting;
 mod losing;
+mod pausing;
 mod placing;
 mod retiring;
 mod running;

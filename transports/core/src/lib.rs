@@ -57,6 +57,7 @@ pub use address::Address;
 pub use auth::{Secret, Side, authenticate};
 pub use buffer::AlignedBuffer;
 pub use error::{Error, Result};
+pub use memory::give_back;
 pub use message::Message;
 pub use registry::Registry;
 pub use transport::{Connection, Limits, Listener, Receiver, Sender, Transport};

@@ -11,6 +11,7 @@ use std::{
     alloc::{Layout, alloc, dealloc},
     collections::BTreeMap,
     io,
+    mem::ManuallyDrop,
     ops::Range,
     ptr::NonNull,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
@@ -136,13 +137,44 @@ impl Drop for Block {
                 return pool.keep(block);
             }
             drop(pool);
+        }
+        self.go();
+    }
+}
+
+impl Block {
+    /// Gives the memory back to the system. Called once, as the last thing that happens to a block.
+    fn go(&mut self) {
+        if self.layout.size() >= KEPT {
             blocks::leave(&self.addresses());
         }
-        if self.region.is_none() && layout.size() > 0 {
-            // SAFETY: allocated in `fresh` with this layout; who kept it would have returned above.
-            unsafe { dealloc(memory.as_ptr(), layout) };
+        if self.region.take().is_none() && self.layout.size() > 0 {
+            // SAFETY: allocated in `fresh` with this layout; whoever calls this never uses or drops the block again.
+            unsafe { dealloc(self.memory.as_ptr(), self.layout) };
         }
     }
+}
+
+/// Gives all memory back to the system that is kept for frames to come or that the heap holds free, since memory is
+/// short. May take some milliseconds. Gives the bytes of the blocks that were kept.
+pub fn give_back() -> usize {
+    let mut bytes = 0;
+    for pool in [sourced_pool(), small_pool(), big_pool()] {
+        let kept = std::mem::take(&mut lock(pool).blocks);
+        for block in kept.into_values().flatten() {
+            let mut block = ManuallyDrop::new(block);
+            let size = block.layout.size();
+            block.go();
+            lock(pool).bytes -= size;
+            bytes += size;
+        }
+    }
+    #[cfg(all(target_env = "gnu", not(miri)))]
+    // SAFETY: the C library's own upkeep of its heap; it touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    bytes
 }
 
 /// Blocks for frames to come, by size.

@@ -1,6 +1,8 @@
 //! Stories of single tasks on a worker: a few stimuli, and the instructions and states that must follow.
 
-use super::{Config, Instruction, State, Stimulus, TaskState};
+mod spilling;
+
+use super::{Config, Instruction, State, Stimulus, TaskState, Thresholds};
 use crate::{
     graph::{Arguments, Key},
     protocol::{ComputeTask, Dependency, Fetch, FromWorker, Priority, TaskId, WorkerId},
@@ -49,7 +51,8 @@ impl Bed {
     }
 
     fn with(nthreads: u32, resources: Vec<(String, f64)>) -> Self {
-        let state = State::new(Config { nthreads, memory_limit: 0, resources });
+        let state =
+            State::new(Config { nthreads, memory_limit: 0, thresholds: Thresholds::default(), resources });
         Self { state, now: 0, told: vec![] }
     }
 
@@ -117,6 +120,12 @@ impl Bed {
             Instruction::Send(FromWorker::NotAdded { id, error }) => {
                 format!("not added {}: {error}", id.index())
             }
+            Instruction::Spill { file, .. } => format!("spill to {}", file.0),
+            Instruction::Unspill { id, file } => format!("read {} from {}", id.index(), file.0),
+            Instruction::Discard(file) => format!("discard {}", file.0),
+            Instruction::Send(FromWorker::Lost(ids)) => format!("lost {}", numbers(ids)),
+            Instruction::Send(FromWorker::Paused(true)) => "paused".into(),
+            Instruction::Send(FromWorker::Paused(false)) => "goes on".into(),
             other => format!("{other:?}"),
         };
         self.told.iter().map(short).collect()
@@ -223,7 +232,12 @@ mod running {
     #[test]
     fn above_its_memory_limit_a_worker_runs_one_task_at_a_time() {
         let mut bed = Bed::with(4, vec![]);
-        bed.state = State::new(Config { nthreads: 4, memory_limit: 1000, resources: vec![] });
+        bed.state = State::new(Config {
+            nthreads: 4,
+            memory_limit: 1000,
+            thresholds: Thresholds { target: None, ..Thresholds::default() },
+            resources: vec![],
+        });
         bed.compute(task(1, vec![]));
         let result = Ok(Value::new(0i64));
         bed.handle(Stimulus::Executed { id: id(1), result, nbytes: 900, duration: 1 });

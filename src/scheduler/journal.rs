@@ -1,0 +1,256 @@
+//! The journal: all that a scheduler acted on, so that it can be taken up again after a crash.
+//!
+//! The scheduler's state machine has no clock and no chance in it: given the same stimuli at the same times, it comes
+//! to the same state and says the same. So the journal holds stimuli and nothing else, each batch written before what
+//! follows from it is told to anybody, and a scheduler is restored by handling them once more. What it then says is
+//! what it said before its death; of that, each worker and client is sent what it has not received
+//! ([`crate::link::session`]).
+//!
+//! Small results that travel with reports are left out, since workers have them, and so are heartbeats: what they
+//! lead to, that a worker was silent, is noted. Records bear a checksum: a crash in the midst of writing one leaves a
+//! tail that is cut off.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufReader, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Stimulus;
+use crate::{
+    Error, Result,
+    link::VERSION,
+    protocol::{FromWorker, WorkerId, WorkerInfo},
+    serialize::{from_frames, to_frames},
+    task::{Value, build_id},
+};
+
+/// What every journal begins with.
+const MAGIC: &[u8; 16] = b"rankine journal\n";
+/// Bytes of a record before its contents: the length of its head, how many frames follow, the checksum.
+const PREFIX: usize = 24;
+/// Frames of a record at most: more are no record of ours.
+const FRAMES: u64 = 1 << 24;
+
+/// What a restored scheduler has to know before the first stimulus.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Header {
+    version: String,
+    build: String,
+    /// Where it listened, with spaces between.
+    pub(crate) contact: String,
+    /// The cluster's secret, in hexadecimal digits.
+    pub(crate) secret: String,
+}
+
+/// What happened at once.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) enum Entry {
+    /// A worker was taken in.
+    Worker(WorkerInfo),
+    /// A client was taken in.
+    Client,
+    /// These were handled together.
+    Stimuli(Vec<Stimulus>),
+    /// Time passed, and these workers had been silent for too long.
+    Tick(Vec<WorkerId>),
+}
+
+/// An [`Entry`] to be written.
+#[derive(Debug, Serialize)]
+pub(crate) enum Noted<'a> {
+    Worker(&'a WorkerInfo),
+    Client,
+    Stimuli(&'a [Stimulus]),
+    Tick(&'a [WorkerId]),
+}
+
+/// A journal that is being written.
+pub(crate) struct Journal {
+    file: File,
+    path: PathBuf,
+    record: Vec<u8>,
+}
+
+impl Journal {
+    /// Begins one; mode 0600, since it holds the secret.
+    ///
+    /// # Errors
+    /// If the file is there already, or cannot be written.
+    pub(crate) fn create(path: &Path, contact: &str, secret: &str) -> Result<Self> {
+        let failed = Error::io(format!(
+            "begin the journal {} (a journal that is there is restored with --restore, or removed)",
+            path.display()
+        ));
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let mut journal = Self { file, path: path.into(), record: Vec::new() };
+        journal.file.write_all(MAGIC).map_err(Error::io("begin the journal"))?;
+        let (version, build) = (VERSION.to_owned(), build_id().to_owned());
+        let header = Header { version, build, contact: contact.into(), secret: secret.into() };
+        journal.append(&header)?;
+        Ok(journal)
+    }
+
+    /// Takes up one that is there; `replay` is told of all that it holds.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, is no journal, or is one of another program.
+    pub(crate) fn restore(path: &Path) -> Result<(Header, Self, Vec<(u64, Entry)>)> {
+        let shown = path.display();
+        let failed = |what: &str| Error::io(format!("{what} the journal {shown}"));
+        let file = OpenOptions::new().read(true).append(true).open(path).map_err(failed("open"))?;
+        let length = file.metadata().map_err(failed("look at"))?.len();
+        let mut reader = Reader { file: BufReader::with_capacity(1 << 20, &file), left: length };
+        let mut magic = [0; MAGIC.len()];
+        let known = reader.file.read_exact(&mut magic).is_ok() && magic == *MAGIC;
+        reader.left = reader.left.saturating_sub(MAGIC.len() as u64);
+        let header = match reader.next::<Header>() {
+            Ok(Some(header)) if known => header,
+            _ => return Err(Error::Usage(format!("{shown} is no journal of a scheduler's"))),
+        };
+        if (&*header.version, &*header.build) != (VERSION, build_id()) {
+            return Err(Error::Usage(format!(
+                "the journal {shown} is of another executable (Rankine {}, build {}; this is {VERSION}, {}): \
+                 restore it with the one that wrote it",
+                header.version,
+                header.build,
+                build_id()
+            )));
+        }
+        let mut entries = Vec::new();
+        let mut whole = length - reader.left;
+        while let Some(entry) = reader.next::<(u64, Entry)>().map_err(failed("read"))? {
+            entries.push(entry);
+            whole = length - reader.left;
+        }
+        if whole < length {
+            tracing::warn!(
+                bytes = length - whole,
+                "the end of the journal {shown} is no whole record: it is cut off"
+            );
+            file.set_len(whole).map_err(failed("cut the end off"))?;
+        }
+        let mut journal = Self { file, path: path.into(), record: Vec::new() };
+        journal.file.seek(std::io::SeekFrom::End(0)).map_err(failed("read"))?;
+        Ok((header, journal, entries))
+    }
+
+    /// Notes what happens, before it is acted on.
+    ///
+    /// # Errors
+    /// If it cannot be written: the disk is full, say.
+    pub(crate) fn note(&mut self, now: u64, noted: &Noted<'_>) -> Result<()> {
+        self.append(&(now, noted))
+    }
+
+    /// Notes stimuli that are about to be handled together.
+    ///
+    /// # Errors
+    /// As [`Self::note`].
+    pub(crate) fn note_stimuli(&mut self, now: u64, stimuli: &mut [Stimulus]) -> Result<()> {
+        // What is not written is put aside meanwhile.
+        let mut aside: Vec<(usize, Option<Value>)> = Vec::new();
+        for (place, stimulus) in stimuli.iter_mut().enumerate() {
+            if let Stimulus::Worker(_, FromWorker::Finished(finished)) = stimulus
+                && finished.value.is_some()
+            {
+                aside.push((place, finished.value.take()));
+            }
+        }
+        let noted = self.note(now, &Noted::Stimuli(stimuli));
+        for (place, value) in aside {
+            if let Some(Stimulus::Worker(_, FromWorker::Finished(finished))) = stimuli.get_mut(place) {
+                finished.value = value;
+            }
+        }
+        noted
+    }
+
+    fn append<T: Serialize>(&mut self, what: &T) -> Result<()> {
+        let unwritable = |source| Error::Message { peer: "the journal".into(), source };
+        let (head, frames) = to_frames(what).map_err(unwritable)?;
+        let record = &mut self.record;
+        record.clear();
+        record.extend((head.len() as u64).to_le_bytes());
+        record.extend((frames.len() as u64).to_le_bytes());
+        record.extend([0; 8]);
+        frames.iter().for_each(|frame| record.extend((frame.len() as u64).to_le_bytes()));
+        record.extend_from_slice(&head);
+        frames.iter().for_each(|frame| record.extend_from_slice(frame));
+        let sum = checksum(&record[..16], &record[PREFIX..]);
+        record[16..PREFIX].copy_from_slice(&sum.to_le_bytes());
+        let failed = Error::io(format!("write the journal {}", self.path.display()));
+        let written = self.file.write_all(record).map_err(failed);
+        // Big arguments need not stay in memory.
+        if record.capacity() > 16 << 20 {
+            *record = Vec::new();
+        }
+        written
+    }
+
+    /// Nothing can be written any more: what is there would restore a past that nobody shares.
+    pub(crate) fn discard(self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn checksum(lengths: &[u8], contents: &[u8]) -> u64 {
+    let mut sum = Xxh3::new();
+    sum.update(lengths);
+    sum.update(contents);
+    sum.digest()
+}
+
+struct Reader<'a> {
+    file: BufReader<&'a File>,
+    left: u64,
+}
+
+impl Reader<'_> {
+    /// The next record; `None` where none is whole.
+    fn next<T: for<'de> Deserialize<'de>>(&mut self) -> std::io::Result<Option<T>> {
+        let mut prefix = [0; PREFIX];
+        if self.left < PREFIX as u64 {
+            return Ok(None);
+        }
+        self.file.read_exact(&mut prefix)?;
+        let word = |place: usize| u64::from_le_bytes(prefix[place..place + 8].try_into().unwrap_or_default());
+        let (head, frames, sum) = (word(0), word(8), word(16));
+        let left = self.left - PREFIX as u64;
+        if frames > FRAMES || head > left || head + 8 * frames > left {
+            return Ok(None);
+        }
+        let mut contents = vec![0; 8 * frames as usize];
+        self.file.read_exact(&mut contents)?;
+        let lengths: Vec<u64> = contents
+            .chunks_exact(8)
+            .map(|length| u64::from_le_bytes(length.try_into().unwrap_or_default()))
+            .collect();
+        let all = lengths.iter().try_fold(head, |sum, length| sum.checked_add(*length));
+        let Some(all) = all.filter(|all| 8 * frames + all <= left) else { return Ok(None) };
+        let start = contents.len();
+        contents.resize(start + all as usize, 0);
+        self.file.read_exact(&mut contents[start..])?;
+        if checksum(&prefix[..16], &contents) != sum {
+            return Ok(None);
+        }
+        let contents = Bytes::from(contents);
+        let mut at = start + head as usize;
+        let head = contents.slice(start..at);
+        let mut pieces = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            pieces.push(contents.slice(at..at + length as usize));
+            at += length as usize;
+        }
+        self.left = left - at as u64;
+        let Ok(record) = from_frames(head, pieces) else {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a record means nothing"));
+        };
+        Ok(Some(record))
+    }
+}

@@ -1,0 +1,515 @@
+//! Results between memory and disk: which ones go when memory gets short, and how they come back.
+//!
+//! Of a result the machine knows whether tasks can read it at once (`value`), how much memory that takes
+//! (`occupied`: nothing where it is a view of a file) and what there is of it on disk. The result used least
+//! recently goes first. One that was read back leaves its file where it is, so that it goes again without being
+//! written again.
+//!
+//! A worker whose memory stays short never waits for what cannot come: where nothing runs that could make room and
+//! nothing can be spilled any more, tasks run one at a time.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use smallvec::SmallVec;
+
+use super::{
+    Config, FileId, Instruction, SpillError, TaskState,
+    state::{Disk, State, Task},
+};
+use crate::{
+    graph::KeyMap,
+    protocol::{FromWorker, TaskId},
+    task::{FailureKind, TaskError, Value},
+};
+
+/// Results of fewer bytes stay in memory: a file of their own would take as much.
+const SMALLEST: u64 = 4096;
+/// Results written at once, so that while one is compressed the disk has another one to write.
+const WRITES: usize = 3;
+/// Nanoseconds until a disk that refused a result is tried again.
+const RETRY: u64 = 2_000_000_000;
+/// Results used within the same 2^27 ns (0.13 s) count as used at once.
+const AGE_BITS: u32 = 27;
+
+/// What a worker knows of its memory.
+pub(super) struct Memory {
+    /// Bytes it may use; 0 for no limit.
+    limit: u64,
+    /// Bytes beyond which results are spilled: of results, and of all that the process occupies.
+    target: u64,
+    spill: u64,
+    /// Bytes beyond which no more tasks are started.
+    pause: u64,
+    /// Bytes of results in memory, on disk alone, and of their files.
+    pub(super) managed: u64,
+    pub(super) spilled: u64,
+    pub(super) on_disk: u64,
+    /// Bytes of what running tasks have in hand.
+    pinned: u64,
+    /// What could go, the first to go first: by age, and of one age the biggest.
+    idle: BTreeSet<Idle>,
+    /// What is being written, with the bytes of memory that this will give.
+    writing: KeyMap<FileId, (TaskId, u64)>,
+    leaving: u64,
+    files: u64,
+    /// What the process occupied when it was last looked at, and how much of that is still to go.
+    resident: u64,
+    excess: u64,
+    strain: Strain,
+    /// The disk did not take a result.
+    refused: Option<Refused>,
+}
+
+/// A result that could go: when it was used last, its bytes in memory, and which it is.
+type Idle = (u64, Reverse<u64>, TaskId);
+
+/// How short memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strain {
+    /// It is not.
+    None,
+    /// No task is started until there is room.
+    Paused,
+    /// It is, and nothing can make room: tasks run one at a time.
+    Stuck,
+}
+
+struct Refused {
+    /// When the disk is tried again.
+    again: u64,
+    reason: String,
+}
+
+/// What a task adds to the figures of its worker.
+#[derive(Default, PartialEq)]
+struct Account {
+    managed: u64,
+    spilled: u64,
+    on_disk: u64,
+    idle: Option<Idle>,
+}
+
+impl Memory {
+    pub(super) fn new(config: &Config) -> Self {
+        let limit = config.memory_limit;
+        let share = |share: Option<f64>| match share {
+            Some(share) if limit > 0 => (limit as f64 * share) as u64,
+            _ => u64::MAX,
+        };
+        let thresholds = config.thresholds;
+        Self {
+            limit,
+            target: share(thresholds.target),
+            spill: share(thresholds.spill),
+            pause: share(thresholds.pause),
+            managed: 0,
+            spilled: 0,
+            on_disk: 0,
+            pinned: 0,
+            idle: BTreeSet::new(),
+            writing: KeyMap::default(),
+            leaving: 0,
+            files: 0,
+            resident: 0,
+            excess: 0,
+            strain: Strain::None,
+            refused: None,
+        }
+    }
+
+    /// Bytes that are to leave memory.
+    fn over(&self) -> u64 {
+        self.managed.saturating_sub(self.leaving).saturating_sub(self.target).max(self.excess)
+    }
+
+    /// Whether the disk may be tried at `now`.
+    fn writable(&self, now: u64) -> bool {
+        self.refused.as_ref().is_none_or(|refused| refused.again <= now)
+    }
+
+    /// A result that is being written is not waited for any more.
+    fn written(&mut self, file: FileId) -> Option<TaskId> {
+        let (id, bytes) = self.writing.remove(&file)?;
+        self.leaving -= bytes;
+        Some(id)
+    }
+}
+
+impl Task {
+    fn account(&self, id: TaskId) -> Account {
+        let managed = if self.value.is_some() { self.occupied } else { 0 };
+        let (spilled, on_disk) = match self.disk {
+            Disk::Written(_, on_disk) => (self.nbytes.saturating_sub(managed), on_disk),
+            _ => (0, 0),
+        };
+        let free = self.pins == 0 && matches!(self.disk, Disk::Nothing | Disk::Written(..));
+        let idle = (free && managed >= SMALLEST).then_some((self.used, Reverse(managed), id));
+        Account { managed, spilled, on_disk, idle }
+    }
+}
+
+impl State {
+    /// Changes what there is of a result, and keeps the figures right.
+    pub(super) fn alter(&mut self, id: TaskId, change: impl FnOnce(&mut Task)) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let before = task.account(id);
+        change(task);
+        let after = task.account(id);
+        let memory = &mut self.memory;
+        memory.managed = memory.managed - before.managed + after.managed;
+        memory.spilled = memory.spilled - before.spilled + after.spilled;
+        memory.on_disk = memory.on_disk - before.on_disk + after.on_disk;
+        if memory.limit > 0 && before.idle != after.idle {
+            before.idle.map(|idle| memory.idle.remove(&idle));
+            after.idle.map(|idle| memory.idle.insert(idle));
+        }
+    }
+
+    /// Takes a result in.
+    pub(super) fn put_in_memory(&mut self, id: TaskId, value: Value, nbytes: u64) {
+        let age = self.age();
+        self.alter(id, |task| {
+            task.value = Some(value);
+            (task.nbytes, task.occupied, task.used) = (nbytes, nbytes, age);
+        });
+    }
+
+    /// Lets go of a result, wherever it is.
+    pub(super) fn put_away(&mut self, id: TaskId) {
+        match self.tasks.get(&id).map(|task| task.disk) {
+            Some(Disk::Written(file, _)) => self.discard(file),
+            Some(Disk::Writing(file)) => {
+                // Its memory goes whether or not it is written.
+                if let Some((_, bytes)) = self.memory.writing.get_mut(&file) {
+                    self.memory.leaving -= std::mem::take(bytes);
+                }
+            }
+            _ => {}
+        }
+        self.alter(id, |task| {
+            task.value = None;
+            task.occupied = 0;
+            task.disk = Disk::Nothing;
+            task.reading = false;
+        });
+    }
+
+    fn discard(&mut self, file: FileId) {
+        self.out.push(Instruction::Discard(file));
+        // A full disk has room again.
+        self.memory.refused = None;
+    }
+
+    fn age(&self) -> u64 {
+        self.now >> AGE_BITS
+    }
+
+    /// Peers are given these.
+    pub(super) fn on_given(&mut self, ids: Vec<TaskId>) {
+        let age = self.age();
+        for id in ids {
+            self.alter(id, |task| task.used = age);
+        }
+    }
+
+    /// What a task needs, each once.
+    fn inputs(&self, id: TaskId) -> SmallVec<[TaskId; 8]> {
+        let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
+        let mut inputs: SmallVec<[TaskId; 8]> =
+            spec.iter().flat_map(|spec| &spec.dependencies).map(|dependency| dependency.id).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        inputs
+    }
+
+    /// Whether a task's inputs have room beside those of the tasks that run. A task alone has, whatever it needs.
+    pub(super) fn fits(&self, id: TaskId) -> bool {
+        if self.memory.limit == 0 || self.executing == 0 {
+            return true;
+        }
+        let free = self.inputs(id).into_iter().filter_map(|input| self.tasks.get(&input));
+        let more: u64 = free.filter(|input| input.pins == 0).map(|input| input.nbytes).sum();
+        more == 0 || self.memory.pinned.saturating_add(more) <= self.memory.limit
+    }
+
+    /// Whether memory leaves room for a task to start; where it is short, for one at a time.
+    pub(super) fn has_memory(&self) -> bool {
+        match self.memory.strain {
+            Strain::Paused => false,
+            Strain::None if self.memory.managed <= self.memory.pause => true,
+            _ => self.executing == 0 && self.memory.writing.is_empty(),
+        }
+    }
+
+    /// A task is about to run: its inputs stay in memory. Those on disk are read; says how many these are.
+    pub(super) fn pin_inputs(&mut self, id: TaskId) -> u32 {
+        if self.memory.limit == 0 {
+            return 0;
+        }
+        let (mut unread, age) = (0, self.age());
+        for input in self.inputs(id) {
+            let mut pinned = 0;
+            self.alter(input, |task| {
+                if task.pins == 0 {
+                    pinned = task.nbytes;
+                    task.pinned = pinned;
+                }
+                task.pins += 1;
+                task.used = age;
+            });
+            self.memory.pinned += pinned;
+            let Some(task) = self.tasks.get_mut(&input) else { continue };
+            if let (None, Disk::Written(file, _)) = (&task.value, task.disk) {
+                unread += 1;
+                if !std::mem::replace(&mut task.reading, true) {
+                    self.out.push(Instruction::Unspill { id: input, file });
+                }
+            }
+        }
+        unread
+    }
+
+    /// A task does not run any more.
+    pub(super) fn unpin_inputs(&mut self, id: TaskId) {
+        if self.memory.limit == 0 {
+            return;
+        }
+        for input in self.inputs(id) {
+            let mut pinned = 0;
+            self.alter(input, |task| {
+                task.pins -= 1;
+                if task.pins == 0 {
+                    pinned = std::mem::take(&mut task.pinned);
+                    task.close_view();
+                }
+            });
+            self.memory.pinned -= pinned;
+        }
+    }
+
+    /// One look at what the process occupies.
+    pub(super) fn on_memory(&mut self, resident: u64) {
+        let memory = &mut self.memory;
+        memory.resident = resident;
+        memory.excess = 0;
+        if resident > memory.spill {
+            let wanted = memory.target.min(memory.spill);
+            memory.excess = resident.saturating_sub(wanted).saturating_sub(memory.leaving);
+        }
+        let was = memory.strain;
+        let hopeless = self.executing == 0 && memory.writing.is_empty() && !self.can_spill();
+        let memory = &mut self.memory;
+        memory.strain = match was {
+            _ if resident <= memory.pause => Strain::None,
+            Strain::None => Strain::Paused,
+            Strain::Paused if hopeless => Strain::Stuck,
+            strain => strain,
+        };
+        let now = memory.strain;
+        if (was == Strain::Paused) != (now == Strain::Paused) {
+            self.send(FromWorker::Paused(now == Strain::Paused));
+        }
+    }
+
+    fn can_spill(&self) -> bool {
+        self.memory.over() > 0 && self.next_to_go().is_some()
+    }
+
+    /// The next result to go. To one with a file a disk that refuses is no matter.
+    fn next_to_go(&self) -> Option<TaskId> {
+        let writable = self.memory.writable(self.now);
+        let filed = |id: &TaskId| self.file(*id).is_some();
+        self.memory.idle.iter().map(|(.., id)| *id).find(|id| writable || filed(id))
+    }
+
+    /// Spills what is to leave memory.
+    pub(super) fn spill(&mut self) {
+        while self.memory.over() > 0 && self.memory.writing.len() < WRITES {
+            let Some(id) = self.next_to_go() else { return };
+            let file = FileId(self.memory.files);
+            let (mut bytes, mut value) = (0, None);
+            self.alter(id, |task| {
+                bytes = task.occupied;
+                if let Disk::Written(..) = task.disk {
+                    task.empty();
+                } else {
+                    task.disk = Disk::Writing(file);
+                    value = task.value.clone();
+                }
+            });
+            self.memory.excess = self.memory.excess.saturating_sub(bytes);
+            if let Some(value) = value {
+                self.memory.files += 1;
+                self.memory.leaving += bytes;
+                self.memory.writing.insert(file, (id, bytes));
+                self.out.push(Instruction::Spill { file, value });
+            }
+        }
+    }
+
+    pub(super) fn on_spilled(&mut self, file: FileId, on_disk: u64) {
+        let Some(id) = self.memory.written(file) else { return };
+        self.memory.refused = None;
+        if self.tasks.get(&id).is_none_or(|task| task.disk != Disk::Writing(file)) {
+            // It was freed meanwhile.
+            return self.discard(file);
+        }
+        self.alter(id, |task| {
+            task.disk = Disk::Written(file, on_disk);
+            if task.pins == 0 {
+                task.empty();
+            }
+        });
+    }
+
+    pub(super) fn on_spill_failed(&mut self, file: FileId, error: SpillError) {
+        let Some(id) = self.memory.written(file) else { return };
+        let disk = match error {
+            SpillError::Value(error) => {
+                tracing::debug!(?id, %error, "a result stays in memory");
+                Disk::Refused
+            }
+            SpillError::Disk(reason) => {
+                if self.memory.refused.is_none() {
+                    tracing::warn!(reason, "cannot spill results to disk; they stay in memory");
+                }
+                self.memory.refused = Some(Refused { again: self.now.saturating_add(RETRY), reason });
+                Disk::Nothing
+            }
+        };
+        if self.tasks.get(&id).is_some_and(|task| task.disk == Disk::Writing(file)) {
+            self.alter(id, |task| task.disk = disk);
+        }
+    }
+
+    pub(super) fn on_unspilled(&mut self, id: TaskId, file: FileId, value: Value, occupied: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        if !task.reading || self.file(id) != Some(file) {
+            return;
+        }
+        self.alter(id, |task| {
+            task.reading = false;
+            (task.value, task.occupied) = (Some(value), occupied);
+            if task.pins == 0 {
+                task.close_view();
+            }
+        });
+        for dependent in self.dependents(id) {
+            let Some(task) = self.tasks.get_mut(&dependent) else { continue };
+            if task.state == TaskState::Reading {
+                task.missing -= 1;
+                if task.missing == 0 {
+                    self.launch(dependent);
+                }
+            }
+        }
+    }
+
+    /// A file cannot be read: without a copy in memory the result is gone from here.
+    pub(super) fn on_unspill_failed(&mut self, id: TaskId, file: FileId) {
+        if self.file(id) != Some(file) {
+            return;
+        }
+        self.discard(file);
+        let in_memory = self.tasks.get(&id).is_some_and(|task| task.value.is_some() && task.occupied > 0);
+        if in_memory {
+            return self.alter(id, |task| task.disk = Disk::Nothing);
+        }
+        self.alter(id, |task| {
+            task.disk = Disk::Nothing;
+            task.empty();
+            task.reading = false;
+        });
+        self.step(id, TaskState::Released);
+        self.send(FromWorker::Lost(vec![id]));
+        self.miss(id);
+        self.forget_if_idle(id);
+    }
+
+    /// Why a result finds no place, if it does not: memory is full, and the disk takes nothing.
+    pub(super) fn refusal(&self, nbytes: u64) -> Option<TaskError> {
+        let memory = &self.memory;
+        let Refused { reason, .. } = memory.refused.as_ref()?;
+        let bound = memory.pause.min(memory.limit);
+        let needed = memory.managed.saturating_add(nbytes).max(memory.resident);
+        if nbytes < SMALLEST || needed <= bound {
+            return None;
+        }
+        let text = format!(
+            "its result of {nbytes} bytes finds no place: {} bytes of results and {} bytes of its process in all \
+             fill the memory of this worker, whose limit is {}, and {reason}; give workers more memory, or name a \
+             directory that has room by the setting local-directory",
+            memory.managed, memory.resident, memory.limit
+        );
+        Some(TaskError::new(FailureKind::OutOfMemory, text))
+    }
+
+    /// Bytes that may be asked of peers at once, one result at least.
+    pub(super) fn incoming_limit(&self) -> u64 {
+        if self.memory.limit == 0 { u64::MAX } else { self.memory.limit / 10 }
+    }
+
+    /// Checks what must always hold of memory.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub(super) fn validate_memory(&self) {
+        let (mut sum, mut idle, mut pinned) = (Account::default(), BTreeSet::new(), 0);
+        let mut pins = KeyMap::<TaskId, u32>::default();
+        for (id, task) in &self.tasks {
+            let account = task.account(*id);
+            sum.managed += account.managed;
+            sum.spilled += account.spilled;
+            sum.on_disk += account.on_disk;
+            idle.extend(account.idle);
+            pinned += task.pinned;
+            assert!(!task.reading || matches!(task.disk, Disk::Written(..)), "{id:?}: read from nowhere");
+            if let Disk::Writing(file) = task.disk {
+                assert_eq!(
+                    self.memory.writing.get(&file),
+                    Some(&(*id, task.occupied)),
+                    "{id:?}: being written"
+                );
+                assert!(task.value.is_some(), "{id:?} is here while it is written");
+            }
+            if self.has_inputs_in_hand(task) {
+                for input in self.inputs(*id) {
+                    *pins.entry(input).or_default() += 1;
+                }
+            }
+        }
+        let memory = &self.memory;
+        let figures = (memory.managed, memory.spilled, memory.on_disk, memory.pinned);
+        assert_eq!(figures, (sum.managed, sum.spilled, sum.on_disk, pinned), "bytes held");
+        assert_eq!(memory.leaving, memory.writing.values().map(|(_, bytes)| bytes).sum::<u64>());
+        if memory.limit > 0 {
+            assert_eq!(memory.idle, idle, "what could go");
+            for (id, task) in &self.tasks {
+                assert_eq!(task.pins, pins.get(id).copied().unwrap_or(0), "{id:?}: pins");
+                let unused_view = task.value.is_some() && task.occupied == 0 && task.nbytes > 0;
+                assert!(!unused_view || task.pins > 0, "{id:?} is mapped and nobody reads it");
+            }
+        }
+    }
+
+    fn has_inputs_in_hand(&self, task: &Task) -> bool {
+        use TaskState::{Executing, LongRunning, Reading};
+        let running = |state| matches!(state, Executing | LongRunning | Reading);
+        running(task.state) || task.state == TaskState::Cancelled && running(task.previous)
+    }
+}
+
+impl Task {
+    /// Lets go of what is in memory.
+    fn empty(&mut self) {
+        self.value = None;
+        self.occupied = 0;
+    }
+
+    /// A view of a file is opened again when somebody needs it: processes may have only so many.
+    fn close_view(&mut self) {
+        if matches!(self.disk, Disk::Written(..)) && self.occupied == 0 {
+            self.value = None;
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Results on disk: a file each, whose frames are read back as views of the map.
+//!
+//! A file holds the head of a result's encoding and its frames, each from a multiple of 64 bytes on. Frames are
+//! compressed where samples of them say that they are written and read sooner for it at the rate at which the disk takes
+//! bytes. Everything here blocks: it is called on the blocking pool.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use memmap2::{Advice, Mmap};
+use rankine_transport::compression::{Compression, LinkRate, compress, decompress};
+
+use super::{FileId, SpillError, directory::Directory};
+use crate::{
+    map::map,
+    serialize::Frame,
+    task::{Serialized, Value},
+};
+
+/// Where frames begin, so that they are viewed as numbers of any type.
+const ALIGN: u64 = 64;
+/// Files from this size on are waited for until the disk has them: only then is their memory free, is it known that
+/// there was room for them, and how fast the disk is.
+const AWAITED: u64 = 1 << 20;
+
+/// The results that one worker has on disk.
+pub(crate) struct Store {
+    parent: PathBuf,
+    /// Tells the files of the workers of one process apart.
+    worker: u64,
+    directory: Mutex<Option<Arc<Directory>>>,
+    files: Mutex<HashMap<FileId, Arc<Layout>>>,
+    rate: Mutex<LinkRate>,
+}
+
+/// What lies where in a file.
+struct Layout {
+    type_hash: u64,
+    /// The head, then the frames.
+    parts: Vec<Part>,
+    length: u64,
+}
+
+struct Part {
+    offset: u64,
+    stored: u64,
+    /// Bytes it had before it was compressed, if it was.
+    compressed: Option<u64>,
+}
+
+/// A result read back.
+pub(crate) struct Read {
+    pub(crate) value: Value,
+    /// Bytes of memory that it takes beside the map.
+    pub(crate) occupied: u64,
+}
+
+impl Store {
+    /// A store below `parent`, where nothing is made before it is needed.
+    pub(crate) fn new(parent: PathBuf) -> Self {
+        static WORKERS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            parent,
+            worker: WORKERS.fetch_add(1, Ordering::Relaxed),
+            directory: Mutex::default(),
+            files: Mutex::default(),
+            rate: Mutex::default(),
+        }
+    }
+
+    /// Writes a result; gives the bytes it takes on disk. What was written before it failed is removed.
+    ///
+    /// # Errors
+    /// If the value cannot be serialized, or the disk does not take it.
+    pub(crate) fn write(&self, file: FileId, value: &Value) -> Result<u64, SpillError> {
+        let serialized = value.serialized().map_err(SpillError::Value)?;
+        let (parts, layout) = self.lay_out(&serialized);
+        let length = layout.length;
+        let failed = |error: io::Error| {
+            let place = lock(&self.directory).as_ref().map_or(self.parent.clone(), |d| d.path().to_owned());
+            SpillError::Disk(format!("{length} bytes cannot be written to {}: {error}", place.display()))
+        };
+        let directory = self.directory().map_err(failed)?;
+        let name = self.name(file);
+        let write = || {
+            let start = Instant::now();
+            let out = directory.create(&name)?;
+            for (bytes, part) in parts.iter().zip(&layout.parts) {
+                out.write_all_at(bytes, part.offset)?;
+            }
+            if length >= AWAITED {
+                out.sync_data()?;
+                lock(&self.rate).sent(length, start.elapsed());
+            }
+            Ok(())
+        };
+        if let Err(error) = write() {
+            directory.remove(&name);
+            return Err(failed(error));
+        }
+        lock(&self.files).insert(file, Arc::new(layout));
+        Ok(length)
+    }
+
+    /// Reads a result; `touch` waits until its bytes are in memory, for a thread that must not wait for the disk.
+    ///
+    /// # Errors
+    /// If the file is gone, or is not what was written.
+    pub(crate) fn read(&self, file: FileId, touch: bool) -> io::Result<Read> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "there is no such file");
+        let layout = lock(&self.files).get(&file).cloned().ok_or_else(gone)?;
+        let opened = self.directory()?.open(&self.name(file))?;
+        if opened.metadata()?.len() != layout.length {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not as long as it was written"));
+        }
+        let map = map(&opened)?;
+        fetch(&map, touch);
+        let map = Bytes::from_owner(map);
+        let mut occupied = 0;
+        let mut parts = layout.parts.iter().map(|part| {
+            let bytes = map.slice(part.offset as usize..(part.offset + part.stored) as usize);
+            let Some(length) = part.compressed else { return Ok(Frame(bytes)) };
+            occupied += length;
+            decompress(&bytes, length).map(Frame)
+        });
+        let head = parts.next().ok_or_else(gone)??;
+        let frames = parts.collect::<io::Result<_>>()?;
+        let value = Value::Serialized(Arc::new(Serialized { type_hash: layout.type_hash, head, frames }));
+        Ok(Read { value, occupied })
+    }
+
+    /// Removes a result. Who reads it goes on.
+    pub(crate) fn discard(&self, file: FileId) {
+        let known = lock(&self.files).remove(&file).is_some();
+        if let Some(directory) = lock(&self.directory).clone().filter(|_| known) {
+            directory.remove(&self.name(file));
+        }
+    }
+
+    fn name(&self, FileId(file): FileId) -> String {
+        format!("{}-{file}", self.worker)
+    }
+
+    fn directory(&self) -> io::Result<Arc<Directory>> {
+        let mut directory = lock(&self.directory);
+        match &*directory {
+            Some(directory) => Ok(directory.clone()),
+            None => Ok(directory.insert(Directory::of_this_process(&self.parent)?).clone()),
+        }
+    }
+
+    /// What is to be written, compressed where that is sooner, and where each part of it goes.
+    fn lay_out(&self, value: &Serialized) -> (Vec<Bytes>, Layout) {
+        let rate = *lock(&self.rate);
+        let (mut parts, mut bytes, mut end) = (Vec::new(), Vec::new(), 0u64);
+        for Frame(part) in std::iter::once(&value.head).chain(&value.frames) {
+            let packed = Compression::Auto.wants(part, rate).then(|| compress(part)).flatten();
+            let compressed = packed.is_some().then_some(part.len() as u64);
+            let stored = packed.unwrap_or_else(|| part.clone());
+            let offset = end.next_multiple_of(ALIGN);
+            end = offset + stored.len() as u64;
+            parts.push(Part { offset, stored: stored.len() as u64, compressed });
+            bytes.push(stored);
+        }
+        (bytes, Layout { type_hash: value.type_hash, parts, length: end })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let files: Vec<FileId> = lock(&self.files).keys().copied().collect();
+        files.into_iter().for_each(|file| self.discard(file));
+    }
+}
+
+/// Has the bytes of a map brought into memory, and where it is to `touch` them, waits for it.
+fn fetch(map: &Mmap, touch: bool) {
+    // Advice is no more than that: where it is not taken, the bytes come when they are looked at.
+    if !touch || map.advise(Advice::PopulateRead).is_err() {
+        let _ = map.advise(Advice::WillNeed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use super::*;
+    use crate::{Local, array::Chunk};
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let parent = tempfile::tempdir().unwrap();
+        let store = Store::new(parent.path().to_owned());
+        (parent, store)
+    }
+
+    fn files(parent: &Path) -> Vec<PathBuf> {
+        let inside = |path: PathBuf| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let all = inside(parent.to_owned()).flat_map(inside);
+        all.filter(|path| !path.ends_with("lock")).collect()
+    }
+
+    fn noise(length: usize) -> Vec<f64> {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state as f64
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_views_of_the_file_and_takes_no_memory() {
+        let (parent, store) = store();
+        let numbers = noise(1 << 18);
+        let chunks: Vec<Chunk<f64>> =
+            (0..3).map(|i| Chunk::from_vec(numbers[i..].to_vec(), &[numbers.len() - i]).unwrap()).collect();
+        let value = Value::new((chunks, "and words".to_owned()));
+        let on_disk = store.write(FileId(0), &value).unwrap();
+        assert_eq!(files(parent.path()).len(), 1);
+        let Read { value, occupied } = store.read(FileId(0), true).unwrap();
+        assert_eq!(occupied, 0);
+        let Value::Serialized(serialized) = &value else { panic!("it comes as its bytes") };
+        let (chunks, words) = &*value.get::<(Vec<Chunk<f64>>, String)>().unwrap();
+        assert_eq!(words, "and words");
+        assert_eq!(on_disk.div_ceil(4096), (value.nbytes() + 2 * ALIGN).div_ceil(4096));
+        for (i, chunk) in chunks.iter().enumerate() {
+            assert_eq!(chunk.as_slice().unwrap(), &numbers[i..]);
+            let place = chunk.as_slice().unwrap().as_ptr();
+            assert_eq!(place.cast(), serialized.frames[i].0.as_ptr(), "it is not copied");
+            assert_eq!(place.align_offset(64), 0);
+        }
+        // Whoever has it in hand goes on when it is freed; its place on disk is free at once.
+        store.discard(FileId(0));
+        assert_eq!(files(parent.path()).len(), 0);
+        assert_eq!(chunks[2].as_slice().unwrap(), &numbers[2..]);
+        assert!(store.read(FileId(0), false).is_err());
+        drop(store);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "the directory goes with the last store");
+    }
+
+    #[test]
+    fn what_gets_much_smaller_is_compressed_once_the_disk_is_known_to_be_slow() {
+        let (_parent, store) = store();
+        let value = Value::new(vec![7i64; 1 << 18]);
+        // So slow that samples say so even where others take the cores.
+        let slow = |rate: &mut LinkRate| rate.sent(1 << 20, std::time::Duration::from_secs(10_000));
+        slow(&mut lock(&store.rate));
+        let on_disk = store.write(FileId(0), &value).unwrap();
+        assert!(on_disk < 100_000, "{on_disk}");
+        let Read { value, occupied } = store.read(FileId(0), false).unwrap();
+        assert_eq!((occupied, &*value.get::<Vec<i64>>().unwrap()), (8 << 18, &vec![7i64; 1 << 18]));
+        let noise = Value::new(noise(1 << 18));
+        let on_disk = store.write(FileId(1), &noise).unwrap();
+        assert!(on_disk >= 8 << 18, "samples say that it stays as big");
+    }
+
+    #[test]
+    fn a_value_of_any_type_comes_back() {
+        let (_parent, store) = store();
+        let mut map = BTreeMap::new();
+        map.insert("key".to_owned(), vec![Some(1u8), None]);
+        store.write(FileId(3), &Value::new(map.clone())).unwrap();
+        let back = store.read(FileId(3), false).unwrap().value;
+        assert_eq!(*back.get::<BTreeMap<String, Vec<Option<u8>>>>().unwrap(), map);
+        assert!(back.get::<i64>().is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_written_says_why_and_leaves_nothing() {
+        let (parent, store) = store();
+        let stuck = Value::new(Local::new(std::sync::Mutex::new(1)));
+        assert!(matches!(store.write(FileId(0), &stuck), Err(SpillError::Value(_))));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+        let nowhere = Store::new(parent.path().join("not/there"));
+        let Err(SpillError::Disk(reason)) = nowhere.write(FileId(0), &Value::new(1i64)) else { panic!() };
+        assert!(reason.contains("not/there") && reason.contains("No such file"), "{reason}");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_cut_is_an_error() {
+        let (parent, store) = store();
+        let value = Value::new(noise(1 << 12));
+        for file in [0, 1] {
+            store.write(FileId(file), &value).unwrap();
+        }
+        let mut all = files(parent.path());
+        all.sort();
+        fs::remove_file(&all[0]).unwrap();
+        fs::File::options().write(true).open(&all[1]).unwrap().set_len(100).unwrap();
+        for file in [0, 1] {
+            assert!(store.read(FileId(file), false).is_err(), "{file}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a cluster takes at its limits: many connections, many tasks at once, big results, wide and deep graphs.
+//!
+//! The binary is its own cluster, so `main` begins as a program of Rankine's does.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rankine::{LocalCluster, SchedulerFile, array::Chunk, blocking::Client};
+
+type Outcome = Result<(), Failed>;
+
+fn main() -> ExitCode {
+    if env::var_os("LIMITS_PROGRAM").is_some() {
+        return rankine::run(program);
+    }
+    rankine::init();
+    let trials = vec![
+        Trial::test("a_thousand_clients_are_served", a_thousand_clients_are_served),
+        Trial::test(
+            "who_submits_faster_than_the_scheduler_takes_in_waits",
+            who_submits_faster_than_the_scheduler_takes_in_waits,
+        ),
+        Trial::test("a_result_of_4_gib_comes_back", a_result_of_4_gib_comes_back),
+        Trial::test("a_task_may_have_ten_thousand_dependencies", a_task_may_have_ten_thousand_dependencies),
+        Trial::test("a_chain_of_100_000_tasks_ends", a_chain_of_100_000_tasks_ends),
+        Trial::test("the_first_of_equal_keys_stands", the_first_of_equal_keys_stands),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// A process of this program that ends with the test, however that goes.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(words: &[&str]) -> Result<Self, Failed> {
+        // As many systems have it: a thousand connections are more than that allows.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -S -n 512; exec \"$@\"", "sh"]).arg(env::current_exe()?);
+        command.args(words).env("LIMITS_PROGRAM", "1").stdout(Stdio::piped());
+        Ok(Self(command.spawn()?))
+    }
+
+    fn signal(&self, signal: &str) {
+        let _ = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
+    }
+
+    /// Of its memory, in MiB: what it occupies now (`VmRSS`), or did at most (`VmHWM`).
+    fn memory(&self, which: &str) -> Result<u64, Failed> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find(|line| line.starts_with(which)).ok_or("no such line")?;
+        let kib = line.split_whitespace().nth(1).ok_or("no figure")?;
+        Ok(kib.parse::<u64>()? / 1024)
+    }
+}
+
+/// A scheduler of its own, with workers, all processes.
+fn cluster(directory: &Path, workers: usize) -> Result<(Process, Vec<Process>, String), Failed> {
+    let file = directory.join("scheduler.json");
+    let shown = file.to_string_lossy().into_owned();
+    let scheduler =
+        Process::start(&["scheduler", "--listen", "tcp://127.0.0.1:0", "--scheduler-file", &shown])?;
+    until("the scheduler file is there", || file.exists())?;
+    let worker = |_| Process::start(&["worker", "--scheduler-file", &shown, "--threads", "1"]);
+    let workers = (0..workers).map(worker).collect::<Result<Vec<_>, _>>()?;
+    Ok((scheduler, workers, shown))
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) -> Outcome {
+    let start = Instant::now();
+    while !holds() {
+        if start.elapsed() > Duration::from_secs(60) {
+            return Err(format!("{what} did not come true").into());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn inc(x: u64) -> u64 {
+    x + 1
+}
+
+fn a_thousand_clients_are_served() -> Outcome {
+    const CLIENTS: u64 = 1000;
+    let directory = tempfile::tempdir()?;
+    let (scheduler, _workers, file) = cluster(directory.path(), 2)?;
+    let file = SchedulerFile::read(Path::new(&file))?;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Client::from(rankine::Client::connect(&file)?));
+    }
+    clients[0].wait_for_workers(2)?;
+    assert_eq!(clients[0].scheduler_info()?.clients as u64, CLIENTS);
+    let futures: Vec<_> = clients.iter().zip(0..).map(|(client, n)| client.submit(inc, (n,))).collect();
+    for (future, n) in futures.iter().zip(0..) {
+        assert_eq!(future.result()?, n + 1);
+    }
+    // Each connection costs the scheduler little.
+    let memory = scheduler.memory("VmRSS")?;
+    assert!(memory < 500, "{memory} MiB");
+    drop((futures, clients));
+    let client = Client::from(rankine::Client::connect(&file)?);
+    until("all are gone", || client.scheduler_info().is_ok_and(|info| info.clients == 1))?;
+    assert_eq!(client.submit(inc, (1,)).result()?, 2);
+    Ok(())
+}
+
+/// Tasks submitted at once: `LIMITS_TASKS`, or as many as a slow build runs in seconds.
+fn tasks() -> u64 {
+    env::var("LIMITS_TASKS").ok().and_then(|count| count.parse().ok()).unwrap_or(100_000)
+}
+
+/// What each of them carries.
+const BALLAST: usize = 8192;
+
+/// Submits tasks, each with KiB of its own, as fast as it can, and says how many came back right.
+async fn program(client: rankine::Client) -> rankine::Result<()> {
+    let futures: Vec<_> = (0..tasks())
+        .map(|n| {
+            let mut ballast = [0u8; BALLAST];
+            ballast[..8].copy_from_slice(&n.to_le_bytes());
+            client.submit(
+                |ballast: Vec<u8>| u64::from_le_bytes(ballast[..8].try_into().unwrap_or_default()),
+                (ballast.to_vec(),),
+            )
+        })
+        .collect();
+    println!("submitted");
+    let right = client.gather(&futures).await?.into_iter().zip(0..).filter(|(result, n)| result == n).count();
+    println!("{right}");
+    Ok(())
+}
+
+fn who_submits_faster_than_the_scheduler_takes_in_waits() -> Outcome {
+    use std::io::{BufRead, BufReader};
+    let directory = tempfile::tempdir()?;
+    let (scheduler, _workers, file) = cluster(directory.path(), 2)?;
+    let mut client = Process::start(&["client", "--scheduler-file", &file])?;
+    // The scheduler takes nothing for a while: the client waits, and its memory is bounded.
+    thread::sleep(Duration::from_millis(500));
+    scheduler.signal("-STOP");
+    thread::sleep(Duration::from_secs(4));
+    let stopped = client.memory("VmRSS")?;
+    assert!(stopped < 400, "{stopped} MiB");
+    scheduler.signal("-CONT");
+    let mut lines = BufReader::new(client.0.stdout.take().ok_or("its output")?).lines();
+    assert_eq!(lines.next().ok_or("a line")??, "submitted");
+    let most = client.memory("VmHWM")?;
+    // But for what its futures take, which are the program's own, it is far from what all arguments together are.
+    let all = (tasks() * BALLAST as u64) >> 20;
+    assert!(most < 400 + tasks() / 1000 && most < all, "{most} of {all} MiB");
+    assert_eq!(lines.next().ok_or("a line")??, tasks().to_string());
+    println!("the client's memory: {stopped} MiB while the scheduler was stopped, {most} MiB at most");
+    Ok(())
+}
+
+fn a_result_of_4_gib_comes_back() -> Outcome {
+    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).start()?;
+    let client = Client::from(cluster.client()?);
+    let size = (4usize << 30) + 12345;
+    let make = |size: usize| {
+        Chunk::write(&[size], |bytes: &mut [u8]| {
+            bytes.fill(7);
+            bytes[size - 1] = 9;
+        })
+    };
+    let big: Chunk<u8> = client.submit(make, (size,)).result()?;
+    let bytes = big.as_slice().ok_or("it lies in one piece")?;
+    assert_eq!((bytes.len(), bytes[0], bytes[size / 2], bytes[size - 1]), (size, 7, 7, 9));
+    Ok(())
+}
+
+fn a_task_may_have_ten_thousand_dependencies() -> Outcome {
+    for processes in [false, true] {
+        let cluster = LocalCluster::builder().workers(2).threads(1).processes(processes).start()?;
+        let client = Client::from(cluster.client()?);
+        let parts = client.map(inc, 0..10_000);
+        let total = client.submit(|parts: Vec<u64>| parts.iter().sum::<u64>(), (&parts,));
+        assert_eq!(total.result()?, (1..=10_000).sum::<u64>());
+    }
+    Ok(())
+}
+
+fn a_chain_of_100_000_tasks_ends() -> Outcome {
+    let cluster = LocalCluster::builder().workers(2).threads(1).start()?;
+    let client = Client::from(cluster.client()?);
+    let mut last = client.submit(inc, (0,));
+    for _ in 1..100_000 {
+        last = client.submit(inc, (last,));
+    }
+    assert_eq!(last.result()?, 100_000);
+    Ok(())
+}
+
+/// As in Dask: who asks for a key that is there already gets what it stands for.
+fn the_first_of_equal_keys_stands() -> Outcome {
+    let cluster = LocalCluster::builder().workers(1).threads(1).start()?;
+    let (client, other) = (Client::from(cluster.client()?), Client::from(cluster.client()?));
+    let first = client.options().key("one").submit(inc, (1,));
+    assert_eq!(first.result()?, 2);
+    let second = client.options().key("one").submit(inc, (10,));
+    let elsewhere = other.options().key("one").submit(inc, (100,));
+    assert_eq!((second.result()?, elsewhere.result()?), (2, 2));
+    drop((first, second, elsewhere));
+    until("it is forgotten", || client.scheduler_info().is_ok_and(|info| info.tasks.is_empty()))?;
+    assert_eq!(client.options().key("one").submit(inc, (10,)).result()?, 11);
+    Ok(())
+}
