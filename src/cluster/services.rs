@@ -16,7 +16,7 @@ use crate::{
     link::Endpoint,
     scheduler::{
         self,
-        restoring::Past,
+        restoring::Beginning,
         server::{Deaths, End},
     },
     worker::{
@@ -41,19 +41,19 @@ impl Scheduler {
     /// # Errors
     /// If it cannot listen.
     pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
-        Self::start_with(io, endpoint, listen, deaths, |_| Ok(Past::none(None)))
+        Self::start_with(io, endpoint, listen, deaths, Beginning::Afresh)
     }
 
-    /// Starts one with a past, which may depend on where it is reached.
+    /// Starts one that may have a past.
     ///
     /// # Errors
-    /// If it cannot listen, or has no such past.
+    /// If it cannot listen, or its journal cannot be written.
     pub(super) fn start_with(
         io: &IoThread,
         endpoint: Endpoint,
         listen: Listen,
         deaths: Deaths,
-        past: impl FnOnce(&str) -> Result<Past> + Send + 'static,
+        beginning: Beginning,
     ) -> Result<Self> {
         // A connection each for workers and clients: often this is 1024 unless somebody asks for what is allowed.
         match rlimit::increase_nofile_limit(u64::MAX) {
@@ -66,7 +66,7 @@ impl Scheduler {
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {
             match listen.begin(&endpoint).await {
-                Ok(listeners) => match past(&addresses(&listeners).1) {
+                Ok(listeners) => match beginning.past(&addresses(&listeners).1) {
                     Ok(past) => {
                         let _ = ready.send(Ok(addresses(&listeners)));
                         let _ = scheduler::server::serve(endpoint, listeners, ended, deaths, past).await;
