@@ -26,7 +26,7 @@ use super::{
     meeting::Meeting,
     memory::Part,
     ranks,
-    services::{Scheduler, Signals, Worker},
+    services::{Scheduler, Signals, Worker, afresh, rules},
 };
 use crate::{
     Error, Result,
@@ -295,11 +295,11 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     let restore = flags.value("--restore")?.map(PathBuf::from);
     flags.nothing_left("scheduler")?;
     let (secret, listen, beginning) = match (journal, restore) {
-        (None, None) => (Secret::random(), listen, Beginning::Afresh),
+        (None, None) => (Secret::random(), listen, afresh(&settings)),
         (Some(path), None) => {
             let secret = Secret::random();
             let digits = secret.to_hex();
-            (secret, listen, Beginning::Journaled { path, secret: digits })
+            (secret, listen, Beginning::Journaled { config: rules(&settings), path, secret: digits })
         }
         (None, Some(path)) => {
             let written = Journal::restore(&path)?;
@@ -317,7 +317,7 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     };
     let endpoint = endpoint(&settings, secret.clone())?;
     let io = IoThread::start()?;
-    let scheduler = Scheduler::start_with(&io, endpoint, listen, Deaths::CostTasks, beginning)?;
+    let scheduler = Scheduler::start(&io, endpoint, listen, Deaths::CostTasks, beginning)?;
     let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
     SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;

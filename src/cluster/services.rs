@@ -15,10 +15,11 @@ use crate::{
     Error, Result,
     link::Endpoint,
     scheduler::{
-        self,
+        self, Config,
         restoring::Beginning,
         server::{Deaths, End},
     },
+    settings::Settings,
     worker::{
         self,
         server::{Departure, Ended, Listen, Options, addresses},
@@ -35,20 +36,26 @@ pub(super) struct Scheduler {
     pub(super) contact: Arc<str>,
 }
 
-impl Scheduler {
-    /// Starts one.
-    ///
-    /// # Errors
-    /// If it cannot listen.
-    pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
-        Self::start_with(io, endpoint, listen, deaths, Beginning::Afresh)
+/// What a scheduler is told by the settings.
+pub(super) fn rules(settings: &Settings) -> Config {
+    Config {
+        allowed_failures: settings.allowed_failures,
+        worker_ttl: settings.dead_after().as_nanos() as u64,
+        ..Config::default()
     }
+}
 
+/// How a scheduler begins that nobody says more of.
+pub(super) fn afresh(settings: &Settings) -> Beginning {
+    Beginning::Afresh(rules(settings))
+}
+
+impl Scheduler {
     /// Starts one that may have a past.
     ///
     /// # Errors
     /// If it cannot listen, or its journal cannot be written.
-    pub(super) fn start_with(
+    pub(super) fn start(
         io: &IoThread,
         endpoint: Endpoint,
         listen: Listen,

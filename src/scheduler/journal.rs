@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Stimulus;
+use super::{Config, Stimulus};
 use crate::{
     Error, Result,
     link::VERSION,
@@ -46,6 +46,8 @@ pub(crate) struct Header {
     pub(crate) contact: String,
     /// The cluster's secret, in hexadecimal digits.
     pub(crate) secret: String,
+    /// What it was told at its start: with other rules it would not come to the same state.
+    pub(crate) config: Config,
 }
 
 /// What happened at once.
@@ -91,7 +93,7 @@ impl Journal {
     ///
     /// # Errors
     /// If the file is there already, or cannot be written.
-    pub(crate) fn create(path: &Path, contact: &str, secret: &str) -> Result<Self> {
+    pub(crate) fn create(path: &Path, contact: &str, secret: &str, config: &Config) -> Result<Self> {
         let failed = Error::io(format!(
             "begin the journal {} (a journal that is there is restored with --restore, or removed)",
             path.display()
@@ -100,7 +102,8 @@ impl Journal {
         let mut journal = Self { file, path: path.into(), record: Vec::new() };
         journal.file.write_all(MAGIC).map_err(Error::io("begin the journal"))?;
         let (version, build) = (VERSION.to_owned(), build_id().to_owned());
-        let header = Header { version, build, contact: contact.into(), secret: secret.into() };
+        let (contact, secret, config) = (contact.into(), secret.into(), config.clone());
+        let header = Header { version, build, contact, secret, config };
         journal.append(&header)?;
         Ok(journal)
     }
@@ -298,7 +301,7 @@ mod tests {
     /// A journal of three turns; gives its file, and how long it was after each.
     fn written(directory: &Path) -> (PathBuf, Vec<u64>) {
         let path = directory.join("journal");
-        let mut journal = Journal::create(&path, "tcp://a:1", "5ec2e7").unwrap();
+        let mut journal = Journal::create(&path, "tcp://a:1", "5ec2e7", &Config::default()).unwrap();
         let mut lengths = vec![];
         for now in 0..3 {
             let value = Value::new(7i64);
@@ -369,7 +372,8 @@ mod tests {
         let mut journal = Journal { file: File::create(&path).unwrap(), path: path.clone(), record: vec![] };
         journal.file.write_all(MAGIC).unwrap();
         let (version, build) = (VERSION.to_owned(), "f00dfeed".to_owned());
-        journal.append(&Header { version, build, contact: String::new(), secret: String::new() }).unwrap();
+        let (contact, secret, config) = (String::new(), String::new(), Config::default());
+        journal.append(&Header { version, build, contact, secret, config }).unwrap();
         let refused = Journal::restore(&path).err().unwrap().to_string();
         assert!(refused.contains("f00dfeed") && refused.contains("restore it with the one that wrote it"));
     }

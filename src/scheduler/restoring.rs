@@ -92,9 +92,10 @@ pub(crate) struct Past {
 /// How a scheduler begins.
 pub(crate) enum Beginning {
     /// With nothing, and without a journal.
-    Afresh,
+    Afresh(Config),
     /// With nothing; it notes what happens in a file.
     Journaled {
+        config: Config,
         /// Where, which is nowhere yet.
         path: PathBuf,
         /// The cluster's secret, in hexadecimal digits.
@@ -110,17 +111,20 @@ impl Beginning {
     /// # Errors
     /// If the journal cannot be begun.
     pub(crate) fn past(self, contact: &str) -> Result<Past> {
-        let afresh = |journal| Past {
-            state: State::new(Config::default()),
+        let afresh = |config, journal| Past {
+            state: State::new(config),
             expected: Expected::default(),
             clock: 0,
             journal,
         };
         Ok(match self {
-            Self::Afresh => afresh(None),
-            Self::Journaled { path, secret } => afresh(Some(Journal::create(&path, contact, &secret)?)),
-            Self::Restored(Written { entries, journal, .. }) => {
-                let (state, expected, clock) = replay(Config::default(), entries);
+            Self::Afresh(config) => afresh(config, None),
+            Self::Journaled { config, path, secret } => {
+                let journal = Journal::create(&path, contact, &secret, &config)?;
+                afresh(config, Some(journal))
+            }
+            Self::Restored(Written { header, entries, journal }) => {
+                let (state, expected, clock) = replay(header.config, entries);
                 Past { state, expected, clock, journal: Some(journal) }
             }
         })
