@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use super::state::Worker;
 use crate::protocol::WorkerId;
 
+/// The load of a worker that has a task for each thread.
+pub(super) const FULL: u64 = 1 << 16;
 /// Stands nowhere in the order.
 const ASIDE: u32 = u32::MAX;
 
@@ -134,10 +136,17 @@ impl Pool {
         self.hungry.clear();
     }
 
-    /// All that could do more are looked after once more.
+    /// All that could do more are looked after once more. They stand at the top of the order, so this costs as much
+    /// as there are of them.
     pub(super) fn starve(&mut self) {
-        let idle = self.iter().filter(|(_, worker)| worker.busy < worker.info.nthreads).map(|(id, _)| id);
-        self.hungry = idle.collect();
+        self.hungry.clear();
+        let mut places = vec![0];
+        while let Some(place) = places.pop() {
+            if let Some((_, id)) = self.heap.get(place).filter(|(load, _)| *load < FULL) {
+                self.hungry.push_back(*id);
+                places.extend([2 * place + 1, 2 * place + 2]);
+            }
+        }
     }
 
     /// Whether any worker may be given something.

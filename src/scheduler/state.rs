@@ -14,7 +14,7 @@ use super::{
     explain::Choice,
     limits::Limits,
     links::{Link, Links},
-    pool::Pool,
+    pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
     stealing::Stealing,
@@ -94,7 +94,7 @@ impl Worker {
 
     /// What the ordering by load goes by.
     pub(super) fn load(&self) -> u64 {
-        (u64::from(self.busy) << 16) / u64::from(self.info.nthreads.max(1))
+        u64::from(self.busy) * FULL / u64::from(self.info.nthreads.max(1))
     }
 }
 

@@ -206,7 +206,7 @@ fn stragglers_are_relieved() {
 }
 
 #[test]
-fn a_reduction_holds_few_of_its_chunks_with_queuing_and_nearly_all_without() {
+fn a_reduction_holds_few_of_its_chunks() {
     let problem = Problem::new(Family::Tree, 1143, Sizes::default(), 1);
     let chunks = problem.tasks.iter().filter(|task| task.dependencies.is_empty()).count();
     assert_eq!(chunks, 1000);
