@@ -259,6 +259,19 @@ impl Peers {
         Ok(link)
     }
 
+    /// A worker is gone, whatever its link says: who waits for its answers waits no more.
+    pub(crate) fn give_up(&self, address: &Arc<str>) {
+        let Some(link) = self.links.borrow_mut().remove(address) else { return };
+        for (_, asker) in link.pending.borrow_mut().drain() {
+            let _ = asker.send(Err(Error::closed(format!("{address} is gone"))));
+        }
+        if let Ok(outbox) = link.outbox.try_lock()
+            && let Some(outbox) = &*outbox
+        {
+            outbox.close();
+        }
+    }
+
     /// Closes the least recently used idle link when there are too many.
     fn make_room(&self) {
         let mut links = self.links.borrow_mut();

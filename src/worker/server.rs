@@ -307,7 +307,9 @@ impl Server {
                     ToWorker::Acquire(wanted) => stimuli.push(Stimulus::Acquire(wanted)),
                     ToWorker::WhoHas(held) => stimuli.push(Stimulus::WhoHas(held)),
                     ToWorker::PeerGone(peer) => {
-                        self.addresses.borrow_mut().remove(&peer);
+                        if let Some(address) = self.addresses.borrow_mut().remove(&peer) {
+                            self.peers.give_up(&address);
+                        }
                         stimuli.push(Stimulus::PeerGone(peer));
                     }
                     ToWorker::Peer { worker, address } => {
