@@ -370,6 +370,34 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_silent_worker_is_told_when_it_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let endpoint = endpoint(Registry::new().with(Inproc));
+            let listener = endpoint.listen("inproc://*").await.unwrap();
+            let address: Arc<str> = listener.address().as_str().into();
+            let silent = endpoint.clone();
+            let serve = move |connection| {
+                let silent = silent.clone();
+                async move {
+                    let _connection = silent.welcome(connection).await?;
+                    std::future::pending().await
+                }
+            };
+            tokio::task::spawn_local(take_visitors(listener, serve));
+            let pool = Peers::new(endpoint);
+            let (asked, there) = (pool.clone(), address.clone());
+            let mut asking =
+                tokio::task::spawn_local(async move { asked.get(&there, vec![TaskId(1)]).await });
+            let early = tokio::time::timeout(Duration::from_millis(50), &mut asking).await;
+            assert!(early.is_err(), "it waits");
+            pool.give_up(&address);
+            let told = asking.await.unwrap().unwrap_err().to_string();
+            assert!(told.contains("is gone"), "{told}");
+        });
+    }
+
+    #[test]
     fn links_are_kept_and_the_least_recently_used_go_first() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
