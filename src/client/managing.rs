@@ -99,7 +99,7 @@ impl Client {
     /// that ask one database. Tasks that run already go on.
     ///
     /// `name` is a function's, or the end of its path (`load` means `program::io::load`), or what tasks were called
-    /// by [`Options::key`].
+    /// by [`Options::key`](super::Options::key).
     ///
     /// # Errors
     /// If the cluster is gone.
