@@ -18,9 +18,6 @@ use crate::{
     task::TaskError,
 };
 
-/// Copies looked at in a tick.
-const LOOKED_AT: usize = 100_000;
-
 /// What is under way, and what is to be kept.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -198,7 +195,7 @@ impl State {
         }
         let mut several = std::mem::take(&mut self.copies.several);
         several.retain(|id| self.task(*id).is_some_and(|task| task.who_has.len() > 1));
-        let looked_at: Vec<TaskRef> = several.iter().copied().take(LOOKED_AT).collect();
+        let looked_at: Vec<TaskRef> = several.iter().copied().collect();
         self.copies.several = several;
         for id in looked_at {
             self.reduce(id);

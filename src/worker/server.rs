@@ -108,10 +108,10 @@ pub(crate) enum Listen {
 impl Listen {
     /// Where somebody listened before, as far as that is a place that others can take.
     pub(crate) fn again(contact: &str) -> Self {
-        let mut addresses = contact.split_whitespace();
-        match contact.split_whitespace().find(|address| address.starts_with("tcp://")) {
-            Some(tcp) if addresses.clone().count() > 1 => Self::Everywhere { tcp: tcp.into() },
-            _ => Self::At(addresses.by_ref().map(str::to_owned).collect()),
+        let addresses: Vec<String> = contact.split_whitespace().map(str::to_owned).collect();
+        match addresses.iter().find(|address| address.starts_with("tcp://")) {
+            Some(tcp) if addresses.len() > 1 => Self::Everywhere { tcp: tcp.clone() },
+            _ => Self::At(addresses),
         }
     }
 
