@@ -18,7 +18,7 @@ use crate::{
     link::{Endpoint, Inbox, Peers, Upstream, split},
     protocol::{Answer, ClientId, FromClient, Member, Query, Scattered, TaskId, ToClient, WorkerId},
     task::{EntryRef, TaskError, Value},
-    worker::server::{HEARTBEAT, SILENCE},
+    worker::server::HEARTBEAT,
 };
 
 /// Bytes asked of a worker in one request, one result at least.
@@ -99,8 +99,8 @@ pub(crate) async fn serve(
                 core.scheduler.put(FromClient::Alive);
                 // For what waits without having woken anybody.
                 shared.commanded.notify_one();
-                if core.heard.get().elapsed() > SILENCE {
-                    break (format!("the scheduler was silent for {SILENCE:?}"), None);
+                if core.heard.get().elapsed() > endpoint.silence {
+                    break (format!("the scheduler was silent for {:?}", endpoint.silence), None);
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::{
     memory::{Bound, Memory, Part},
     nanny::Nanny,
     roles::SPAWNED,
-    services::{Scheduler, Worker},
+    services::{Scheduler, Worker, afresh},
 };
 use crate::{
     Error, Result,
@@ -208,7 +208,8 @@ impl Builder {
         let io = if self.processes { IoThread::start()? } else { IoThread::start_spinning()? };
         let tcp = Listen::Everywhere { tcp: LOOPBACK.into() };
         let listen = if self.processes { tcp } else { Listen::Within };
-        let scheduler = Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks)?;
+        let scheduler =
+            Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks, afresh(&settings))?;
         let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
         let mut cluster = LocalCluster {
             scheduler: Some(scheduler),

@@ -19,7 +19,7 @@ use super::{
     meeting::{Meeting, Ranks},
     memory::Part,
     roles::{self, EVERY_INTERFACE},
-    services::{Scheduler, Worker},
+    services::{Scheduler, Worker, afresh},
 };
 use crate::{
     Error, Result,
@@ -159,7 +159,8 @@ impl Place {
         let started = endpoint(&self.said.settings, secret.clone()).and_then(|endpoint| {
             let listen = self.said.listen.clone();
             let deaths = self.meeting.deaths();
-            Ok((Scheduler::start(self.io.thread()?, endpoint.clone(), listen, deaths)?, endpoint))
+            let beginning = afresh(&self.said.settings);
+            Ok((Scheduler::start(self.io.thread()?, endpoint.clone(), listen, deaths, beginning)?, endpoint))
         });
         let file = started.as_ref().ok().map(|(s, _)| SchedulerFile::new(&s.address, &s.contact, &secret));
         let announced = self.meeting.announce(self.io.thread()?, file.as_ref());

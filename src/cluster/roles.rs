@@ -26,12 +26,12 @@ use super::{
     meeting::Meeting,
     memory::Part,
     ranks,
-    services::{Scheduler, Signals, Worker},
+    services::{Scheduler, Signals, Worker, afresh, rules},
 };
 use crate::{
     Error, Result,
     client::Client,
-    scheduler::{journal::Journal, restoring::Past, server::Deaths},
+    scheduler::{journal::Journal, restoring::Beginning, server::Deaths},
     settings::{self, Settings},
     worker::server::{Listen, Options},
 };
@@ -294,34 +294,30 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     let journal = flags.value("--journal")?.map(PathBuf::from);
     let restore = flags.value("--restore")?.map(PathBuf::from);
     flags.nothing_left("scheduler")?;
-    let io = IoThread::start()?;
-    let start = |secret: &Secret, listen, past: Box<dyn FnOnce(&str) -> Result<Past> + Send>| {
-        Scheduler::start_with(&io, endpoint(&settings, secret.clone())?, listen, Deaths::CostTasks, past)
-    };
-    let (scheduler, secret) = match (journal, restore) {
-        (Some(_), Some(_)) => {
-            return Err(Error::Usage(
-                "--restore goes on with the journal that it restores: leave --journal out".into(),
-            ));
-        }
-        (journal, None) => {
+    let (secret, listen, beginning) = match (journal, restore) {
+        (None, None) => (Secret::random(), listen, afresh(&settings)),
+        (Some(path), None) => {
             let secret = Secret::random();
             let digits = secret.to_hex();
-            let begin = move |contact: &str| {
-                let journal = journal.map(|path| Journal::create(&path, contact, &digits)).transpose()?;
-                Ok(Past::none(journal))
-            };
-            (start(&secret, listen, Box::new(begin))?, secret)
+            (secret, listen, Beginning::Journaled { config: rules(&settings), path, secret: digits })
         }
         (None, Some(path)) => {
-            let (header, journal, entries) = Journal::restore(&path)?;
-            let secret = Secret::from_hex(&header.secret)
-                .ok_or_else(|| Error::Usage(format!("the journal {} holds no secret", path.display())))?;
-            println!("restoring {} turns of the scheduler's from {}", entries.len(), path.display());
-            let listen = Listen::again(&header.contact);
-            (start(&secret, listen, Box::new(move |_| Ok(Past::of(journal, entries))))?, secret)
+            let written = Journal::restore(&path)?;
+            let shown = path.display();
+            println!("restoring the scheduler from {} turns in {shown}", written.entries.len());
+            let secret = Secret::from_hex(&written.header.secret)
+                .ok_or_else(|| Error::Usage(format!("the journal {shown} holds no secret")))?;
+            // Those that wait for it look where it was.
+            (secret, Listen::again(&written.header.contact), Beginning::Restored(written))
+        }
+        (Some(_), Some(_)) => {
+            let advice = "--restore goes on with the journal that it restores: leave --journal out";
+            return Err(Error::Usage(advice.into()));
         }
     };
+    let endpoint = endpoint(&settings, secret.clone())?;
+    let io = IoThread::start()?;
+    let scheduler = Scheduler::start(&io, endpoint, listen, Deaths::CostTasks, beginning)?;
     let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
     SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;

@@ -15,10 +15,11 @@ use crate::{
     Error, Result,
     link::Endpoint,
     scheduler::{
-        self,
-        restoring::Past,
+        self, Config,
+        restoring::Beginning,
         server::{Deaths, End},
     },
+    settings::Settings,
     worker::{
         self,
         server::{Departure, Ended, Listen, Options, addresses},
@@ -35,25 +36,31 @@ pub(super) struct Scheduler {
     pub(super) contact: Arc<str>,
 }
 
-impl Scheduler {
-    /// Starts one.
-    ///
-    /// # Errors
-    /// If it cannot listen.
-    pub(super) fn start(io: &IoThread, endpoint: Endpoint, listen: Listen, deaths: Deaths) -> Result<Self> {
-        Self::start_with(io, endpoint, listen, deaths, |_| Ok(Past::none(None)))
+/// What a scheduler is told by the settings.
+pub(super) fn rules(settings: &Settings) -> Config {
+    Config {
+        allowed_failures: settings.allowed_failures,
+        worker_ttl: settings.dead_after().as_nanos() as u64,
+        ..Config::default()
     }
+}
 
-    /// Starts one with a past, which may depend on where it is reached.
+/// How a scheduler begins that nobody says more of.
+pub(super) fn afresh(settings: &Settings) -> Beginning {
+    Beginning::Afresh(rules(settings))
+}
+
+impl Scheduler {
+    /// Starts one that may have a past.
     ///
     /// # Errors
-    /// If it cannot listen, or has no such past.
-    pub(super) fn start_with(
+    /// If it cannot listen, or its journal cannot be written.
+    pub(super) fn start(
         io: &IoThread,
         endpoint: Endpoint,
         listen: Listen,
         deaths: Deaths,
-        past: impl FnOnce(&str) -> Result<Past> + Send + 'static,
+        beginning: Beginning,
     ) -> Result<Self> {
         // A connection each for workers and clients: often this is 1024 unless somebody asks for what is allowed.
         match rlimit::increase_nofile_limit(u64::MAX) {
@@ -66,7 +73,7 @@ impl Scheduler {
         let (ended, done) = (end.clone(), over.clone());
         let (address, contact) = io.serve(move |ready| async move {
             match listen.begin(&endpoint).await {
-                Ok(listeners) => match past(&addresses(&listeners).1) {
+                Ok(listeners) => match beginning.past(&addresses(&listeners).1) {
                     Ok(past) => {
                         let _ = ready.send(Ok(addresses(&listeners)));
                         let _ = scheduler::server::serve(endpoint, listeners, ended, deaths, past).await;

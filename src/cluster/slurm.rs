@@ -23,7 +23,7 @@ use super::{
     IoThread, SchedulerFile, connect, endpoint,
     fleet::{Fleet, Order, Wish},
     roles::{self, EVERY_INTERFACE, JOB},
-    services::{Scheduler, Signals},
+    services::{Scheduler, Signals, afresh},
 };
 use crate::{
     Error, Result,
@@ -250,7 +250,8 @@ impl SlurmBuilder {
         let endpoint = endpoint(&settings, secret.clone())?;
         let io = IoThread::start()?;
         let listen = Listen::Everywhere { tcp: EVERY_INTERFACE.into() };
-        let scheduler = Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks)?;
+        let scheduler =
+            Scheduler::start(&io, endpoint.clone(), listen, Deaths::CostTasks, afresh(&settings))?;
         let file = SchedulerFile::new(&scheduler.address, &scheduler.contact, &secret);
         let usual = SchedulerFile::default_path(&scheduler.address)?;
         let path = match (&self.directory, usual.file_name()) {

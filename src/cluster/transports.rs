@@ -65,7 +65,7 @@ fn tcp(settings: &Settings) -> Result<Tcp> {
 pub(super) fn endpoint(settings: &Settings, secret: Secret) -> Result<Endpoint> {
     let registry = transports(settings)?;
     let (registry, secret) = (Arc::new(registry), Arc::new(secret));
-    Ok(Endpoint { registry, secret, compression: settings.compression })
+    Ok(Endpoint { registry, secret, compression: settings.compression, silence: settings.dead_after() })
 }
 
 #[cfg(test)]

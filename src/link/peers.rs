@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use rankine_transport::{Address, Connection, Listener, Registry, Secret, Side, compression::Compression};
@@ -28,6 +29,8 @@ pub(crate) struct Endpoint {
     pub(crate) registry: Arc<Registry>,
     pub(crate) secret: Arc<Secret>,
     pub(crate) compression: Compression,
+    /// How long a peer that should say something may be silent before it counts as gone.
+    pub(crate) silence: Duration,
 }
 
 impl Endpoint {
@@ -324,7 +327,7 @@ mod tests {
 
     fn endpoint(registry: Registry) -> Endpoint {
         let (registry, secret) = (Arc::new(registry), Arc::new(Secret::random()));
-        Endpoint { registry, secret, compression: Compression::Auto }
+        Endpoint { registry, secret, compression: Compression::Auto, silence: Duration::from_secs(30) }
     }
 
     /// A peer that has nothing, and counts who comes.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Stimulus;
+use super::{Config, Stimulus};
 use crate::{
     Error, Result,
     link::VERSION,
@@ -46,6 +46,8 @@ pub(crate) struct Header {
     pub(crate) contact: String,
     /// The cluster's secret, in hexadecimal digits.
     pub(crate) secret: String,
+    /// What it was told at its start: with other rules it would not come to the same state.
+    pub(crate) config: Config,
 }
 
 /// What happened at once.
@@ -70,6 +72,15 @@ pub(crate) enum Noted<'a> {
     Tick(&'a [WorkerId]),
 }
 
+/// A journal of a scheduler that died.
+pub(crate) struct Written {
+    pub(crate) header: Header,
+    /// What it holds, and when each was.
+    pub(crate) entries: Vec<(u64, Entry)>,
+    /// Where what happens from now on is noted.
+    pub(crate) journal: Journal,
+}
+
 /// A journal that is being written.
 pub(crate) struct Journal {
     file: File,
@@ -82,7 +93,7 @@ impl Journal {
     ///
     /// # Errors
     /// If the file is there already, or cannot be written.
-    pub(crate) fn create(path: &Path, contact: &str, secret: &str) -> Result<Self> {
+    pub(crate) fn create(path: &Path, contact: &str, secret: &str, config: &Config) -> Result<Self> {
         let failed = Error::io(format!(
             "begin the journal {} (a journal that is there is restored with --restore, or removed)",
             path.display()
@@ -91,16 +102,17 @@ impl Journal {
         let mut journal = Self { file, path: path.into(), record: Vec::new() };
         journal.file.write_all(MAGIC).map_err(Error::io("begin the journal"))?;
         let (version, build) = (VERSION.to_owned(), build_id().to_owned());
-        let header = Header { version, build, contact: contact.into(), secret: secret.into() };
+        let (contact, secret, config) = (contact.into(), secret.into(), config.clone());
+        let header = Header { version, build, contact, secret, config };
         journal.append(&header)?;
         Ok(journal)
     }
 
-    /// Takes up one that is there; `replay` is told of all that it holds.
+    /// Takes up one that is there.
     ///
     /// # Errors
     /// If it cannot be read or written, is no journal, or is one of another program.
-    pub(crate) fn restore(path: &Path) -> Result<(Header, Self, Vec<(u64, Entry)>)> {
+    pub(crate) fn restore(path: &Path) -> Result<Written> {
         let shown = path.display();
         let failed = |what: &str| Error::io(format!("{what} the journal {shown}"));
         let file = OpenOptions::new().read(true).append(true).open(path).map_err(failed("open"))?;
@@ -137,7 +149,7 @@ impl Journal {
         }
         let mut journal = Self { file, path: path.into(), record: Vec::new() };
         journal.file.seek(std::io::SeekFrom::End(0)).map_err(failed("read"))?;
-        Ok((header, journal, entries))
+        Ok(Written { header, entries, journal })
     }
 
     /// Notes what happens, before it is acted on.
@@ -231,10 +243,10 @@ impl Reader<'_> {
             .chunks_exact(8)
             .map(|length| u64::from_le_bytes(length.try_into().unwrap_or_default()))
             .collect();
-        let all = lengths.iter().try_fold(head, |sum, length| sum.checked_add(*length));
-        let Some(all) = all.filter(|all| 8 * frames + all <= left) else { return Ok(None) };
         let start = contents.len();
-        contents.resize(start + all as usize, 0);
+        let all = lengths.iter().try_fold(start as u64 + head, |sum, length| sum.checked_add(*length));
+        let Some(all) = all.filter(|all| *all <= left) else { return Ok(None) };
+        contents.resize(all as usize, 0);
         self.file.read_exact(&mut contents[start..])?;
         if checksum(&prefix[..16], &contents) != sum {
             return Ok(None);
@@ -252,5 +264,117 @@ impl Reader<'_> {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a record means nothing"));
         };
         Ok(Some(record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::{Arguments, Function, Graph, GraphTask, Key},
+        protocol::{ClientId, Finished, FromClient, TaskId},
+        serialize::Frame,
+        task::EntryRef,
+    };
+
+    /// A submission whose argument is `size` bytes out of band.
+    fn submission(size: usize) -> Stimulus {
+        let entry = EntryRef { module: 0, offset: 8, name: 1 };
+        let arguments = Arguments { head: Frame(Bytes::new()), frames: vec![Frame(vec![7; size].into())] };
+        let task = GraphTask {
+            key: Key(size as u128),
+            function: 0,
+            options: u32::MAX,
+            dependencies: Default::default(),
+            arguments,
+        };
+        let functions = vec![Function { entry, name: "f".into() }];
+        let graph = Graph { functions, options: vec![], tasks: vec![task] };
+        Stimulus::Client(ClientId(0), FromClient::Submit { graph, wants: vec![] })
+    }
+
+    fn finished(value: Option<Value>) -> Stimulus {
+        let finished = Finished { id: TaskId::new(1, 0), nbytes: 8, duration: 5, value };
+        Stimulus::Worker(WorkerId(0), FromWorker::Finished(finished))
+    }
+
+    /// A journal of three turns; gives its file, and how long it was after each.
+    fn written(directory: &Path) -> (PathBuf, Vec<u64>) {
+        let path = directory.join("journal");
+        let mut journal = Journal::create(&path, "tcp://a:1", "5ec2e7", &Config::default()).unwrap();
+        let mut lengths = vec![];
+        for now in 0..3 {
+            let value = Value::new(7i64);
+            let mut stimuli = [submission(100_000 * now as usize), finished(Some(value))];
+            journal.note_stimuli(now, &mut stimuli).unwrap();
+            let Stimulus::Worker(_, FromWorker::Finished(finished)) = &stimuli[1] else {
+                panic!("as before")
+            };
+            assert!(finished.value.is_some(), "what is not written is still handled");
+            journal.note(now, &Noted::Tick(&[WorkerId(3)])).unwrap();
+            lengths.push(std::fs::metadata(&path).unwrap().len());
+        }
+        (path, lengths)
+    }
+
+    #[test]
+    fn what_was_noted_is_read_back_without_values() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = written(directory.path());
+        let Written { header, mut journal, entries } = Journal::restore(&path).unwrap();
+        assert_eq!((&*header.contact, &*header.secret), ("tcp://a:1", "5ec2e7"));
+        let expected: Vec<String> = (0..3)
+            .flat_map(|now| {
+                let stimuli = Entry::Stimuli(vec![submission(100_000 * now as usize), finished(None)]);
+                [(now, stimuli), (now, Entry::Tick(vec![WorkerId(3)]))]
+            })
+            .map(|entry: (u64, Entry)| format!("{entry:?}"))
+            .collect();
+        assert_eq!(entries.iter().map(|entry| format!("{entry:?}")).collect::<Vec<_>>(), expected);
+        // It goes on where it ended.
+        journal.note(9, &Noted::Client).unwrap();
+        drop(journal);
+        let entries = Journal::restore(&path).unwrap().entries;
+        assert!(entries.len() == 7 && matches!(entries[6], (9, Entry::Client)));
+    }
+
+    #[test]
+    fn a_torn_or_damaged_end_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, lengths) = written(directory.path());
+        let whole = std::fs::read(&path).unwrap();
+        for missing in [1, 7, 8, 30, 60, 1000, 100_000, 200_100] {
+            let length = whole.len() - missing;
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let entries = Journal::restore(&path).unwrap().entries;
+            let expected = lengths.iter().filter(|end| **end <= length as u64).count() * 2;
+            assert!(entries.len() == expected || entries.len() == expected + 1, "{missing}");
+            assert!(std::fs::metadata(&path).unwrap().len() <= length as u64);
+            // What is left is whole.
+            assert_eq!(Journal::restore(&path).unwrap().entries.len(), entries.len());
+        }
+        let mut damaged = whole.clone();
+        let place = lengths[1] as usize + 40;
+        damaged[place] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        assert_eq!(Journal::restore(&path).unwrap().entries.len(), 4);
+        // Lengths beyond reason allocate nothing.
+        let mut forged = whole[..lengths[0] as usize].to_vec();
+        forged.extend([0xff; 64]);
+        std::fs::write(&path, forged).unwrap();
+        assert_eq!(Journal::restore(&path).unwrap().entries.len(), 2);
+    }
+
+    #[test]
+    fn a_journal_of_another_program_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = written(directory.path());
+        let mut journal = Journal { file: File::create(&path).unwrap(), path: path.clone(), record: vec![] };
+        journal.file.write_all(MAGIC).unwrap();
+        let (version, build) = (VERSION.to_owned(), "f00dfeed".to_owned());
+        let (contact, secret, config) = (String::new(), String::new(), Config::default());
+        journal.append(&Header { version, build, contact, secret, config }).unwrap();
+        let refused = Journal::restore(&path).err().unwrap().to_string();
+        assert!(refused.contains("f00dfeed") && refused.contains("restore it with the one that wrote it"));
     }
 }

@@ -1,12 +1,13 @@
 //! A scheduler that died is restored from its journal; the workers and clients that it had are expected back.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
     Config, Instruction, State, Stimulus,
-    journal::{Entry, Journal},
+    journal::{Entry, Journal, Written},
 };
 use crate::{
+    Result,
     link::Kept,
     protocol::{ClientId, FromWorker, Numbered, ToClient, ToWorker, WorkerId},
 };
@@ -88,16 +89,45 @@ pub(crate) struct Past {
     pub(super) journal: Option<Journal>,
 }
 
-impl Past {
-    /// No tasks, no workers, no clients.
-    pub(crate) fn none(journal: Option<Journal>) -> Self {
-        Self { state: State::new(Config::default()), expected: Expected::default(), clock: 0, journal }
-    }
+/// How a scheduler begins.
+pub(crate) enum Beginning {
+    /// With nothing, and without a journal.
+    Afresh(Config),
+    /// With nothing; it notes what happens in a file.
+    Journaled {
+        config: Config,
+        /// Where, which is nowhere yet.
+        path: PathBuf,
+        /// The cluster's secret, in hexadecimal digits.
+        secret: String,
+    },
+    /// With what a journal tells of, which then goes on.
+    Restored(Written),
+}
 
-    /// What a journal tells of, which then goes on.
-    pub(crate) fn of(journal: Journal, entries: Vec<(u64, Entry)>) -> Self {
-        let (state, expected, clock) = replay(Config::default(), entries);
-        Self { state, expected, clock, journal: Some(journal) }
+impl Beginning {
+    /// The past that this is, of a scheduler that is reached at `contact`.
+    ///
+    /// # Errors
+    /// If the journal cannot be begun.
+    pub(crate) fn past(self, contact: &str) -> Result<Past> {
+        let afresh = |config, journal| Past {
+            state: State::new(config),
+            expected: Expected::default(),
+            clock: 0,
+            journal,
+        };
+        Ok(match self {
+            Self::Afresh(config) => afresh(config, None),
+            Self::Journaled { config, path, secret } => {
+                let journal = Journal::create(&path, contact, &secret, &config)?;
+                afresh(config, Some(journal))
+            }
+            Self::Restored(Written { header, entries, journal }) => {
+                let (state, expected, clock) = replay(header.config, entries);
+                Past { state, expected, clock, journal: Some(journal) }
+            }
+        })
     }
 }
 

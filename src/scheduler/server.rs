@@ -24,7 +24,7 @@ use crate::{
         WorkerId, WorkerInfo,
     },
     task::{self, TaskError, Value},
-    worker::server::{SILENCE, blocking},
+    worker::server::blocking,
 };
 
 /// How often the scheduler looks for silent workers.
@@ -141,6 +141,7 @@ pub(crate) async fn serve(
         expected: RefCell::new(past.expected),
         before: past.clock,
     });
+    let patience = endpoint.silence;
     // Dropping the set when this function ends ends all of them.
     let mut tasks = JoinSet::new();
     for listener in listeners {
@@ -149,7 +150,7 @@ pub(crate) async fn serve(
         tasks.spawn_local(take_visitors(listener, serve));
     }
     tasks.spawn_local(server.clone().ticks());
-    tasks.spawn_local(server.clone().give_up_the_absent());
+    tasks.spawn_local(server.clone().give_up_the_absent(patience));
     end.told().await;
     server.farewell().await;
     Ok(())
@@ -576,11 +577,11 @@ impl Server {
     }
 
     /// Those that were there before this scheduler was restored and do not come back are gone.
-    async fn give_up_the_absent(self: Rc<Self>) {
+    async fn give_up_the_absent(self: Rc<Self>, patience: Duration) {
         if self.expected.borrow().is_empty() {
             return;
         }
-        time::sleep(SILENCE).await;
+        time::sleep(patience).await;
         let Expected { workers, clients } = std::mem::take(&mut *self.expected.borrow_mut());
         let gone = workers.into_keys().map(|worker| Stimulus::RemoveWorker { worker, expected: true });
         let gone: Vec<Stimulus> = gone.chain(clients.into_keys().map(Stimulus::RemoveClient)).collect();

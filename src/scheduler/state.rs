@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Instruction, TaskState,
     arena::Arena,
@@ -25,7 +27,7 @@ use crate::{
 };
 
 /// What a scheduler is told at its start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
     /// A task that took down more workers than this errs.
     pub allowed_failures: u32,

@@ -42,8 +42,10 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// The authority that signed all certificates of the cluster (PEM).
     pub tls_ca: Option<PathBuf>,
-    /// Seconds without an acknowledgement after which a peer's host counts as gone.
+    /// Seconds of silence after which a peer, or its host, counts as gone.
     pub dead_after: f64,
+    /// How many workers a task may take down before it errs.
+    pub allowed_failures: u32,
     /// Seconds that a worker which is to leave may take to hand its results over to others.
     pub handover: f64,
     /// How much memory each worker may use.
@@ -78,6 +80,7 @@ impl Default for Settings {
             tls_key: None,
             tls_ca: None,
             dead_after: 30.0,
+            allowed_failures: 3,
             handover: 30.0,
             memory_limit: MemoryLimit::Auto,
             memory_target: Threshold(Some(0.6)),
@@ -105,7 +108,8 @@ pub const NAMES: &[(&str, &str, &str)] = &[
     ("tls-cert", "FILE", "this side's certificate (PEM); with it, all TCP is encrypted"),
     ("tls-key", "FILE", "the key of the certificate (PEM)"),
     ("tls-ca", "FILE", "the authority that signed all certificates of the cluster (PEM)"),
-    ("dead-after", "SECONDS", "silence after which the host of a TCP peer counts as gone"),
+    ("dead-after", "SECONDS", "silence after which a peer, or its host, counts as gone (default: 30)"),
+    ("allowed-failures", "NUMBER", "workers that a task may take down before it errs (default: 3)"),
     ("handover", "SECONDS", "how long a worker that is to leave may take to hand its results over to others"),
     (
         "memory-limit",

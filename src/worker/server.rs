@@ -32,8 +32,6 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often it gives memory back that nobody uses, at most: that costs some milliseconds.
 const GIVING_BACK: Duration = Duration::from_millis(500);
-/// How long the other side may be silent before it counts as gone.
-pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 /// What a worker is told at its start.
 #[derive(Debug, Clone)]
@@ -227,7 +225,9 @@ pub(crate) async fn serve(
         () = server.leave.notified() => server.take_leave(),
         () = departure.at_once.notified() => server.take_leave(),
         error = server.clone().watch_memory(options.memory) => Err(error),
-        () = server.silence() => Err(Error::closed(format!("the scheduler was silent for {SILENCE:?}"))),
+        () = server.silence() => {
+            Err(Error::closed(format!("the scheduler was silent for {:?}", server.endpoint.silence)))
+        }
     };
     let _ = time::timeout(Duration::from_secs(1), server.scheduler.closed()).await;
     server.peers.close();
@@ -529,8 +529,9 @@ impl Server {
 
     /// Ends once the scheduler has been silent for too long.
     async fn silence(&self) {
-        while self.heard.get().elapsed() < SILENCE {
-            time::sleep(SILENCE.saturating_sub(self.heard.get().elapsed())).await;
+        let silence = self.endpoint.silence;
+        while self.heard.get().elapsed() < silence {
+            time::sleep(silence.saturating_sub(self.heard.get().elapsed())).await;
         }
     }
 }
