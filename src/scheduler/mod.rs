@@ -17,6 +17,7 @@
 mod arena;
 mod copies;
 mod explain;
+mod following;
 mod index;
 mod invariants;
 pub(crate) mod journal;

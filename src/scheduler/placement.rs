@@ -127,7 +127,11 @@ impl State {
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }
 
-    fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+    pub(super) fn soonest(
+        &self,
+        task: &Task,
+        candidates: impl Iterator<Item = WorkerId>,
+    ) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);

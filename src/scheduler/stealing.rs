@@ -122,7 +122,7 @@ impl State {
             .latest()
             .take(TASKS)
             .filter_map(|id| self.task(id))
-            .filter(|task| task.worker == Some(victim) && !task.long_running)
+            .filter(|task| task.worker == Some(victim) && !task.long_running && task.waiting_on == 0)
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {
                 let (transfer, estimate) = (self.transfer(task, thief), task.estimate.max(1));

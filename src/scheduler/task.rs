@@ -79,7 +79,7 @@ pub(super) struct Task {
     pub(super) function: u32,
     /// 0 for the default ones.
     pub(super) options: u32,
-    /// Dependencies that are not in memory, while waiting.
+    /// Dependencies that are not in memory, while waiting or following others.
     pub(super) waiting_on: u32,
     /// Dependents that are to be computed and need its result.
     pub(super) waiters: u32,

@@ -402,6 +402,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
                 // Memory has no limit here.
                 worker::Instruction::Spill { .. }
                 | worker::Instruction::Unspill { .. }
+                | worker::Instruction::Forward { .. }
                 | worker::Instruction::Discard(_) => {}
             }
         }
