@@ -72,18 +72,17 @@ impl State {
                 _ => return None,
             }
         }
-        // Whoever has nothing to do is better than somebody who has.
-        let idle = |id: &WorkerId| self.workers.get(*id).is_some_and(|w| w.busy < w.info.nthreads);
-        if self.workers.least_loaded().is_some_and(|least| idle(&least) && !leaders.contains(&least)) {
-            return None;
-        }
         let room = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| {
                 let tasks = AHEAD_TASKS * u64::from(worker.info.nthreads.max(1));
                 worker.queueing() <= AHEAD && u64::from(worker.busy) < tasks
             })
         };
-        self.soonest(task, leaders.into_iter().filter(room))
+        let leader = self.soonest(task, leaders.iter().copied().filter(room))?;
+        // Somebody who has nothing to do may get to it sooner, once it is known where all lies.
+        let idle = |id: &WorkerId| self.workers.get(*id).is_some_and(|w| w.busy < w.info.nthreads);
+        let least = self.workers.least_loaded().filter(|least| idle(least) && !leaders.contains(least));
+        least.is_none_or(|least| !self.gains(task, leader, least)).then_some(leader)
     }
 
     /// Whether a task is known to be short.

@@ -67,7 +67,7 @@ impl State {
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
     /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
     /// others have nothing to do before it starts, they steal it.
-    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+    pub(super) fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };

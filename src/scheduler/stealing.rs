@@ -215,11 +215,11 @@ impl State {
         self.stealing.asked.contains_key(&task)
     }
 
-    /// Nanoseconds until a worker has what it lacks of a task's dependencies.
+    /// Nanoseconds until a worker has what it lacks of a task's dependencies. What is being computed counts as if it
+    /// lay where that is done already.
     pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
         let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        let missing = needed.filter(|dependency| !dependency.who_has.contains(&worker));
-        self.fetching(worker, missing.map(|dependency| (dependency.nbytes, dependency.who_has.as_slice())))
+        self.fetching(worker, needed.map(|d| (d.nbytes, d.places())).filter(|(_, at)| !at.contains(&worker)))
     }
 }
 

@@ -133,6 +133,11 @@ impl Task {
         self.waiters > 0 || !self.who_wants.is_empty()
     }
 
+    /// The workers that hold the result, or the one that computes it.
+    pub(super) fn places(&self) -> &[WorkerId] {
+        if self.worker.is_some() { self.worker.as_slice() } else { &self.who_has }
+    }
+
     /// Whether it is to be computed or being computed.
     pub(super) fn active(&self) -> bool {
         matches!(

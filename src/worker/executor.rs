@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::{Execution, Input, Stimulus};
 use crate::{
-    graph::KeyMap,
+    graph::{KeyMap, KeySet},
     protocol::TaskId,
     task::{self, TaskError, Value},
 };
@@ -48,6 +48,8 @@ struct Shared {
 /// What the threads have to do, and what they did.
 #[derive(Default)]
 struct Tasks {
+    /// Not done yet, whether they can start or not.
+    unfinished: KeySet<TaskId>,
     /// Can start.
     ready: VecDeque<Execution>,
     /// Wait for others, with how many these are.
@@ -65,26 +67,42 @@ impl Tasks {
         let (id, mut missing, mut failed) = (execution.id, 0, false);
         for input in &mut execution.dependencies {
             let Input::Coming(needed) = *input else { continue };
+            if self.unfinished.contains(&needed) {
+                missing += 1;
+                self.needed_by.entry(needed).or_default().push(id);
+                continue;
+            }
             let made = self.done.iter().rev().find_map(|stimulus| match stimulus {
-                Stimulus::Executed { id, result, .. } if *id == needed => Some(result.as_ref().ok().cloned()),
-                Stimulus::Unstarted(ids) if ids.contains(&needed) => Some(None),
+                Stimulus::Executed { id, result: Ok(value), .. } if *id == needed => Some(value.clone()),
                 _ => None,
             });
             match made {
-                Some(Some(value)) => *input = Input::Here(value),
-                Some(None) => failed = true,
-                None => {
-                    missing += 1;
-                    self.needed_by.entry(needed).or_default().push(id);
-                }
+                Some(value) => *input = Input::Here(value),
+                None => failed = true,
             }
         }
         if failed {
             self.done.push(Stimulus::Unstarted(vec![id]));
-        } else if missing == 0 {
+            return;
+        }
+        self.unfinished.insert(id);
+        if missing == 0 {
             self.ready.push_back(execution);
         } else {
             self.blocked.insert(id, (execution, missing));
+        }
+    }
+
+    /// A task was run.
+    fn finish(&mut self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
+        self.unfinished.remove(&id);
+        let nbytes = result.as_ref().map_or(0, Value::nbytes);
+        let value = result.as_ref().ok().cloned();
+        // The I/O thread hears of a task before it does of those that go on with its result.
+        self.done.push(Stimulus::Executed { id, result, nbytes, duration });
+        match value {
+            Some(value) => self.hand_on(id, &value),
+            None => self.strand(id),
         }
     }
 
@@ -111,6 +129,7 @@ impl Tasks {
         while let Some(id) = without.pop() {
             for waiting in self.needed_by.remove(&id).unwrap_or_default() {
                 if self.blocked.remove(&waiting).is_some() {
+                    self.unfinished.remove(&waiting);
                     unstarted.push(waiting);
                     without.push(waiting);
                 }
@@ -291,16 +310,9 @@ impl Shared {
 
     /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread.
     fn report(&self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
-        let nbytes = result.as_ref().map_or(0, Value::nbytes);
         let mut tasks = lock(&self.tasks);
         let (before, first) = (tasks.ready.len(), tasks.done.is_empty());
-        // The I/O thread hears of a task before it does of those that go on with its result.
-        let value = result.as_ref().ok().cloned();
-        tasks.done.push(Stimulus::Executed { id, result, nbytes, duration });
-        match value {
-            Some(value) => tasks.hand_on(id, &value),
-            None => tasks.strand(id),
-        }
+        tasks.finish(id, result, duration);
         let more = tasks.ready.len() - before;
         self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
         drop(tasks);
@@ -332,4 +344,92 @@ impl Shared {
 /// A panic in a task is caught before it could poison anything of ours.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{graph::Arguments, task::EntryRef};
+
+    fn id(n: u32) -> TaskId {
+        TaskId::new(n, 1)
+    }
+
+    fn execution(n: u32, needs: &[u32]) -> Execution {
+        Execution {
+            id: id(n),
+            key: crate::graph::Key(n.into()),
+            entry: EntryRef { module: 0, offset: 8, name: 1 },
+            arguments: Arguments::default(),
+            dependencies: needs.iter().map(|n| Input::Coming(id(*n))).collect(),
+        }
+    }
+
+    fn tasks(executions: &[(u32, &[u32])]) -> Tasks {
+        let mut tasks = Tasks::default();
+        executions.iter().for_each(|(n, needs)| tasks.add(execution(*n, needs)));
+        tasks
+    }
+
+    fn ready(tasks: &Tasks) -> Vec<u64> {
+        tasks.ready.iter().map(|execution| execution.id.index() as u64).collect()
+    }
+
+    fn finish(tasks: &mut Tasks, n: u32, result: Result<i64, TaskError>) {
+        tasks.ready.retain(|execution| execution.id != id(n));
+        tasks.finish(id(n), result.map(Value::new), 1);
+    }
+
+    fn inputs(tasks: &Tasks) -> Vec<i64> {
+        let execution = tasks.ready.back().expect("one can start");
+        let values = execution.dependencies.iter().filter_map(|input| input.clone().value());
+        values.map(|value| *value.get::<i64>().expect("they are numbers")).collect()
+    }
+
+    fn unstarted(tasks: &Tasks) -> Vec<TaskId> {
+        let ids = tasks.done.iter().filter_map(|stimulus| match stimulus {
+            Stimulus::Unstarted(ids) => Some(ids.clone()),
+            _ => None,
+        });
+        ids.flatten().collect()
+    }
+
+    #[test]
+    fn a_task_starts_with_the_results_of_those_it_waited_for() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[2, 1, 2]), (4, &[3])]);
+        assert_eq!(ready(&tasks), [1, 2]);
+        finish(&mut tasks, 2, Ok(20));
+        assert_eq!(ready(&tasks), [1]);
+        finish(&mut tasks, 1, Ok(10));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![3], vec![20, 10, 20]));
+        finish(&mut tasks, 3, Ok(30));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![4], vec![30]));
+        finish(&mut tasks, 4, Ok(40));
+        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+        assert_eq!(tasks.done.len(), 4);
+    }
+
+    #[test]
+    fn what_is_done_and_not_reported_is_there_for_those_that_come_later() {
+        let mut tasks = tasks(&[(1, &[])]);
+        finish(&mut tasks, 1, Ok(10));
+        tasks.add(execution(2, &[1]));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![2], vec![10]));
+    }
+
+    #[test]
+    fn who_waits_for_what_failed_is_given_back_with_all_that_wait_for_it() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[1, 2]), (4, &[3]), (5, &[2])]);
+        finish(&mut tasks, 1, Err(TaskError::refused("it failed")));
+        assert_eq!(unstarted(&tasks), [id(3), id(4)]);
+        // Those that come later find it failed, or given back.
+        tasks.add(execution(6, &[1]));
+        tasks.add(execution(7, &[2, 4]));
+        tasks.add(execution(8, &[7]));
+        assert_eq!(unstarted(&tasks), [3, 4, 6, 7, 8].map(id));
+        finish(&mut tasks, 2, Ok(20));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![5], vec![20]));
+        finish(&mut tasks, 5, Ok(50));
+        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+    }
 }
