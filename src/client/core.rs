@@ -254,6 +254,11 @@ impl Core {
             ToClient::Worker { worker, address } => {
                 self.workers.borrow_mut().insert(worker, address);
             }
+            ToClient::WorkerGone(worker) => {
+                if let Some(address) = self.workers.borrow_mut().remove(&worker) {
+                    self.peers.give_up(&address);
+                }
+            }
             ToClient::Erred { key, error } => self.set(key, Standing::Erred(error)),
             ToClient::Lost(key) => self.set(key, Standing::Pending),
             ToClient::Cancelled(key) => self.set(key, Standing::Cancelled),

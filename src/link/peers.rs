@@ -283,6 +283,19 @@ impl Peers {
         Ok(link)
     }
 
+    /// A worker is gone, whatever its link says: who waits for its answers waits no more.
+    pub(crate) fn give_up(&self, address: &Arc<str>) {
+        let Some(link) = self.links.borrow_mut().remove(address) else { return };
+        for (_, asker) in link.pending.borrow_mut().drain() {
+            let _ = asker.send(Err(Error::closed(format!("{address} is gone"))));
+        }
+        if let Ok(outbox) = link.outbox.try_lock()
+            && let Some(outbox) = &*outbox
+        {
+            outbox.close();
+        }
+    }
+
     /// Closes the least recently used idle link when there are too many.
     fn make_room(&self) {
         let mut links = self.links.borrow_mut();
@@ -378,6 +391,34 @@ mod tests {
         };
         tokio::task::spawn_local(take_visitors(listener, serve));
         (address, came)
+    }
+
+    #[test]
+    fn who_waits_for_a_silent_worker_is_told_when_it_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let endpoint = endpoint(Registry::new().with(Inproc));
+            let listener = endpoint.listen("inproc://*").await.unwrap();
+            let address: Arc<str> = listener.address().as_str().into();
+            let silent = endpoint.clone();
+            let serve = move |connection| {
+                let silent = silent.clone();
+                async move {
+                    let _connection = silent.welcome(connection).await?;
+                    std::future::pending().await
+                }
+            };
+            tokio::task::spawn_local(take_visitors(listener, serve));
+            let pool = Peers::new(endpoint);
+            let (asked, there) = (pool.clone(), address.clone());
+            let mut asking =
+                tokio::task::spawn_local(async move { asked.get(&there, vec![TaskId(1)]).await });
+            let early = tokio::time::timeout(Duration::from_millis(50), &mut asking).await;
+            assert!(early.is_err(), "it waits");
+            pool.give_up(&address);
+            let told = asking.await.unwrap().unwrap_err().to_string();
+            assert!(told.contains("is gone"), "{told}");
+        });
     }
 
     #[test]

@@ -452,6 +452,8 @@ pub enum ToClient {
         /// Its address.
         address: Arc<str>,
     },
+    /// A worker that is gone.
+    WorkerGone(WorkerId),
     /// A wanted task failed for good.
     Erred {
         /// The task.

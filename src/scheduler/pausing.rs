@@ -11,6 +11,7 @@ impl State {
         worker.paused = paused;
         if paused {
             self.workers.stand_aside(id);
+            self.queued.give_up(id);
             let waiting: Vec<TaskId> =
                 self.processed_by(id).into_iter().filter_map(|task| self.run_elsewhere(task)).collect();
             if !waiting.is_empty() {

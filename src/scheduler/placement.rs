@@ -150,9 +150,19 @@ impl State {
     /// call with dependencies is not one of those that bring data in: it need not wait (Dask calls only the others
     /// root-ish), and what depends on it would wait for it.
     fn has_slot(&self, worker: &Worker, task: &Task) -> bool {
+        self.is_inner(task) || u64::from(worker.busy) < self.slots(worker, task)
+    }
+
+    fn is_inner(&self, task: &Task) -> bool {
         let function = self.functions.get(task.function as usize);
         function.is_some_and(|function| function.inner == task.priority.submission)
-            || u64::from(worker.busy) < self.slots(worker, task)
+    }
+
+    /// Whether a task brings data in with which others, brought in by other tasks, may meet.
+    pub(super) fn has_neighbours(&self, id: TaskRef) -> bool {
+        let brings =
+            |task: &Task| task.dependencies.is_empty() && task.live_dependents > 0 && !self.is_inner(task);
+        self.task(id).is_some_and(brings)
     }
 
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads

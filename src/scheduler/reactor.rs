@@ -156,6 +156,11 @@ impl State {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
         }
+        for (client, known) in &mut self.clients {
+            if known.told.remove(&id) {
+                self.out.push(Instruction::ToClient(*client, ToClient::WorkerGone(id)));
+            }
+        }
     }
 
     pub(super) fn function_name(&self, id: TaskRef) -> String {

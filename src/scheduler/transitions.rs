@@ -122,8 +122,9 @@ impl State {
             return self.assign(id, thief, true);
         }
         match self.place(id) {
-            Placement::Worker(worker) => self.assign(id, worker, false),
-            Placement::Queue => {
+            Placement::Worker(worker) if !self.has_neighbours(id) => self.assign(id, worker, false),
+            // Those that have neighbours are handed out at the end of the turn, when all of them are there.
+            Placement::Worker(_) | Placement::Queue => {
                 let Some(task) = self.task(id) else { return };
                 let priority = task.priority;
                 self.queued.push(priority, id);

@@ -33,6 +33,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often it gives memory back that nobody uses, at most: that costs some milliseconds.
 const GIVING_BACK: Duration = Duration::from_millis(500);
 
+/// After so many failures in a row a peer that lives is one that cannot be reached.
+const UNREACHED: u32 = 5;
+/// A peer that cannot be asked is asked again after this long, and twice as long each time.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// What a worker is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -149,6 +154,8 @@ struct Server {
     id: Cell<Option<WorkerId>>,
     peers: Rc<Peers>,
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
+    /// How often in a row each peer could not be asked.
+    unreached: RefCell<KeyMap<WorkerId, u32>>,
     start: Instant,
     heard: Cell<Instant>,
     /// Told once the worker is to leave, whatever it still holds.
@@ -204,6 +211,7 @@ pub(crate) async fn serve(
         id: Cell::new(None),
         peers: Peers::new(endpoint.clone()),
         addresses: RefCell::default(),
+        unreached: RefCell::default(),
         start: Instant::now(),
         heard: Cell::new(Instant::now()),
         leave: Notify::new(),
@@ -315,7 +323,10 @@ impl Server {
                     ToWorker::WhoHas(held) => stimuli.push(Stimulus::WhoHas(held)),
                     ToWorker::Forward { id, to } => stimuli.push(Stimulus::Forward { id, to }),
                     ToWorker::PeerGone(peer) => {
-                        self.addresses.borrow_mut().remove(&peer);
+                        self.unreached.borrow_mut().remove(&peer);
+                        if let Some(address) = self.addresses.borrow_mut().remove(&peer) {
+                            self.peers.give_up(&address);
+                        }
                         stimuli.push(Stimulus::PeerGone(peer));
                     }
                     ToWorker::Peer { worker, address } => {
@@ -391,9 +402,29 @@ impl Server {
             None => Err(Error::closed(format!("worker {} is not known here", peer.0))),
         };
         let stimulus = match answer {
-            Ok(data) => Stimulus::Gathered { peer, data: ids.into_iter().zip(data).collect() },
+            Ok(data) => {
+                self.unreached.borrow_mut().remove(&peer);
+                Stimulus::Gathered { peer, data: ids.into_iter().zip(data).collect() }
+            }
             Err(error) => {
                 tracing::debug!(%error, "cannot fetch from a peer");
+                let failures = {
+                    let mut unreached = self.unreached.borrow_mut();
+                    let failures = unreached.entry(peer).or_default();
+                    *failures += 1;
+                    *failures
+                };
+                if failures == UNREACHED {
+                    tracing::warn!(
+                        %error,
+                        "a worker that lives cannot be reached from here; should workers be reached over \
+                         another network (--interface)?"
+                    );
+                }
+                // The scheduler looks for another holder, or computes it again: at first at once.
+                if failures > 1 {
+                    time::sleep(RETRY * (1 << failures.min(UNREACHED + 2))).await;
+                }
                 Stimulus::GatherFailed { peer, ids }
             }
         };

@@ -145,7 +145,7 @@ fn check(arguments: &Arguments) -> Result<(), Error> {
     if arguments.workers.contains(&0) || arguments.threads == 0 {
         return wrong("without workers and threads nothing runs: --workers and --threads start at 1");
     }
-    if !(duration.is_finite() && duration > 0.0) || !(0.0..=5.0).contains(&spread) {
+    if !(duration.is_finite() && duration > 0.0 && (0.0..=5.0).contains(&spread)) {
         return wrong("--duration is a number of seconds above 0, --spread one from 0 to 5");
     }
     if saturation.is_nan() || saturation <= 0.0 || !(slowness.is_finite() && slowness >= 1.0) {

@@ -527,6 +527,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
                 ToClient::Erred { key, error } => client.failed(key, error.to_string()),
                 ToClient::Welcome { .. }
                 | ToClient::Noted(_)
+                | ToClient::WorkerGone(_)
                 | ToClient::Resumed { .. }
                 | ToClient::Worker { .. }
                 | ToClient::Answer { .. }

@@ -174,3 +174,18 @@ fn a_client_that_vanishes_takes_what_it_wanted_along() {
     assert_eq!(bed.state.task_count(), 0);
     assert_eq!(bed.frees().len(), 3, "the result, and the two that were assigned: {:?}", bed.told);
 }
+
+#[test]
+fn who_was_told_of_a_worker_hears_that_it_is_gone() {
+    let mut bed = Bed::new(2);
+    bed.submit(vec![call(1, &[])], &[1]).finish(1);
+    let gone = |bed: &Bed| {
+        let word =
+            |told: &Instruction| matches!(told, Instruction::ToClient(_, ToClient::WorkerGone(WorkerId(0))));
+        bed.told.iter().filter(|told| word(told)).count()
+    };
+    assert_eq!((bed.task(1).who_has[0], gone(bed.lose(WorkerId(0)))), (WorkerId(0), 1));
+    // Of one that it was never told of it need not hear.
+    bed.lose(WorkerId(1));
+    assert!(bed.told.iter().all(|told| !matches!(told, Instruction::ToClient(_, ToClient::WorkerGone(_)))));
+}

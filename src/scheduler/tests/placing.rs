@@ -138,3 +138,39 @@ fn within_a_host_and_a_process_results_move_for_less() {
     assert!(took(b) < 10_000_000 && took(b) < took(c) / 10, "{} {}", took(b), took(c));
     assert!(took(c) < took(d), "{} {}", took(c), took(d));
 }
+
+/// Two workers, and eight sums (from 101 on) of four results each (1 to 32), which another function makes.
+fn sums() -> Bed {
+    let mut bed = Bed::new(2);
+    let leaves = (1..=32).map(|key| call(key, &[]));
+    let sums = (0..8).map(|sum| call(101 + sum, &[1, 2, 3, 4].map(|leaf| 4 * sum + leaf)));
+    let mut graph = graph(leaves.chain(sums).collect());
+    let entry = EntryRef { module: 0, offset: 16, name: 2 };
+    graph.functions.push(Function { entry, name: "load".into() });
+    graph.tasks[..32].iter_mut().for_each(|leaf| leaf.function = 1);
+    bed.says(FromClient::Submit { graph, wants: (101..109).map(Key).collect() });
+    bed
+}
+
+#[test]
+fn neighbours_whose_results_meet_go_to_the_same_worker() {
+    let bed = sums();
+    let mut of_sum: Vec<(u32, u128)> =
+        bed.computes().iter().map(|(worker, leaf)| (worker.0, (leaf - 1) / 4)).collect();
+    of_sum.sort_unstable();
+    assert_eq!(of_sum, [(0, 0), (0, 0), (1, 1), (1, 1)]);
+}
+
+#[test]
+fn what_is_reserved_for_one_goes_to_another_who_has_nothing() {
+    let mut bed = sums();
+    // The first worker is stuck with its two tasks; the other does all the rest.
+    let mut todo: Vec<u128> = bed.computes().iter().filter(|(w, _)| w.0 == 1).map(|(_, key)| *key).collect();
+    let mut done = 0;
+    while let Some(key) = todo.pop() {
+        bed.finish(key);
+        done += usize::from(key <= 32);
+        todo.extend(bed.computes().iter().filter(|(w, _)| w.0 == 1).map(|(_, key)| *key));
+    }
+    assert_eq!(done, 30);
+}
