@@ -1,5 +1,6 @@
 //! Stories of single tasks on a worker: a few stimuli, and the instructions and states that must follow.
 
+mod ahead;
 mod spilling;
 
 use super::{Config, Instruction, State, Stimulus, TaskState, Thresholds};
