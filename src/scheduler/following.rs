@@ -79,7 +79,12 @@ impl State {
             })
         };
         let leader = self.soonest(task, leaders.iter().copied().filter(room))?;
-        // Somebody who has nothing to do may get to it sooner, once it is known where all lies.
+        // Somebody who has nothing to do may get to it sooner, once it is known where all lies. Not so in a chain,
+        // which runs on where it is.
+        let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
+        if !task.dependencies.iter().any(several) {
+            return Some(leader);
+        }
         let idle = |id: &WorkerId| self.workers.get(*id).is_some_and(|w| w.busy < w.info.nthreads);
         let least = self.workers.least_loaded().filter(|least| idle(least) && !leaders.contains(least));
         least.is_none_or(|least| !self.gains(task, leader, least)).then_some(leader)
