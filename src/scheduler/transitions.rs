@@ -16,6 +16,9 @@ use crate::{
     task::{FailureKind, TaskError, Value},
 };
 
+/// Workers of which results go in the same messages.
+const FREED_AT_ONCE: usize = 8;
+
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
         self.recommendations.push_back((id, finish));
@@ -275,7 +278,8 @@ impl State {
         if let Some(task) = self.task(id)
             && let Some(worker) = task.worker
         {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![task.id])));
+            let id = task.id;
+            self.free(worker, id);
         }
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
@@ -366,6 +370,18 @@ impl State {
         task.who_has.is_empty()
     }
 
+    /// Tells a worker that nobody needs a task or result of its any more. When many go at once, which few messages do.
+    pub(super) fn free(&mut self, worker: WorkerId, id: TaskId) {
+        for instruction in self.out.iter_mut().rev().take(FREED_AT_ONCE) {
+            match instruction {
+                Instruction::ToWorker(other, ToWorker::Free(ids)) if *other == worker => return ids.push(id),
+                Instruction::ToWorker(_, ToWorker::Free(_)) => {}
+                _ => break,
+            }
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+    }
+
     fn memory_released(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id) else { return };
         let (computation, nbytes) = (task.id, task.nbytes);
@@ -374,7 +390,7 @@ impl State {
                 holder.has.remove_one();
                 holder.nbytes -= nbytes;
             }
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
+            self.free(worker, computation);
         }
         self.set_state(id, TaskState::Released);
         self.reconsider(id);
