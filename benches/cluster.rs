@@ -2,13 +2,12 @@
 //! `cargo bench --bench cluster` runs it, and `benches/README.md` keeps its figures.
 
 use std::{
-    alloc::{GlobalAlloc, Layout},
+    alloc::{GlobalAlloc, Layout, System},
     env,
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
 
-use mimalloc::MiMalloc;
 use rankine::{
     Client as AsyncClient, LocalCluster, Result,
     blocking::Client,
@@ -18,24 +17,23 @@ use rankine::{
     task::EntryRef,
 };
 
-/// Counts what is allocated, to tell the bytes of a task. Beneath is an allocator for what one thread makes and another
-/// gives back, as most of what a task takes: with the system's all figures are a third to a half lower.
+/// Counts what is allocated, to tell the bytes of a task.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is handed on to another allocator; only a counter is kept beside it.
+// SAFETY: all is handed on to the system's allocator; only a counter is kept beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is that allocator's.
-        unsafe { MiMalloc.alloc(layout) }
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is that allocator's.
-        unsafe { MiMalloc.dealloc(memory, layout) }
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.dealloc(memory, layout) }
     }
 }
 
