@@ -179,6 +179,11 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
         1 => (peer(), vec(id(), 0..3)).prop_map(|(peer, ids)| worker::Stimulus::GatherFailed { peer, ids }),
         4 => executed,
         1 => id().prop_map(worker::Stimulus::Seceded),
+        1 => (id(), peer()).prop_map(|(id, to)| worker::Stimulus::Forward { id, to }),
+        1 => vec(id(), 0..3).prop_map(|ids| {
+            worker::Stimulus::Forwarded(ids.into_iter().map(|id| (id, Value::new(2i64))).collect())
+        }),
+        1 => vec(id(), 0..3).prop_map(worker::Stimulus::Unstarted),
     ]
 }
 
@@ -252,6 +257,7 @@ proptest! {
             memory_limit: 100,
             thresholds: worker::Thresholds::default(),
             resources,
+            chains: true,
         });
         for (now, order) in orders.into_iter().enumerate() {
             state.handle(order, now as u64);

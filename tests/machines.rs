@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine::{
     FailureKind,
-    graph::{Arguments, Function, Graph, GraphTask, Key},
+    graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{ClientId, FromClient, FromWorker, Query, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
     scheduler::{self, Instruction, Stimulus},
     serialize::Frame,
     task::{EntryRef, TaskError, Value},
-    worker::{self, Execution, FileId},
+    worker::{self, Execution, FileId, Input},
 };
 
 /// A worker and what is under way to and from it.
@@ -22,6 +22,7 @@ struct Worker {
     inbox: VecDeque<ToWorker>,
     outbox: VecDeque<FromWorker>,
     running: Vec<Execution>,
+    forwards: Vec<(WorkerId, TaskId, Value)>,
     gathers: Vec<(WorkerId, Vec<TaskId>)>,
     disk: Disk,
 }
@@ -60,6 +61,8 @@ struct Cluster {
     threads: u32,
     /// Of a hundred fetches this many fail although the peer lives.
     failing: u32,
+    /// Of a thousand tasks that run this many fail.
+    erring: u32,
     shortage: Shortage,
     /// Tasks that ran so far.
     runs: usize,
@@ -100,6 +103,7 @@ impl Cluster {
             now: 0,
             threads,
             failing: 0,
+            erring: 0,
             shortage: Shortage::default(),
             runs: 0,
             asked: 0,
@@ -167,12 +171,14 @@ impl Cluster {
             memory_limit: self.shortage.limit,
             thresholds: worker::Thresholds::default(),
             resources: vec![],
+            chains: true,
         };
         let worker = Worker {
             state: worker::State::new(config),
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             running: vec![],
+            forwards: vec![],
             gathers: vec![],
             disk: Disk::default(),
         };
@@ -243,6 +249,7 @@ impl Cluster {
         for instruction in worker.state.handle(stimulus, self.now) {
             match instruction {
                 worker::Instruction::Execute(execution) => worker.running.push(execution),
+                worker::Instruction::Forward { peer, id, value } => worker.forwards.push((peer, id, value)),
                 worker::Instruction::Gather { peer, ids } => worker.gathers.push((peer, ids)),
                 worker::Instruction::Send(message) => worker.outbox.push_back(message),
                 worker::Instruction::Spill { file, value } => worker.disk.writes.push((file, value)),
@@ -262,6 +269,7 @@ impl Cluster {
             WorkerSends(WorkerId),
             Runs(WorkerId),
             Gathers(WorkerId),
+            Forwards(WorkerId),
             Writes(WorkerId),
             Reads(WorkerId),
         }
@@ -278,7 +286,8 @@ impl Cluster {
         for (id, worker) in &self.workers {
             moves.extend((!worker.inbox.is_empty()).then_some(Move::WorkerHears(*id)));
             moves.extend((!worker.outbox.is_empty()).then_some(Move::WorkerSends(*id)));
-            moves.extend((!worker.running.is_empty()).then_some(Move::Runs(*id)));
+            moves.extend(worker.running.iter().any(can_start).then_some(Move::Runs(*id)));
+            moves.extend((!worker.forwards.is_empty()).then_some(Move::Forwards(*id)));
             moves.extend((!worker.gathers.is_empty()).then_some(Move::Gathers(*id)));
             moves.extend((!worker.disk.writes.is_empty()).then_some(Move::Writes(*id)));
             moves.extend((!worker.disk.reads.is_empty()).then_some(Move::Reads(*id)));
@@ -299,6 +308,7 @@ impl Cluster {
             }
             Move::Runs(id) => self.runs(id),
             Move::Gathers(id) => self.gathers(id),
+            Move::Forwards(id) => self.forwards(id),
             Move::Writes(id) => self.writes(id),
             Move::Reads(id) => self.reads(id),
         }
@@ -389,6 +399,7 @@ impl Cluster {
             ToWorker::Free(ids) => worker::Stimulus::Free(ids),
             ToWorker::Acquire(wanted) => worker::Stimulus::Acquire(wanted),
             ToWorker::WhoHas(held) => worker::Stimulus::WhoHas(held),
+            ToWorker::Forward { id, to } => worker::Stimulus::Forward { id, to },
             ToWorker::PeerGone(peer) => worker::Stimulus::PeerGone(peer),
             ToWorker::Retire => worker::Stimulus::Retire,
             ToWorker::GiveBack(ids) => worker::Stimulus::GiveBack(ids),
@@ -401,14 +412,41 @@ impl Cluster {
     /// A task's result is its own number plus its dependencies' results.
     fn runs(&mut self, id: WorkerId) {
         let running = &mut self.workers.get_mut(&id).expect("it lives").running;
-        let execution = running.swap_remove(self.random.random_range(0..running.len()));
+        let ready: Vec<usize> = (0..running.len()).filter(|place| can_start(&running[*place])).collect();
+        let execution = running.swap_remove(ready[self.random.random_range(0..ready.len())]);
         self.runs += 1;
         let mut number = [0; 8];
         number.copy_from_slice(&execution.arguments.head.0);
-        let inputs = execution.dependencies.iter().map(|v| *v.get::<i64>().expect("all values are i64"));
-        let result = Ok(Value::new(i64::from_le_bytes(number) + inputs.sum::<i64>()));
+        let inputs = execution.dependencies.into_iter().filter_map(Input::value);
+        let inputs = inputs.map(|value| *value.get::<i64>().expect("all values are i64"));
         let duration = self.random.random_range(1_000..1_000_000);
-        self.work(id, worker::Stimulus::Executed { id: execution.id, result, nbytes: RESULT, duration });
+        let id_of_task = execution.id;
+        // Rarely one fails, and those that the compute threads have after it do not run.
+        if self.random.random_range(0..1000) < self.erring {
+            let error = TaskError::refused("bad luck");
+            let executed =
+                worker::Stimulus::Executed { id: id_of_task, result: Err(error), nbytes: 0, duration };
+            let unstarted = strand(running, id_of_task);
+            self.work(id, executed);
+            if !unstarted.is_empty() {
+                self.work(id, worker::Stimulus::Unstarted(unstarted));
+            }
+            return;
+        }
+        let value = Value::new(i64::from_le_bytes(number) + inputs.sum::<i64>());
+        hand_on(running, id_of_task, &value);
+        self.work(
+            id,
+            worker::Stimulus::Executed { id: id_of_task, result: Ok(value), nbytes: RESULT, duration },
+        );
+    }
+
+    fn forwards(&mut self, id: WorkerId) {
+        let forwards = &mut self.workers.get_mut(&id).expect("it lives").forwards;
+        let (peer, id, value) = forwards.swap_remove(self.random.random_range(0..forwards.len()));
+        if !self.fetch_fails() {
+            self.work(peer, worker::Stimulus::Forwarded(vec![(id, value)]));
+        }
     }
 
     fn gathers(&mut self, id: WorkerId) {
@@ -432,6 +470,37 @@ impl Cluster {
         }
         panic!("it goes on for ever");
     }
+}
+
+/// Whether the compute threads have all that a task needs.
+fn can_start(execution: &Execution) -> bool {
+    execution.dependencies.iter().all(|input| matches!(input, Input::Here(_)))
+}
+
+/// A task is done: those that the compute threads were given after it get its result.
+fn hand_on(running: &mut [Execution], made: TaskId, value: &Value) {
+    for input in running.iter_mut().flat_map(|execution| &mut execution.dependencies) {
+        if matches!(input, Input::Coming(id) if *id == made) {
+            *input = Input::Here(value.clone());
+        }
+    }
+}
+
+/// A task failed: those that the compute threads were given after it do not run.
+fn strand(running: &mut Vec<Execution>, failed: TaskId) -> Vec<TaskId> {
+    let (mut without, mut unstarted) = (vec![failed], vec![]);
+    while let Some(gone) = without.pop() {
+        running.retain(|execution| {
+            let needs = |input: &Input| matches!(input, Input::Coming(id) if *id == gone);
+            let stranded = execution.dependencies.iter().any(needs);
+            if stranded {
+                unstarted.push(execution.id);
+                without.push(execution.id);
+            }
+            !stranded
+        });
+    }
+    unstarted
 }
 
 /// A graph: each task's number and its dependencies, all earlier.
@@ -462,14 +531,15 @@ fn message(graph: &[(i64, Vec<usize>)], wanted: &[usize]) -> FromClient {
     let task = |(i, (number, dependencies)): (usize, &(i64, Vec<usize>))| GraphTask {
         key: key(i),
         function: 0,
-        options: u32::MAX,
+        options: 0,
         dependencies: dependencies.iter().map(|d| key(*d)).collect(),
         arguments: Arguments { head: Frame(number.to_le_bytes().to_vec().into()), frames: vec![] },
     };
     FromClient::Submit {
         graph: Graph {
             functions: vec![Function { entry, name: "add".into() }],
-            options: vec![],
+            // What fails by chance succeeds some time.
+            options: vec![TaskOptions { retries: 1000, ..TaskOptions::default() }],
             tasks: graph.iter().enumerate().map(task).collect(),
         },
         wants: wanted.iter().map(|i| key(*i)).collect(),
@@ -487,10 +557,10 @@ proptest! {
         deaths in prop::collection::vec(0usize..200, 0..6),
         meddling in prop::collection::vec((0usize..100, 0usize..18), 0..6),
         share in 1usize..5,
-        failing in prop_oneof![Just(0u32), 1..60u32],
+        (failing, erring) in (prop_oneof![Just(0u32), 1..60u32], prop_oneof![Just(0u32), 1..200u32]),
     ) {
         let mut cluster = Cluster::new(seed, threads);
-        cluster.failing = failing;
+        (cluster.failing, cluster.erring) = (failing, erring);
         (0..3).for_each(|_| cluster.join());
         let wanted: Vec<usize> = (0..graph.len()).filter(|i| i % share == 0).collect();
         cluster.from_client.push_back(message(&graph, &wanted));

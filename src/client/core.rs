@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time};
 use super::{Command, KeyState, Shared, Standing, Submission};
 use crate::{
     Error, Result,
-    graph::{Graph, Key, KeyMap},
+    graph::{Graph, Key, KeyMap, KeySet},
     link::{Endpoint, Inbox, Peers, Upstream, split},
     protocol::{Answer, ClientId, FromClient, Member, Query, Scattered, TaskId, ToClient, WorkerId},
     task::{EntryRef, TaskError, Value},
@@ -173,19 +173,23 @@ impl Core {
             std::mem::take(&mut commands.waiting)
         };
         let mut graph = GraphBuilder::default();
-        let mut released = Vec::new();
+        let mut released = KeySet::<Key>::default();
         let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
         for command in commands {
-            // What was released and is submitted again must reach the scheduler in this order.
-            if !matches!(command, Command::Submit(_)) {
-                graph.flush(&self.scheduler);
-            }
-            if !matches!(command, Command::Release { .. }) {
-                self.release(&mut released);
+            match &command {
+                // What was released and is submitted again must reach the scheduler in this order.
+                Command::Submit(submissions) => {
+                    let again = |submission: &Submission| released.contains(&submission.task.key);
+                    if !released.is_empty() && submissions.iter().any(again) {
+                        self.flush(&mut graph, &mut released);
+                    }
+                }
+                Command::Release { .. } => {}
+                _ => self.flush(&mut graph, &mut released),
             }
             match command {
                 Command::Submit(submissions) => graph.add(submissions),
-                Command::Release { key, .. } => released.push(key),
+                Command::Release { key, .. } => drop(released.insert(key)),
                 Command::FireAndForget(keys) => self.scheduler.put(FromClient::FireAndForget(keys)),
                 Command::Cancel { keys, force } => {
                     self.scheduler.put(FromClient::Cancel { keys, force });
@@ -206,17 +210,23 @@ impl Core {
                 Command::Close { tell } => return Some(tell),
             }
         }
-        graph.flush(&self.scheduler);
-        self.release(&mut released);
+        self.flush(&mut graph, &mut released);
         for (worker, fetches) in fetches {
             tokio::task::spawn_local(self.clone().fetch(worker, fetches));
         }
         None
     }
 
-    fn release(&self, keys: &mut Vec<Key>) {
-        if !keys.is_empty() {
-            self.scheduler.put(FromClient::Release(std::mem::take(keys)));
+    /// Sends a graph, and then what was released. What was released before it is sent is never wanted.
+    fn flush(&self, graph: &mut GraphBuilder, released: &mut KeySet<Key>) {
+        if !graph.graph.tasks.is_empty() {
+            let graph = std::mem::take(graph).graph;
+            let keys = graph.tasks.iter().map(|task| task.key);
+            let wants = keys.filter(|key| released.is_empty() || !released.remove(key)).collect();
+            self.scheduler.put(FromClient::Submit { graph, wants });
+        }
+        if !released.is_empty() {
+            self.scheduler.put(FromClient::Release(released.drain().collect()));
         }
     }
 
@@ -360,7 +370,6 @@ impl Core {
 #[derive(Default)]
 struct GraphBuilder {
     graph: Graph,
-    wants: Vec<Key>,
     functions: HashMap<EntryRef, u32>,
     /// The last options seen: successive tasks mostly share theirs.
     last_options: Option<(*const crate::graph::TaskOptions, u32)>,
@@ -385,19 +394,11 @@ impl GraphBuilder {
                     }
                 },
             };
-            self.wants.push(task.key);
             self.graph.tasks.push(task);
             // Releases that follow from this reach the scheduler after the graph.
             drop(kept);
         }
         // Pointers are compared only within one batch of submissions, which keeps them alive.
         self.last_options = None;
-    }
-
-    fn flush(&mut self, scheduler: &Upstream<FromClient>) {
-        if !self.graph.tasks.is_empty() {
-            let Self { graph, wants, .. } = std::mem::take(self);
-            scheduler.put(FromClient::Submit { graph, wants });
-        }
     }
 }

@@ -200,6 +200,30 @@ impl Peers {
         }
     }
 
+    /// Sends a result to the worker at `address`, whose tasks wait for it. It is not told whether it came: whoever does
+    /// not get it fetches it.
+    pub(crate) fn forward(self: &Rc<Self>, address: &Arc<str>, id: TaskId, value: Value) {
+        let send = move |outbox: &Outbox<FromPeer>, value: Value| {
+            // What cannot leave the process is asked for, and why is told then.
+            let value = if outbox.carries_objects { Some(value) } else { value.to_wire().ok() };
+            value.into_iter().for_each(|value| outbox.put(FromPeer::Forward(vec![(id, value)])));
+        };
+        let known = self.links.borrow().get(address).cloned();
+        if let Some(link) = known
+            && let Ok(outbox) = link.outbox.try_lock()
+            && let Some(outbox) = &*outbox
+        {
+            return send(outbox, value);
+        }
+        let (peers, address) = (self.clone(), address.clone());
+        tokio::task::spawn_local(async move {
+            match peers.link(&address).await {
+                Ok(link) => link.outbox.lock().await.iter().for_each(|outbox| send(outbox, value.clone())),
+                Err(error) => tracing::debug!(%error, "cannot forward a result to a peer"),
+            }
+        });
+    }
+
     /// Bytes of other processes' memory that are mapped in this one.
     pub(crate) fn borrowed(&self) -> u64 {
         self.endpoint.registry.borrowed()

@@ -450,7 +450,7 @@ pub struct Dependency {
     pub id: TaskId,
     /// Bytes in memory.
     pub nbytes: u64,
-    /// Who holds it.
+    /// Who holds it; nobody yet while it is being computed, and who does is told by [`ToWorker::WhoHas`].
     pub who_has: SmallVec<[WorkerId; 2]>,
 }
 
@@ -489,8 +489,17 @@ pub enum ToWorker {
     Free(Vec<TaskId>),
     /// Fetch copies of these.
     Acquire(Vec<Dependency>),
-    /// Who holds these now. Answers [`FromWorker::Missing`].
+    /// Who holds these now. Answers [`FromWorker::Missing`], or tells of dependencies that were named without a
+    /// holder since they were still to be computed.
     WhoHas(Vec<Dependency>),
+    /// Send this result, small as it may be, to a peer that waits for it, as soon as it is there: by
+    /// [`FromPeer::Forward`].
+    Forward {
+        /// The result of a task that was assigned to this worker.
+        id: TaskId,
+        /// Who needs it.
+        to: WorkerId,
+    },
     /// A peer and where it is reached. Comes before the first message that names it.
     Peer {
         /// Its number.
@@ -655,6 +664,8 @@ pub enum FromPeer {
         /// The data.
         data: Vec<(TaskId, Value)>,
     },
+    /// Results that tasks of the receiver wait for. Not answered.
+    Forward(Vec<(TaskId, Value)>),
 }
 
 /// From a worker to a peer.

@@ -241,7 +241,7 @@ impl State {
     /// A worker need not keep its copy of a result.
     pub(super) fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
         let Some(computation) = self.task(id).map(|task| task.id) else { return };
-        self.out.push(Instruction::ToWorker(holder, ToWorker::Free(vec![computation])));
+        self.free(holder, computation);
         if self.remove_holder(id, holder) {
             self.lose(id);
         }

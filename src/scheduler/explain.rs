@@ -171,6 +171,10 @@ impl State {
         let threads = worker.info.nthreads as usize;
         why.push(if task.long_running {
             "It runs there, and said that it will take its time.".into()
+        } else if task.waiting_on > 0 {
+            let missing =
+                Count(task.waiting_on as usize, "of its dependencies is", "of its dependencies are");
+            format!("{missing} still being computed: it is short, and starts there as soon as they are done.")
         } else if before < threads {
             let threads = Count(threads, "thread", "threads");
             format!("With {threads} and {before} before it, it runs, or will once it has what it needs.")

@@ -42,9 +42,18 @@ impl State {
                     .iter()
                     .filter(|d| self.task(**d).is_some_and(|t| t.state != TaskState::Memory));
                 let missing = missing.count() as u32;
-                if state == TaskState::Waiting {
+                if matches!(state, TaskState::Waiting | TaskState::Processing) {
                     assert_eq!(missing, task.waiting_on, "{id:?}: dependencies that are not in memory");
-                    assert!(missing > 0, "{id:?} waits for something");
+                    assert!(missing > 0 || state != TaskState::Waiting, "{id:?} waits for something");
+                    let gone = task
+                        .dependencies
+                        .iter()
+                        .filter_map(|d| self.task(*d))
+                        .find(|other| !matches!(other.state, TaskState::Memory | TaskState::Processing));
+                    assert!(
+                        state == TaskState::Waiting || gone.is_none(),
+                        "{id:?} follows what nobody computes"
+                    );
                 } else {
                     assert_eq!(missing, 0, "{id:?} {state:?}: dependencies that are not in memory");
                 }

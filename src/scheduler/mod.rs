@@ -1,7 +1,8 @@
 //! The scheduler: a pure state machine, and the server around it.
 //!
 //! [`State`] decides, without a clock or a socket: stimuli in, instructions out. `reactor` lists all
-//! that can happen to it, `transitions` is the table of a task's states, `placement` chooses workers.
+//! that can happen to it, `transitions` is the table of a task's states, `placement` chooses workers, and `following`
+//! assigns short tasks before what they depend on is in memory.
 //!
 //! ```text
 //!              wanted or needed              dependencies in memory
@@ -17,6 +18,7 @@
 mod arena;
 mod copies;
 mod explain;
+mod following;
 mod index;
 mod invariants;
 pub(crate) mod journal;

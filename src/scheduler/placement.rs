@@ -67,7 +67,7 @@ impl State {
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
     /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
     /// others have nothing to do before it starts, they steal it.
-    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+    pub(super) fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
@@ -127,7 +127,11 @@ impl State {
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }
 
-    fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+    pub(super) fn soonest(
+        &self,
+        task: &Task,
+        candidates: impl Iterator<Item = WorkerId>,
+    ) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);

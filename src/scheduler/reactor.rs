@@ -313,7 +313,7 @@ impl State {
     fn not_there(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
         let computation = task.id;
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
+        self.free(worker, computation);
         if self.remove_holder(id, worker) {
             self.lose(id);
         }
@@ -384,7 +384,7 @@ impl State {
 
     /// A worker has what nobody needs.
     fn refuse(&mut self, worker: WorkerId, id: TaskId) {
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+        self.free(worker, id);
     }
 
     fn on_erred(&mut self, worker: WorkerId, id: TaskId, error: TaskError) {

@@ -122,7 +122,7 @@ impl State {
             .latest()
             .take(TASKS)
             .filter_map(|id| self.task(id))
-            .filter(|task| task.worker == Some(victim) && !task.long_running)
+            .filter(|task| task.worker == Some(victim) && !task.long_running && task.waiting_on == 0)
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {
                 let (transfer, estimate) = (self.transfer(task, thief), task.estimate.max(1));
@@ -215,11 +215,11 @@ impl State {
         self.stealing.asked.contains_key(&task)
     }
 
-    /// Nanoseconds until a worker has what it lacks of a task's dependencies.
+    /// Nanoseconds until a worker has what it lacks of a task's dependencies. What is being computed counts as if it
+    /// lay where that is done already.
     pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
         let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        let missing = needed.filter(|dependency| !dependency.who_has.contains(&worker));
-        self.fetching(worker, missing.map(|dependency| (dependency.nbytes, dependency.who_has.as_slice())))
+        self.fetching(worker, needed.map(|d| (d.nbytes, d.places())).filter(|(_, at)| !at.contains(&worker)))
     }
 }
 

@@ -33,10 +33,11 @@ impl State {
         if backwards {
             broken.extend(self.cycles(&fresh.iter().map(|fresh| fresh.this).collect::<Vec<_>>()));
         }
-        for (order, key) in wants.into_iter().enumerate() {
-            // Mostly all that is submitted is wanted, in the same order.
-            let submitted = tasks.get(order).filter(|_| keys[order] == key).copied();
-            let Some(id) = submitted.or_else(|| self.tasks.find(key)) else { continue };
+        let mut submitted = keys.iter().zip(&tasks);
+        for key in wants {
+            // What is wanted is mostly what is submitted, or some of it in the same order.
+            let next = submitted.find(|(submitted, _)| **submitted == key).map(|(_, task)| *task);
+            let Some(id) = next.or_else(|| self.tasks.find(key)) else { continue };
             self.want(client, id);
         }
         for (key, why) in broken {

@@ -79,7 +79,7 @@ pub(super) struct Task {
     pub(super) function: u32,
     /// 0 for the default ones.
     pub(super) options: u32,
-    /// Dependencies that are not in memory, while waiting.
+    /// Dependencies that are not in memory, while waiting or following others.
     pub(super) waiting_on: u32,
     /// Dependents that are to be computed and need its result.
     pub(super) waiters: u32,
@@ -131,6 +131,11 @@ impl Task {
     /// Whether somebody needs the result.
     pub(super) fn needed(&self) -> bool {
         self.waiters > 0 || !self.who_wants.is_empty()
+    }
+
+    /// The workers that hold the result, or the one that computes it.
+    pub(super) fn places(&self) -> &[WorkerId] {
+        if self.worker.is_some() { self.worker.as_slice() } else { &self.who_has }
     }
 
     /// Whether it is to be computed or being computed.

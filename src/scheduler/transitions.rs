@@ -16,6 +16,9 @@ use crate::{
     task::{FailureKind, TaskError, Value},
 };
 
+/// Workers of which results go in the same messages.
+const FREED_AT_ONCE: usize = 8;
+
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
         self.recommendations.push_back((id, finish));
@@ -35,6 +38,8 @@ impl State {
         match (start, finish) {
             (Released, Waiting) if needed => self.released_waiting(id),
             (Waiting, Processing) if task.waiting_on == 0 => self.find_place(id),
+            (Waiting, Processing) => self.follow(id),
+            (Processing, Waiting) if task.waiting_on > 0 => self.start_over_later(id),
             (NoWorker | Queued, Processing) => self.find_place(id),
             (Waiting | NoWorker | Queued | Processing, Released) if !needed => self.active_released(id),
             (Waiting | NoWorker | Queued | Processing, Erred) => {
@@ -57,6 +62,9 @@ impl State {
         if known_to_workers(start) && !known_to_workers(finish) {
             // What workers say of this computation from now on is about the past.
             task.id = TaskId::new(task.id.index() as u32, task.id.generation() + 1);
+            if start == TaskState::Processing {
+                self.strand_followers(id);
+            }
         }
         self.log(id, start, finish);
     }
@@ -83,7 +91,7 @@ impl State {
             );
             return self.fail(id, error);
         }
-        let (mut missing, mut erred) = (0, false);
+        let (mut missing, mut under_way, mut erred) = (0, 0, false);
         for place in 0..task.dependencies.len() {
             let Some(dependency) = self.dependency_at(id, place) else { continue };
             let Some(other) = self.task_mut(dependency) else { continue };
@@ -92,6 +100,7 @@ impl State {
                 TaskState::Memory => continue,
                 TaskState::Released => self.recommend(dependency, TaskState::Waiting),
                 TaskState::Erred => erred = true,
+                TaskState::Processing => under_way += 1,
                 _ => {}
             }
             missing += 1;
@@ -102,7 +111,7 @@ impl State {
         self.set_state(id, TaskState::Waiting);
         if erred {
             self.recommend(id, TaskState::Erred);
-        } else if missing == 0 {
+        } else if missing == under_way {
             self.recommend(id, TaskState::Processing);
         }
     }
@@ -157,7 +166,7 @@ impl State {
         }
     }
 
-    fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
+    pub(super) fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
@@ -199,6 +208,10 @@ impl State {
             self.count_in(id);
         }
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
+        if self.task(id).is_some_and(|task| task.waiting_on > 0) {
+            self.have_forwarded(id, worker);
+        }
+        self.lead(id);
     }
 
     /// A dependency as a worker is told of it.
@@ -212,12 +225,16 @@ impl State {
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
-            let Some(address) = self.workers.get(*peer).map(|p| p.info.contact.clone()) else { continue };
-            let Some(receiver) = self.workers.get_mut(worker) else { return };
-            if receiver.told.insert(*peer) {
-                let message = ToWorker::Peer { worker: *peer, address };
-                self.out.push(Instruction::ToWorker(worker, message));
-            }
+            self.name_peer(worker, *peer);
+        }
+    }
+
+    /// Tells a worker the address of a peer, unless it knows it.
+    pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
+        let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
+        let Some(receiver) = self.workers.get_mut(worker) else { return };
+        if receiver.told.insert(peer) {
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
         }
     }
 
@@ -261,7 +278,8 @@ impl State {
         if let Some(task) = self.task(id)
             && let Some(worker) = task.worker
         {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![task.id])));
+            let id = task.id;
+            self.free(worker, id);
         }
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
@@ -281,6 +299,14 @@ impl State {
         self.reconsider(id);
     }
 
+    /// A task that follows others is taken back, and waits for them again.
+    fn start_over_later(&mut self, id: TaskRef) {
+        // First of all, or what it needs would seem to be needed no more.
+        self.recommend(id, TaskState::Waiting);
+        self.take_back(id);
+        self.reconsider(id);
+    }
+
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         self.leave_active(id);
@@ -297,6 +323,8 @@ impl State {
                 if other.waiting_on == 0 {
                     self.recommend(*dependent, TaskState::Processing);
                 }
+            } else if other.state == TaskState::Processing && other.waiting_on > 0 {
+                self.dependency_done(*dependent, id);
             }
         }
         let value = self.passing.take();
@@ -342,6 +370,18 @@ impl State {
         task.who_has.is_empty()
     }
 
+    /// Tells a worker that nobody needs a task or result of its any more. When many go at once, which few messages do.
+    pub(super) fn free(&mut self, worker: WorkerId, id: TaskId) {
+        for instruction in self.out.iter_mut().rev().take(FREED_AT_ONCE) {
+            match instruction {
+                Instruction::ToWorker(other, ToWorker::Free(ids)) if *other == worker => return ids.push(id),
+                Instruction::ToWorker(_, ToWorker::Free(_)) => {}
+                _ => break,
+            }
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+    }
+
     fn memory_released(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id) else { return };
         let (computation, nbytes) = (task.id, task.nbytes);
@@ -350,7 +390,7 @@ impl State {
                 holder.has.remove_one();
                 holder.nbytes -= nbytes;
             }
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![computation])));
+            self.free(worker, computation);
         }
         self.set_state(id, TaskState::Released);
         self.reconsider(id);

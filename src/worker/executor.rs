@@ -1,8 +1,13 @@
 //! Compute threads: they run tasks and never touch a socket.
+//!
+//! A task may be given to them before others are done that make what it needs, if they were given these too: a
+//! thread that is done with a task hands its result to those that wait for it, and goes on with one of them. So a
+//! chain of short tasks runs without the I/O thread, which hears of them in its own time.
 
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -11,12 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Execution, Stimulus};
+use super::{Execution, Input, Stimulus};
 use crate::{
+    graph::{KeyMap, KeySet},
     protocol::TaskId,
-    task::{self, Value},
+    task::{self, TaskError, Value},
 };
 
 /// How long an idle compute thread looks for work before it sleeps.
@@ -29,14 +36,109 @@ pub(crate) struct Executor {
 
 struct Shared {
     worker: Arc<str>,
-    queue: Mutex<VecDeque<Execution>>,
+    tasks: Mutex<Tasks>,
+    /// Tasks that can start.
     waiting: AtomicUsize,
     sleeping: AtomicUsize,
     work: Condvar,
     ended: AtomicBool,
-    /// What happened, for the I/O thread.
-    done: Mutex<Vec<Stimulus>>,
     told: Notify,
+}
+
+/// What the threads have to do, and what they did.
+#[derive(Default)]
+struct Tasks {
+    /// Not done yet, whether they can start or not.
+    unfinished: KeySet<TaskId>,
+    /// Can start.
+    ready: VecDeque<Execution>,
+    /// Wait for others, with how many these are.
+    blocked: KeyMap<TaskId, (Execution, usize)>,
+    /// Who waits for whose result.
+    needed_by: KeyMap<TaskId, SmallVec<[TaskId; 2]>>,
+    /// What happened, for the I/O thread.
+    done: Vec<Stimulus>,
+}
+
+impl Tasks {
+    /// Takes in a task. What it needs and the I/O thread does not have is being made by others here, or was and is not
+    /// reported yet.
+    fn add(&mut self, mut execution: Execution) {
+        let (id, mut missing, mut failed) = (execution.id, 0, false);
+        for input in &mut execution.dependencies {
+            let Input::Coming(needed) = *input else { continue };
+            if self.unfinished.contains(&needed) {
+                missing += 1;
+                self.needed_by.entry(needed).or_default().push(id);
+                continue;
+            }
+            let made = self.done.iter().rev().find_map(|stimulus| match stimulus {
+                Stimulus::Executed { id, result: Ok(value), .. } if *id == needed => Some(value.clone()),
+                _ => None,
+            });
+            match made {
+                Some(value) => *input = Input::Here(value),
+                None => failed = true,
+            }
+        }
+        if failed {
+            self.done.push(Stimulus::Unstarted(vec![id]));
+            return;
+        }
+        self.unfinished.insert(id);
+        if missing == 0 {
+            self.ready.push_back(execution);
+        } else {
+            self.blocked.insert(id, (execution, missing));
+        }
+    }
+
+    /// A task was run.
+    fn finish(&mut self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
+        self.unfinished.remove(&id);
+        let nbytes = result.as_ref().map_or(0, Value::nbytes);
+        let value = result.as_ref().ok().cloned();
+        // The I/O thread hears of a task before it does of those that go on with its result.
+        self.done.push(Stimulus::Executed { id, result, nbytes, duration });
+        match value {
+            Some(value) => self.hand_on(id, &value),
+            None => self.strand(id),
+        }
+    }
+
+    /// A task has a result: those that wait for it get it.
+    fn hand_on(&mut self, made: TaskId, value: &Value) {
+        for id in self.needed_by.remove(&made).unwrap_or_default() {
+            let Some((execution, missing)) = self.blocked.get_mut(&id) else { continue };
+            let inputs = execution.dependencies.iter_mut();
+            for input in inputs.filter(|input| matches!(input, Input::Coming(needed) if *needed == made)) {
+                *input = Input::Here(value.clone());
+                *missing -= 1;
+            }
+            if *missing == 0
+                && let Some((execution, _)) = self.blocked.remove(&id)
+            {
+                self.ready.push_back(execution);
+            }
+        }
+    }
+
+    /// A task failed: none that waits for it will run, nor those that wait for these.
+    fn strand(&mut self, failed: TaskId) {
+        let (mut without, mut unstarted) = (vec![failed], Vec::new());
+        while let Some(id) = without.pop() {
+            for waiting in self.needed_by.remove(&id).unwrap_or_default() {
+                if self.blocked.remove(&waiting).is_some() {
+                    self.unfinished.remove(&waiting);
+                    unstarted.push(waiting);
+                    without.push(waiting);
+                }
+            }
+        }
+        if !unstarted.is_empty() {
+            self.done.push(Stimulus::Unstarted(unstarted));
+        }
+    }
 }
 
 /// Compute threads of this process, and those of them that run a task.
@@ -85,12 +187,11 @@ impl Executor {
     pub(crate) fn start(worker: Arc<str>, threads: u32) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             worker,
-            queue: Mutex::default(),
+            tasks: Mutex::default(),
             waiting: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             work: Condvar::new(),
             ended: AtomicBool::new(false),
-            done: Mutex::default(),
             told: Notify::new(),
         });
         let executor = Self { shared };
@@ -100,22 +201,25 @@ impl Executor {
         Ok(executor)
     }
 
-    /// Queues tasks.
-    pub(crate) fn execute(&self, tasks: Vec<Execution>) {
-        let count = tasks.len();
-        let mut queue = lock(&self.shared.queue);
-        queue.extend(tasks);
-        self.shared.waiting.store(queue.len(), Ordering::SeqCst);
-        drop(queue);
-        if self.shared.sleeping.load(Ordering::SeqCst) > 0 {
-            if count == 1 { self.shared.work.notify_one() } else { self.shared.work.notify_all() }
+    /// Takes tasks in, those first that others of them need.
+    pub(crate) fn execute(&self, executions: Vec<Execution>) {
+        let mut tasks = lock(&self.shared.tasks);
+        let (ready, reported) = (tasks.ready.len(), tasks.done.len());
+        executions.into_iter().for_each(|execution| tasks.add(execution));
+        let more = tasks.ready.len() - ready;
+        let tell = reported == 0 && !tasks.done.is_empty();
+        self.shared.waiting.store(tasks.ready.len(), Ordering::SeqCst);
+        drop(tasks);
+        self.shared.wake(more);
+        if tell {
+            self.shared.told.notify_one();
         }
     }
 
     /// What happened since the last call; waits for something to happen. Cancel safe.
     pub(crate) async fn happened(&self) -> Vec<Stimulus> {
         loop {
-            let done = std::mem::take(&mut *lock(&self.shared.done));
+            let done = mem::take(&mut lock(&self.shared.tasks).done);
             if !done.is_empty() {
                 return done;
             }
@@ -127,7 +231,7 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        lock(&self.shared.queue).clear();
+        *lock(&self.shared.tasks) = Tasks::default();
         self.shared.work.notify_all();
     }
 }
@@ -150,7 +254,8 @@ impl Shared {
             CURRENT.set(Some(Current { id, shared: self.clone(), seceded: false }));
             BUSY.fetch_add(1, Ordering::Relaxed);
             let start = Instant::now();
-            let result = task::run(execution.entry, &execution.arguments, execution.dependencies);
+            let inputs = execution.dependencies.into_iter().filter_map(Input::value).collect();
+            let result = task::run(execution.entry, &execution.arguments, inputs);
             let duration = start.elapsed().as_nanos() as u64;
             BUSY.fetch_sub(1, Ordering::Relaxed);
             let seceded = CURRENT.take().is_some_and(|c| c.seceded);
@@ -164,8 +269,7 @@ impl Shared {
                     error
                 }
             });
-            let nbytes = result.as_ref().map_or(0, Value::nbytes);
-            self.tell(Stimulus::Executed { id, result, nbytes, duration });
+            self.report(id, result, duration);
             if seceded {
                 // Another thread took this one's place.
                 return;
@@ -180,9 +284,10 @@ impl Shared {
                 return None;
             }
             if self.waiting.load(Ordering::SeqCst) > 0 {
-                let mut queue = lock(&self.queue);
-                let next = queue.pop_front();
-                self.waiting.store(queue.len(), Ordering::SeqCst);
+                let mut tasks = lock(&self.tasks);
+                let next = tasks.ready.pop_front();
+                self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
+                drop(tasks);
                 if next.is_some() {
                     return next;
                 }
@@ -192,22 +297,44 @@ impl Shared {
                 continue;
             }
             spinning = None;
-            let queue = lock(&self.queue);
+            let tasks = lock(&self.tasks);
             self.sleeping.fetch_add(1, Ordering::SeqCst);
-            if queue.is_empty() && !self.ended.load(Ordering::SeqCst) {
-                drop(self.work.wait(queue).unwrap_or_else(PoisonError::into_inner));
+            if tasks.ready.is_empty() && !self.ended.load(Ordering::SeqCst) {
+                drop(self.work.wait(tasks).unwrap_or_else(PoisonError::into_inner));
             } else {
-                drop(queue);
+                drop(tasks);
             }
             self.sleeping.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
+    /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread.
+    fn report(&self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
+        let mut tasks = lock(&self.tasks);
+        let (before, first) = (tasks.ready.len(), tasks.done.is_empty());
+        tasks.finish(id, result, duration);
+        let more = tasks.ready.len() - before;
+        self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
+        drop(tasks);
+        // This thread takes one of them itself.
+        self.wake(more.saturating_sub(1));
+        if first {
+            self.told.notify_one();
+        }
+    }
+
+    /// There are so many more tasks that can start.
+    fn wake(&self, tasks: usize) {
+        if tasks > 0 && self.sleeping.load(Ordering::SeqCst) > 0 {
+            if tasks == 1 { self.work.notify_one() } else { self.work.notify_all() }
+        }
+    }
+
     fn tell(&self, stimulus: Stimulus) {
-        let mut done = lock(&self.done);
-        done.push(stimulus);
-        let first = done.len() == 1;
-        drop(done);
+        let mut tasks = lock(&self.tasks);
+        tasks.done.push(stimulus);
+        let first = tasks.done.len() == 1;
+        drop(tasks);
         if first {
             self.told.notify_one();
         }
@@ -217,4 +344,92 @@ impl Shared {
 /// A panic in a task is caught before it could poison anything of ours.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{graph::Arguments, task::EntryRef};
+
+    fn id(n: u32) -> TaskId {
+        TaskId::new(n, 1)
+    }
+
+    fn execution(n: u32, needs: &[u32]) -> Execution {
+        Execution {
+            id: id(n),
+            key: crate::graph::Key(n.into()),
+            entry: EntryRef { module: 0, offset: 8, name: 1 },
+            arguments: Arguments::default(),
+            dependencies: needs.iter().map(|n| Input::Coming(id(*n))).collect(),
+        }
+    }
+
+    fn tasks(executions: &[(u32, &[u32])]) -> Tasks {
+        let mut tasks = Tasks::default();
+        executions.iter().for_each(|(n, needs)| tasks.add(execution(*n, needs)));
+        tasks
+    }
+
+    fn ready(tasks: &Tasks) -> Vec<u64> {
+        tasks.ready.iter().map(|execution| execution.id.index() as u64).collect()
+    }
+
+    fn finish(tasks: &mut Tasks, n: u32, result: Result<i64, TaskError>) {
+        tasks.ready.retain(|execution| execution.id != id(n));
+        tasks.finish(id(n), result.map(Value::new), 1);
+    }
+
+    fn inputs(tasks: &Tasks) -> Vec<i64> {
+        let execution = tasks.ready.back().expect("one can start");
+        let values = execution.dependencies.iter().filter_map(|input| input.clone().value());
+        values.map(|value| *value.get::<i64>().expect("they are numbers")).collect()
+    }
+
+    fn unstarted(tasks: &Tasks) -> Vec<TaskId> {
+        let ids = tasks.done.iter().filter_map(|stimulus| match stimulus {
+            Stimulus::Unstarted(ids) => Some(ids.clone()),
+            _ => None,
+        });
+        ids.flatten().collect()
+    }
+
+    #[test]
+    fn a_task_starts_with_the_results_of_those_it_waited_for() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[2, 1, 2]), (4, &[3])]);
+        assert_eq!(ready(&tasks), [1, 2]);
+        finish(&mut tasks, 2, Ok(20));
+        assert_eq!(ready(&tasks), [1]);
+        finish(&mut tasks, 1, Ok(10));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![3], vec![20, 10, 20]));
+        finish(&mut tasks, 3, Ok(30));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![4], vec![30]));
+        finish(&mut tasks, 4, Ok(40));
+        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+        assert_eq!(tasks.done.len(), 4);
+    }
+
+    #[test]
+    fn what_is_done_and_not_reported_is_there_for_those_that_come_later() {
+        let mut tasks = tasks(&[(1, &[])]);
+        finish(&mut tasks, 1, Ok(10));
+        tasks.add(execution(2, &[1]));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![2], vec![10]));
+    }
+
+    #[test]
+    fn who_waits_for_what_failed_is_given_back_with_all_that_wait_for_it() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[1, 2]), (4, &[3]), (5, &[2])]);
+        finish(&mut tasks, 1, Err(TaskError::refused("it failed")));
+        assert_eq!(unstarted(&tasks), [id(3), id(4)]);
+        // Those that come later find it failed, or given back.
+        tasks.add(execution(6, &[1]));
+        tasks.add(execution(7, &[2, 4]));
+        tasks.add(execution(8, &[7]));
+        assert_eq!(unstarted(&tasks), [3, 4, 6, 7, 8].map(id));
+        finish(&mut tasks, 2, Ok(20));
+        assert_eq!((ready(&tasks), inputs(&tasks)), (vec![5], vec![20]));
+        finish(&mut tasks, 5, Ok(50));
+        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+    }
 }

@@ -23,7 +23,10 @@ impl State {
         task.nbytes = dependency.nbytes;
         task.who_has = dependency.who_has.clone();
         match task.state {
+            // It is being computed: who does so forwards it, or the scheduler says who has it.
+            TaskState::Released if task.who_has.is_empty() => self.step(id, TaskState::Fetch),
             TaskState::Released => self.fetch(id, None),
+            TaskState::Fetch if task.who_has.is_empty() => {}
             // It was known to be nowhere.
             TaskState::Fetch if task.queued_at.is_none() => self.fetch(id, None),
             TaskState::Cancelled if task.previous == TaskState::Flight => {

@@ -16,10 +16,15 @@
 //! What is freed while it executes or is in flight is *cancelled* until that ends; a fetch that is
 //! wanted again meanwhile goes on. A task that is to be computed again comes under another id, so
 //! nothing here is ever resumed that was given up.
+//!
+//! A short task may come before what it needs is computed, and be executing before that too: compute threads hand
+//! results to the tasks that they were given after those that make them (`running`, `executor`), and workers forward
+//! them to peers that wait for them (`forwarding`). The scheduler's `following` says why.
 
 mod directory;
 mod executor;
 mod fetching;
+mod forwarding;
 mod reactor;
 mod resident;
 mod running;
@@ -34,4 +39,4 @@ mod tests;
 pub(crate) use executor::a_thread_is_idle;
 pub use executor::{secede, worker_name};
 pub use state::{Config, State, TaskState, Thresholds};
-pub use stimulus::{Execution, FileId, Instruction, SpillError, Stimulus};
+pub use stimulus::{Execution, FileId, Input, Instruction, SpillError, Stimulus};

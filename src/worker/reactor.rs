@@ -36,6 +36,8 @@ impl State {
             Stimulus::Free(ids) => ids.into_iter().for_each(|id| self.on_free(id)),
             Stimulus::Acquire(wanted) => self.on_acquire(wanted),
             Stimulus::WhoHas(held) => self.on_who_has(held),
+            Stimulus::Forward { id, to } => self.on_forward(id, to),
+            Stimulus::Forwarded(data) => self.on_forwarded(data),
             Stimulus::PeerGone(peer) => self.on_peer_gone(peer),
             Stimulus::Retire => self.on_retire(),
             Stimulus::GiveBack(ids) => self.on_give_back(ids),
@@ -47,6 +49,7 @@ impl State {
             Stimulus::Executed { id, result, nbytes, duration } => {
                 self.on_executed(id, result, nbytes, duration);
             }
+            Stimulus::Unstarted(ids) => ids.into_iter().for_each(|id| self.on_unstarted(id)),
             Stimulus::Seceded(id) => self.on_seceded(id),
             Stimulus::Given(ids) => self.on_given(ids),
             Stimulus::Memory { resident } => self.on_memory(resident),
@@ -86,6 +89,7 @@ impl State {
         task.spec = Some(Box::new(spec));
         if missing > 0 {
             self.step(id, TaskState::Waiting);
+            self.chain_from(id);
         } else {
             self.make_ready(id);
         }
@@ -97,6 +101,7 @@ impl State {
         let wanted_here = !task.dependents.is_empty();
         match task.state {
             TaskState::Memory => {
+                task.passing = false;
                 self.put_away(id);
                 self.step(id, TaskState::Released);
                 self.miss(id);
@@ -141,11 +146,18 @@ impl State {
     /// Forgets what a task was to run, and lets go of its dependencies.
     pub(super) fn drop_spec(&mut self, id: TaskId) {
         let Some(spec) = self.tasks.get_mut(&id).and_then(|task| task.spec.take()) else { return };
+        if !self.forwards.is_empty() {
+            self.forwards.remove(&id);
+        }
         for dependency in spec.dependencies {
             let Some(task) = self.tasks.get_mut(&dependency.id) else { continue };
             task.dependents.retain(|d| *d != id);
-            if task.dependents.is_empty() && !task.acquired {
-                self.give_up_fetch(dependency.id);
+            if task.dependents.is_empty() {
+                if task.passing {
+                    self.let_pass(dependency.id);
+                } else if !task.acquired {
+                    self.give_up_fetch(dependency.id);
+                }
             }
             self.forget_if_idle(dependency.id);
         }
@@ -162,6 +174,11 @@ impl State {
             if !self.has(dependency.id) {
                 self.tasks.entry(dependency.id).or_default().acquired = true;
                 self.want(&dependency);
+            } else if let Some(task) = self.tasks.get_mut(&dependency.id)
+                && std::mem::take(&mut task.passing)
+            {
+                // It is here to stay.
+                self.send(FromWorker::Added(vec![dependency.id]));
             }
         }
     }
@@ -298,11 +315,19 @@ impl State {
         self.step(id, TaskState::Memory);
         for dependent in dependents {
             let Some(task) = self.tasks.get_mut(&dependent) else { continue };
-            if task.state == TaskState::Waiting {
-                task.missing -= 1;
-                if task.missing == 0 {
-                    self.make_ready(dependent);
+            match task.state {
+                TaskState::Waiting => {
+                    task.missing -= 1;
+                    if task.missing == 0 {
+                        self.make_ready(dependent);
+                    }
                 }
+                // The compute threads have handed it over.
+                _ if task.missing > 0 && task.is_executing() => {
+                    task.missing -= 1;
+                    self.chained -= u32::from(task.missing == 0);
+                }
+                _ => {}
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::cmp::Reverse;
 
-use super::{Execution, Instruction, TaskState, state::State};
+use super::{Execution, Input, Instruction, TaskState, state::State};
 use crate::{
-    protocol::{Finished, FromWorker, TaskId},
+    protocol::{ComputeTask, Finished, FromWorker, TaskId},
     task::{TaskError, Value},
 };
 
@@ -53,7 +53,7 @@ impl State {
             let Reverse((_, id)) = place;
             let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Constrained);
             let Some(spec) = current.and_then(|t| t.spec.as_ref()) else { continue };
-            if self.executing >= self.config.nthreads || !self.has_memory() || !self.fits(id) {
+            if self.occupied() >= self.config.nthreads || !self.has_memory() || !self.fits(id) {
                 waiting.push(place);
                 break;
             }
@@ -80,11 +80,16 @@ impl State {
         if !self.has_memory() {
             return false;
         }
-        self.executing < threads
+        self.occupied() < threads
             || estimate.is_some_and(|estimate| {
                 self.executing < threads * AHEAD_TASKS
                     && self.backlog.saturating_add(estimate) <= AHEAD_NS * u64::from(threads)
             })
+    }
+
+    /// Tasks that keep a compute thread busy, or will as soon as one is free.
+    fn occupied(&self) -> u32 {
+        self.executing - self.chained
     }
 
     /// Gives a task its place among the compute threads. What it needs of the disk is read first.
@@ -108,15 +113,113 @@ impl State {
     pub(super) fn launch(&mut self, id: TaskId) {
         self.step(id, TaskState::Executing);
         let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
-        let dependencies = spec.dependencies.iter().filter_map(|d| self.value(d.id).cloned()).collect();
-        let execution = Execution {
+        let execution = self.execution(id, spec);
+        self.out.push(Instruction::Execute(execution));
+        if self.tasks.get(&id).is_some_and(|task| !task.dependents.is_empty()) {
+            self.chain_after(id);
+        }
+    }
+
+    /// A task is with the compute threads: short ones that wait for nothing but such tasks join them, so that no thread
+    /// waits for what it makes itself to be reported and come back.
+    fn chain_after(&mut self, id: TaskId) {
+        let mut leaders = vec![id];
+        while let Some(leader) = leaders.pop() {
+            for dependent in self.dependents(leader) {
+                if self.chain(dependent) {
+                    leaders.push(dependent);
+                }
+            }
+        }
+    }
+
+    /// As [`Self::chain_after`], for a task that came after those it waits for.
+    pub(super) fn chain_from(&mut self, id: TaskId) {
+        if self.chain(id) {
+            self.chain_after(id);
+        }
+    }
+
+    /// Hands a waiting task to the compute threads, if others there make all that it still needs.
+    fn chain(&mut self, id: TaskId) -> bool {
+        if !self.config.chains {
+            return false;
+        }
+        let Some(task) = self.tasks.get(&id).filter(|task| task.state == TaskState::Waiting) else {
+            return false;
+        };
+        let Some(spec) = task.spec.as_ref().filter(|spec| spec.resources.is_empty()) else { return false };
+        let known = self.durations.get(&spec.entry).copied();
+        let Some(estimate) = known.filter(|estimate| self.has_room(Some(*estimate))) else { return false };
+        let comes = |id| {
+            self.tasks.get(&id).is_some_and(|needed: &super::state::Task| {
+                needed.value.is_some() || needed.state == TaskState::Executing && needed.estimate < AHEAD_NS
+            })
+        };
+        if !spec.dependencies.iter().all(|dependency| comes(dependency.id)) || !self.fits(id) {
+            return false;
+        }
+        self.chained += 1;
+        self.executing += 1;
+        self.backlog += estimate;
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.estimate = estimate;
+        }
+        // What is here is in memory.
+        self.pin_inputs(id);
+        self.step(id, TaskState::Executing);
+        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return false };
+        self.out.push(Instruction::Execute(self.execution(id, spec)));
+        true
+    }
+
+    fn execution(&self, id: TaskId, spec: &ComputeTask) -> Execution {
+        let input = |id| self.value(id).cloned().map_or(Input::Coming(id), Input::Here);
+        Execution {
             id,
             key: spec.key,
             entry: spec.entry,
             arguments: spec.arguments.clone(),
-            dependencies,
-        };
-        self.out.push(Instruction::Execute(execution));
+            dependencies: spec.dependencies.iter().map(|dependency| input(dependency.id)).collect(),
+        }
+    }
+
+    /// The compute threads could not start a task, since another failed that should have made what it needs.
+    pub(super) fn on_unstarted(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id).filter(|task| task.is_executing()) else { return };
+        let cancelled = task.state == TaskState::Cancelled;
+        self.unpin_inputs(id);
+        self.leave_threads(id, true);
+        if cancelled {
+            return self.end_cancelled(id);
+        }
+        let dependencies =
+            self.tasks.get(&id).and_then(|task| task.spec.as_ref()).map(|spec| &spec.dependencies);
+        let missing: Vec<_> = dependencies
+            .into_iter()
+            .flatten()
+            .filter(|dependency| !self.has(dependency.id))
+            .cloned()
+            .collect();
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.missing = missing.len() as u32;
+        }
+        self.step(id, TaskState::Waiting);
+        if missing.is_empty() {
+            return self.make_ready(id);
+        }
+        // The scheduler takes the task back, or says where else it is.
+        missing.iter().for_each(|dependency| self.want(dependency));
+    }
+
+    /// A task that nobody wants any more is off the compute threads.
+    fn end_cancelled(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.previous = TaskState::Released;
+        }
+        self.drop_spec(id);
+        self.step(id, TaskState::Released);
+        self.forget_if_idle(id);
     }
 
     /// A task that was about to run leaves its place, if it has one.
@@ -155,13 +258,11 @@ impl State {
         }
         let wanted = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).is_some_and(|spec| spec.wanted);
         if cancelled {
-            self.drop_spec(id);
-            self.step(id, TaskState::Released);
-            self.forget_if_idle(id);
-            return;
+            return self.end_cancelled(id);
         }
         match result.and_then(|value| self.refusal(nbytes).map_or(Ok(value), Err)) {
             Ok(value) => {
+                self.forward_to_all(id, &value, nbytes);
                 self.drop_spec(id);
                 self.hold(id, value.clone(), nbytes);
                 let value = Some(value).filter(|_| wanted && nbytes <= INLINE_BYTES);
@@ -212,6 +313,10 @@ impl State {
     fn leave_count(&mut self, id: TaskId) {
         self.executing -= 1;
         if let Some(task) = self.tasks.get_mut(&id) {
+            // One that is being read counts there what is not read yet.
+            if task.state != TaskState::Reading {
+                self.chained -= u32::from(std::mem::take(&mut task.missing) > 0);
+            }
             self.backlog -= std::mem::take(&mut task.estimate);
         }
     }

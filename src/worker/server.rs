@@ -202,6 +202,7 @@ pub(crate) async fn serve(
             memory_limit: options.memory.limit,
             thresholds: options.memory.thresholds,
             resources: options.resources,
+            chains: true,
         })),
         executor,
         endpoint: endpoint.clone(),
@@ -254,6 +255,12 @@ impl Server {
         for instruction in instructions {
             match instruction {
                 Instruction::Execute(execution) => executions.push(execution),
+                Instruction::Forward { peer, id, value } => {
+                    let address = self.addresses.borrow().get(&peer).cloned();
+                    if let Some(address) = address {
+                        self.peers.forward(&address, id, value);
+                    }
+                }
                 Instruction::Gather { peer, ids } => {
                     tokio::task::spawn_local(self.clone().gather(peer, ids));
                 }
@@ -314,6 +321,7 @@ impl Server {
                     ToWorker::Free(ids) => stimuli.push(Stimulus::Free(ids)),
                     ToWorker::Acquire(wanted) => stimuli.push(Stimulus::Acquire(wanted)),
                     ToWorker::WhoHas(held) => stimuli.push(Stimulus::WhoHas(held)),
+                    ToWorker::Forward { id, to } => stimuli.push(Stimulus::Forward { id, to }),
                     ToWorker::PeerGone(peer) => {
                         self.unreached.borrow_mut().remove(&peer);
                         if let Some(address) = self.addresses.borrow_mut().remove(&peer) {
@@ -430,6 +438,7 @@ impl Server {
             for request in requests {
                 match request {
                     FromPeer::Get { request, ids } => self.give(request, ids, to.clone()),
+                    FromPeer::Forward(data) => self.handle(vec![Stimulus::Forwarded(data)]),
                     FromPeer::Put { request, data } => {
                         let nbytes = data.iter().map(|(_, value)| value.nbytes()).collect();
                         self.handle(vec![Stimulus::Put(data)]);

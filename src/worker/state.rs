@@ -25,6 +25,8 @@ pub struct Config {
     pub thresholds: Thresholds,
     /// Its supply of abstract resources.
     pub resources: Vec<(String, f64)>,
+    /// Whether its compute threads hand results to tasks that they were given before these were there.
+    pub chains: bool,
 }
 
 /// What a worker does as its memory fills up: shares of its limit, from 0 to 1; `None` switches one off.
@@ -99,7 +101,8 @@ pub(super) struct Task {
     pub(super) spec: Option<Box<ComputeTask>>,
     /// Tasks here that need it.
     pub(super) dependents: SmallVec<[TaskId; 2]>,
-    /// Dependencies that are not here; while reading, those that are not read yet.
+    /// Dependencies that are not here; while reading, those that are not read yet; while executing, those that other
+    /// executing tasks hand over.
     pub(super) missing: u32,
     pub(super) who_has: SmallVec<[WorkerId; 2]>,
     /// The peer that will be asked for it, while to be fetched.
@@ -120,8 +123,18 @@ pub(super) struct Task {
     pub(super) pinned: u64,
     /// The scheduler asked for a copy, whether or not a task here needs it.
     pub(super) acquired: bool,
+    /// A peer forwarded it for the tasks here that need it.
+    pub(super) passing: bool,
     /// What it added to the backlog of the compute threads.
     pub(super) estimate: u64,
+}
+
+impl Task {
+    /// Whether the compute threads have it, whether or not anybody still wants it.
+    pub(super) fn is_executing(&self) -> bool {
+        self.state == TaskState::Executing
+            || self.state == TaskState::Cancelled && self.previous == TaskState::Executing
+    }
 }
 
 impl Default for Task {
@@ -143,6 +156,7 @@ impl Default for Task {
             pins: 0,
             pinned: 0,
             acquired: false,
+            passing: false,
             estimate: 0,
         }
     }
@@ -184,8 +198,12 @@ pub struct State {
     pub(super) asked: SmallVec<[Asked; 8]>,
     /// What the latest fetches took, that the scheduler was not told yet.
     pub(super) fetches: Vec<Fetch>,
+    /// Peers that wait for results of tasks here.
+    pub(super) forwards: KeyMap<TaskId, SmallVec<[WorkerId; 1]>>,
     /// Tasks with the compute threads, or about to be.
     pub(super) executing: u32,
+    /// Those of them that cannot start yet: others with the compute threads make what they need.
+    pub(super) chained: u32,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
     pub(super) backlog: u64,
@@ -216,7 +234,9 @@ impl State {
             to_fetch: BTreeMap::new(),
             asked: SmallVec::new(),
             fetches: Vec::new(),
+            forwards: KeyMap::default(),
             executing: 0,
+            chained: 0,
             retiring: false,
             backlog: 0,
             durations: KeyMap::default(),
@@ -287,7 +307,7 @@ impl State {
     /// # Panics
     /// If it does not.
     pub fn validate(&self) {
-        let mut executing = 0;
+        let (mut executing, mut chained) = (0, 0);
         for (id, task) in &self.tasks {
             let state = task.state;
             let here = task.value.is_some() || matches!(task.disk, Disk::Written(..));
@@ -295,6 +315,7 @@ impl State {
             let places = [state, task.previous];
             if places.contains(&TaskState::Executing) || state == TaskState::Reading {
                 executing += 1;
+                chained += u32::from(state != TaskState::Reading && task.missing > 0);
             }
             if state == TaskState::Reading {
                 let spec = task.spec.as_ref().expect("what is to be run has something to run");
@@ -311,6 +332,7 @@ impl State {
                 assert_eq!(missing as u32, task.missing, "{id:?}: dependencies that are not here");
                 assert_eq!(state == TaskState::Waiting, missing > 0, "{id:?} {state:?}: {missing} missing");
             }
+            assert!(!task.passing || !task.dependents.is_empty(), "{id:?} passed, and is still here");
             let queued =
                 task.queued_at.is_some_and(|p| self.to_fetch.get(&p).is_some_and(|q| q.contains(id)));
             assert_eq!(queued, task.queued_at.is_some(), "{id:?}: queued where it says");
@@ -329,6 +351,13 @@ impl State {
             );
         }
         assert_eq!(executing, self.executing, "tasks with the compute threads");
+        assert_eq!(chained, self.chained, "tasks that wait for others there");
+        for id in self.forwards.keys() {
+            assert!(
+                self.tasks.get(id).is_some_and(|task| task.spec.is_some()),
+                "{id:?} is not to be run here"
+            );
+        }
         self.validate_memory();
     }
 

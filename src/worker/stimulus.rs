@@ -17,6 +17,15 @@ pub enum Stimulus {
     Acquire(Vec<Dependency>),
     /// The scheduler says who holds these.
     WhoHas(Vec<Dependency>),
+    /// The scheduler says that a peer waits for a result of this worker's.
+    Forward {
+        /// The result.
+        id: TaskId,
+        /// The peer.
+        to: WorkerId,
+    },
+    /// A peer forwards what tasks here wait for.
+    Forwarded(Vec<(TaskId, Value)>),
     /// A peer is gone.
     PeerGone(WorkerId),
     /// Others are to run these, unless they are started.
@@ -50,6 +59,8 @@ pub enum Stimulus {
         /// Nanoseconds it took.
         duration: u64,
     },
+    /// Compute threads did not run these: a task that was to hand them its result failed.
+    Unstarted(Vec<TaskId>),
     /// A running task says that it will take its time.
     Seceded(TaskId),
     /// A peer is given these, so they are in use.
@@ -118,14 +129,44 @@ pub struct Execution {
     /// Its arguments.
     pub arguments: Arguments,
     /// What the arguments refer to.
-    pub dependencies: Vec<Value>,
+    pub dependencies: Vec<Input>,
+}
+
+/// What a task for a compute thread needs.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Here it is.
+    Here(Value),
+    /// The compute threads were given the task that makes it before, and have not reported it yet: they hand its
+    /// result on themselves.
+    Coming(TaskId),
+}
+
+impl Input {
+    /// The value, if it is here.
+    pub fn value(self) -> Option<Value> {
+        match self {
+            Self::Here(value) => Some(value),
+            Self::Coming(_) => None,
+        }
+    }
 }
 
 /// What a worker wants done.
 #[derive(Debug, Clone)]
 pub enum Instruction {
-    /// Give this to the compute threads; answered by [`Stimulus::Executed`].
+    /// Give this to the compute threads; answered by [`Stimulus::Executed`], or by [`Stimulus::Unstarted`] where
+    /// what it needs does not come.
     Execute(Execution),
+    /// Send a result to a peer whose tasks wait for it.
+    Forward {
+        /// The peer.
+        peer: WorkerId,
+        /// The result.
+        id: TaskId,
+        /// Its value.
+        value: Value,
+    },
     /// Ask a peer for results; answered by [`Stimulus::Gathered`] or [`Stimulus::GatherFailed`].
     Gather {
         /// The peer.

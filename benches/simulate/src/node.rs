@@ -40,6 +40,7 @@ impl Node {
             memory_limit: 0,
             thresholds: worker::Thresholds::default(),
             resources: vec![],
+            chains: false,
         };
         Self {
             machine: worker::State::new(config),
@@ -74,7 +75,9 @@ impl Node {
                 }
                 // Addresses mean nothing here, and no function is run but those of tasks.
                 ToWorker::Welcome { .. }
+                // Nothing depends on forwarding either.
                 | ToWorker::Peer { .. }
+                | ToWorker::Forward { .. }
                 | ToWorker::Alive
                 | ToWorker::Run { .. }
                 | ToWorker::Noted(_)

@@ -4,7 +4,7 @@ use rankine::{
     protocol::{ClientId, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
     scheduler::{Instruction, Stimulus},
     task::Value,
-    worker,
+    worker::{self, Input},
 };
 
 use crate::{
@@ -402,6 +402,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
                 // Memory has no limit here.
                 worker::Instruction::Spill { .. }
                 | worker::Instruction::Unspill { .. }
+                | worker::Instruction::Forward { .. }
                 | worker::Instruction::Discard(_) => {}
             }
         }
@@ -425,7 +426,8 @@ impl<'a, P: Policy> Simulation<'a, P> {
             self.execute(worker, next);
         }
         let task = Problem::task_of(&execution.arguments);
-        let dependencies = execution.dependencies.iter().map(number);
+        let inputs = execution.dependencies.iter().cloned().filter_map(Input::value);
+        let dependencies = inputs.map(|value| number(&value));
         let value = self.problem.result(task, Problem::evaluate(task, dependencies));
         let (id, nbytes) = (execution.id, value.nbytes());
         self.work(worker, worker::Stimulus::Executed { id, result: Ok(value), nbytes, duration });

@@ -3,6 +3,7 @@
 mod cancelling;
 mod copying;
 mod explaining;
+mod following;
 mod limiting;
 mod losing;
 mod pausing;

@@ -147,3 +147,17 @@ fn a_story_tells_each_step() {
         [step("released", "waiting"), step("waiting", "processing"), step("processing", "memory")]
     );
 }
+
+#[test]
+fn what_goes_at_once_goes_in_one_message_to_each_worker() {
+    let mut bed = Bed::new(2);
+    let keys: Vec<u128> = (1..=20).collect();
+    bed.submit(keys.iter().map(|key| call(*key, &[])).collect(), &keys);
+    while let Some(key) =
+        keys.iter().find(|key| bed.state.task_state(Key(**key)) == Some(TaskState::Processing))
+    {
+        bed.finish(*key);
+    }
+    bed.release(&keys);
+    assert_eq!((bed.told.len(), bed.frees().len(), bed.state.task_count()), (2, 20, 0));
+}

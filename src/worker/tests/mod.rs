@@ -1,5 +1,6 @@
 //! Stories of single tasks on a worker: a few stimuli, and the instructions and states that must follow.
 
+mod ahead;
 mod spilling;
 
 use super::{Config, Instruction, State, Stimulus, TaskState, Thresholds};
@@ -51,8 +52,13 @@ impl Bed {
     }
 
     fn with(nthreads: u32, resources: Vec<(String, f64)>) -> Self {
-        let state =
-            State::new(Config { nthreads, memory_limit: 0, thresholds: Thresholds::default(), resources });
+        let state = State::new(Config {
+            nthreads,
+            memory_limit: 0,
+            thresholds: Thresholds::default(),
+            resources,
+            chains: true,
+        });
         Self { state, now: 0, told: vec![] }
     }
 
@@ -160,7 +166,12 @@ mod running {
         bed.gathered(ALICE, &[2]).is(2, TaskState::Memory).is(3, TaskState::Executing);
         bed.does(&["added 2", "execute 3"]);
         let Some(Instruction::Execute(execution)) = bed.told.last() else { panic!("{:?}", bed.told) };
-        let values: Vec<i64> = execution.dependencies.iter().map(|v| *v.get::<i64>().unwrap()).collect();
+        let values: Vec<i64> = execution
+            .dependencies
+            .iter()
+            .filter_map(|i| i.clone().value())
+            .map(|v| *v.get::<i64>().unwrap())
+            .collect();
         assert_eq!(values, [1, 2]);
     }
 
@@ -237,6 +248,7 @@ mod running {
             memory_limit: 1000,
             thresholds: Thresholds { target: None, ..Thresholds::default() },
             resources: vec![],
+            chains: true,
         });
         bed.compute(task(1, vec![]));
         let result = Ok(Value::new(0i64));

@@ -18,6 +18,7 @@ fn limited(nthreads: u32, memory_limit: u64) -> Bed {
         memory_limit,
         thresholds: Thresholds { target: Some(0.6), spill: Some(0.7), pause: Some(0.8), terminate: None },
         resources: vec![],
+        chains: true,
     });
     bed
 }
@@ -126,6 +127,7 @@ fn without_a_limit_or_with_thresholds_off_nothing_goes() {
         memory_limit: SIZE,
         thresholds: Thresholds { target: None, spill: None, pause: None, terminate: None },
         resources: vec![],
+        chains: true,
     });
     bed.results(1..20).memory(1 << 40).does(&[]).holds(19, 0);
 }
@@ -151,7 +153,12 @@ fn needed_again_it_is_read_before_its_task_runs_and_closed_after() {
         .is(10, TaskState::Executing)
         .does(&["execute 9", "execute 10"]);
     let Some(Instruction::Execute(execution)) = bed.told.first() else { panic!("{:?}", bed.told) };
-    let values: Vec<i64> = execution.dependencies.iter().map(|v| *v.get::<i64>().unwrap()).collect();
+    let values: Vec<i64> = execution
+        .dependencies
+        .iter()
+        .filter_map(|i| i.clone().value())
+        .map(|v| *v.get::<i64>().unwrap())
+        .collect();
     assert_eq!(values, [1, 2]);
     bed.holds(3, 1);
     bed.executed(9);

@@ -1,0 +1,138 @@
+//! Tasks that are assigned before all that they need is there.
+//!
+//! A task that waits for others usually gets its place when the last of them is done: a report comes, an assignment
+//! goes. Where tasks are short, those two messages take longer than the tasks. So a short task whose dependencies
+//! are all done or under way *follows* them: it is assigned at once, to one of the workers that compute them, and
+//! that one starts it by itself when it has all it needs. What others compute for it they forward
+//! ([`ToWorker::Forward`]) as soon as they have it; and once the scheduler hears where such a result is, it
+//! says so ([`ToWorker::WhoHas`]), so that nothing depends on forwarding.
+//!
+//! Dependencies under way are named without a holder. Should one of them be computed elsewhere after all, it becomes
+//! another computation, and whoever follows it is taken back and placed anew.
+
+use smallvec::SmallVec;
+
+use super::{
+    Instruction, TaskState,
+    state::State,
+    task::{Task, TaskRef},
+};
+use crate::protocol::{Dependency, ToWorker, WorkerId};
+
+/// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
+const SHORT: u64 = 1_000_000;
+/// Nanoseconds of work that a thread may have before it, for more tasks to follow.
+const AHEAD: u64 = 2_000_000;
+/// And never more than this many tasks a thread.
+const AHEAD_TASKS: u64 = 2048;
+/// What has more dependencies, or dependents, is not worth looking at each of them so often.
+const FEW: usize = 16;
+
+impl State {
+    /// A task was just assigned: what waits for it may follow.
+    pub(super) fn lead(&mut self, id: TaskRef) {
+        let Some(task) = self.task(id) else { return };
+        if task.dependents.is_empty() || task.dependents.len() > FEW || !self.is_short(task) {
+            return;
+        }
+        for place in 0..task.dependents.len() {
+            let Some(dependent) = self.task(id).and_then(|task| task.dependents.get(place)).copied() else {
+                return;
+            };
+            if self.task(dependent).is_some_and(|task| task.state == TaskState::Waiting) {
+                self.recommend(dependent, TaskState::Processing);
+            }
+        }
+    }
+
+    /// Assigns a task that still waits for others to one of the workers that compute these, if it may follow them.
+    pub(super) fn follow(&mut self, id: TaskRef) {
+        if let Some(worker) = self.leader_of(id) {
+            self.assign(id, worker, false);
+        }
+    }
+
+    fn leader_of(&self, id: TaskRef) -> Option<WorkerId> {
+        let task = self.task(id)?;
+        let options = self.options_of(task);
+        let free = options.workers.is_empty() && options.resources.is_empty();
+        if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
+            return None;
+        }
+        let mut leaders: SmallVec<[WorkerId; 8]> = SmallVec::new();
+        for dependency in &task.dependencies {
+            let other = self.task(*dependency)?;
+            match other.state {
+                TaskState::Memory => {}
+                TaskState::Processing
+                    if !other.long_running && !self.is_being_stolen(*dependency) && self.is_short(other) =>
+                {
+                    leaders.extend(other.worker);
+                }
+                _ => return None,
+            }
+        }
+        let room = |id: &WorkerId| {
+            self.workers.get(*id).is_some_and(|worker| {
+                let tasks = AHEAD_TASKS * u64::from(worker.info.nthreads.max(1));
+                worker.queueing() <= AHEAD && u64::from(worker.busy) < tasks
+            })
+        };
+        let leader = self.soonest(task, leaders.iter().copied().filter(room))?;
+        // Somebody who has nothing to do may get to it sooner, once it is known where all lies. Not so in a chain,
+        // which runs on where it is.
+        let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
+        if !task.dependencies.iter().any(several) {
+            return Some(leader);
+        }
+        let idle = |id: &WorkerId| self.workers.get(*id).is_some_and(|w| w.busy < w.info.nthreads);
+        let least = self.workers.least_loaded().filter(|least| idle(least) && !leaders.contains(least));
+        least.is_none_or(|least| !self.gains(task, leader, least)).then_some(leader)
+    }
+
+    /// Whether a task is known to be short.
+    fn is_short(&self, task: &Task) -> bool {
+        let known = self.functions.get(task.function as usize).and_then(|function| function.duration);
+        known.is_some_and(|duration| duration <= SHORT)
+    }
+
+    /// A task was assigned to `worker` though others still compute what it needs: these forward it.
+    pub(super) fn have_forwarded(&mut self, id: TaskRef, worker: WorkerId) {
+        let Some(task) = self.task(id) else { return };
+        let elsewhere: SmallVec<[(TaskRef, WorkerId); 4]> = task
+            .dependencies
+            .iter()
+            .filter_map(|dependency| Some((*dependency, self.task(*dependency)?.worker?)))
+            .filter(|(_, computing)| *computing != worker)
+            .collect();
+        for (dependency, computing) in elsewhere {
+            let Some(result) = self.task(dependency).map(|task| task.id) else { continue };
+            self.name_peer(computing, worker);
+            self.out.push(Instruction::ToWorker(computing, ToWorker::Forward { id: result, to: worker }));
+        }
+    }
+
+    /// One of the dependencies of a task that follows is done: where it is is told to who has it not.
+    pub(super) fn dependency_done(&mut self, follower: TaskRef, done: TaskRef) {
+        let Some(task) = self.task_mut(follower) else { return };
+        task.waiting_on -= 1;
+        let Some(worker) = task.worker else { return };
+        let Some(dependency) = self.dependency(done) else { return };
+        if !dependency.who_has.contains(&worker) {
+            let held: Vec<Dependency> = vec![dependency];
+            self.introduce(worker, &held);
+            self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
+        }
+    }
+
+    /// A computation will not end where it was: who follows it waits for another one, and is placed anew.
+    pub(super) fn strand_followers(&mut self, id: TaskRef) {
+        let Some(task) = self.task(id) else { return };
+        let follows = |task: &Task| task.state == TaskState::Processing && task.waiting_on > 0;
+        let followers: SmallVec<[TaskRef; 8]> =
+            task.dependents.iter().copied().filter(|d| self.task(*d).is_some_and(follows)).collect();
+        for follower in followers {
+            self.recommend(follower, TaskState::Waiting);
+        }
+    }
+}

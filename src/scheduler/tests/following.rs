@@ -1,0 +1,103 @@
+//! Short tasks that are assigned before all that they need is there.
+
+use super::*;
+
+/// A cluster that knows that tasks are short.
+fn bed(workers: usize) -> Bed {
+    let mut bed = Bed::new(workers);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_soon(&mut bed, 101);
+    bed.release(&[101]).is_forgotten(101);
+    bed
+}
+
+/// A task is finished after a microsecond.
+fn finish_soon(bed: &mut Bed, key: u128) {
+    let (worker, id) = bed.assignment(key);
+    let finished = Finished { id, nbytes: 100, duration: 1000, value: None };
+    bed.worker_says(worker, FromWorker::Finished(finished));
+}
+
+fn forwards(bed: &Bed) -> Vec<(WorkerId, TaskId, WorkerId)> {
+    let forward = |told: &Instruction| match told {
+        Instruction::ToWorker(worker, ToWorker::Forward { id, to }) => Some((*worker, *id, *to)),
+        _ => None,
+    };
+    bed.told.iter().filter_map(forward).collect()
+}
+
+#[test]
+fn a_chain_goes_to_its_worker_at_once() {
+    let mut bed = bed(1);
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]);
+    assert_eq!(bed.computes(), [(WorkerId(0), 1), (WorkerId(0), 2), (WorkerId(0), 3)]);
+    let (_, second) = bed.computed()[1];
+    assert_eq!(second.dependencies[0].id, bed.id(1));
+    assert!(second.dependencies[0].who_has.is_empty(), "nobody has it yet");
+    let why = bed.state.explain(&[Key(2)])[0].why.join(" ");
+    assert!(why.contains("1 of its dependencies is still being computed"), "{why}");
+    // The worker knows best when each can start.
+    for key in [1, 2] {
+        finish_soon(&mut bed, key);
+        assert_eq!((bed.computes(), bed.client_hears()), (vec![], vec![]));
+    }
+    finish_soon(&mut bed, 3);
+    assert_eq!(bed.client_hears(), ["3 in memory of 0"]);
+}
+
+#[test]
+fn what_others_compute_for_it_is_forwarded_and_where_it_is_is_said() {
+    let mut bed = bed(2);
+    bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2])], &[3]).is(3, TaskState::Processing);
+    let here = bed.assignment(3).0;
+    let other = if bed.assignment(1).0 == here { 2 } else { 1 };
+    let (there, result) = bed.assignment(other);
+    assert_ne!(there, here);
+    assert_eq!(forwards(&bed), [(there, result, here)]);
+    finish_soon(&mut bed, other);
+    let said = bed.told.iter().find_map(|told| match told {
+        Instruction::ToWorker(worker, ToWorker::WhoHas(held)) => Some((*worker, held[0].clone())),
+        _ => None,
+    });
+    let (worker, held) = said.expect("who waits for it hears who has it");
+    assert_eq!((worker, held.id, &held.who_has[..]), (here, result, &[there][..]));
+    finish_soon(&mut bed, 3 - other);
+    finish_soon(&mut bed, 3);
+    bed.release(&[3]);
+    assert_eq!(bed.state.task_count(), 0);
+}
+
+#[test]
+fn who_follows_a_task_that_dies_is_placed_anew() {
+    let mut bed = bed(2);
+    bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2]), call(4, &[3])], &[4]);
+    let (here, follower) = bed.assignment(3);
+    let there = if bed.assignment(1).0 == here { bed.assignment(2).0 } else { bed.assignment(1).0 };
+    bed.lose(there);
+    assert!(bed.frees().contains(&(here, follower)), "{:?}", bed.told);
+    assert_ne!(bed.id(3), follower);
+    for key in [1, 2, 3, 4] {
+        finish_soon(&mut bed, key);
+    }
+    bed.is(4, TaskState::Memory);
+}
+
+#[test]
+fn an_error_ends_those_that_follow() {
+    let mut bed = bed(1);
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]).is(3, TaskState::Processing);
+    let (worker, id) = bed.assignment(1);
+    bed.worker_says(worker, FromWorker::Erred { id, error: failure() });
+    bed.is(3, TaskState::Erred);
+    assert_eq!(bed.frees().len(), 2, "the worker gives both up");
+}
+
+#[test]
+fn long_tasks_wait_until_it_is_known_where_all_lies() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(1, &[])], &[1]).finish(1);
+    bed.submit(vec![call(2, &[]), call(3, &[2])], &[3])
+        .is(2, TaskState::Processing)
+        .is(3, TaskState::Waiting);
+    bed.finish(2).is(3, TaskState::Processing);
+}

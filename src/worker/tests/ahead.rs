@@ -1,0 +1,109 @@
+//! Tasks that come before what they need is there.
+
+use super::*;
+use crate::worker::Input;
+
+/// A task of a function that is known to be short.
+fn quick(n: u32, dependencies: Vec<Dependency>) -> ComputeTask {
+    ComputeTask { entry: task(1, vec![]).entry, ..task(n, dependencies) }
+}
+
+fn bed() -> Bed {
+    let mut bed = Bed::new();
+    bed.compute(quick(1, vec![]));
+    ran(&mut bed, 1, Ok(1));
+    bed
+}
+
+fn ran(bed: &mut Bed, n: u32, result: Result<i64, TaskError>) {
+    bed.handle(Stimulus::Executed { id: id(n), result: result.map(Value::new), nbytes: 8, duration: 1000 });
+}
+
+/// A dependency that is still to be computed.
+fn coming(n: u32) -> Dependency {
+    held(n, &[])
+}
+
+#[test]
+fn a_short_task_joins_those_that_the_compute_threads_have() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2), held(1, &[])]));
+    bed.is(3, TaskState::Executing).does(&["execute 3"]);
+    let Some(Instruction::Execute(execution)) = bed.told.first() else { panic!("{:?}", bed.told) };
+    let inputs = &execution.dependencies[..];
+    assert!(matches!(inputs, [Input::Coming(made), Input::Here(_)] if *made == id(2)), "{inputs:?}");
+    // A chain of any length does.
+    bed.compute(quick(4, vec![coming(3)])).is(4, TaskState::Executing).does(&["execute 4"]);
+    for n in [2, 3, 4] {
+        ran(&mut bed, n, Ok(0));
+        bed.is(n, TaskState::Memory);
+    }
+    assert_eq!(bed.state.metrics().executing, 0);
+}
+
+#[test]
+fn it_comes_back_where_what_it_needs_fails() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).compute(quick(4, vec![coming(3)]));
+    ran(&mut bed, 2, Err(failure()));
+    bed.handle(Stimulus::Unstarted(vec![id(3), id(4)]));
+    bed.is(3, TaskState::Waiting).is(4, TaskState::Waiting).does(&[]);
+    // The scheduler takes them back, each when it hears of it.
+    bed.free(3).free(4).is_forgotten(2).is_forgotten(3).is_forgotten(4);
+    assert_eq!(bed.state.metrics().executing, 0);
+}
+
+#[test]
+fn it_is_not_missed_where_nobody_wants_it_any_more() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).free(3).is(3, TaskState::Cancelled);
+    ran(&mut bed, 2, Err(failure()));
+    bed.handle(Stimulus::Unstarted(vec![id(3)])).is_forgotten(2).is_forgotten(3);
+}
+
+#[test]
+fn what_a_peer_computes_is_waited_for_and_fetched_when_it_is_said_where_it_is() {
+    let mut bed = bed();
+    bed.compute(quick(3, vec![coming(2)])).is(3, TaskState::Waiting).is(2, TaskState::Fetch).does(&[]);
+    bed.handle(Stimulus::WhoHas(vec![held(2, &[ALICE])])).does(&["ask 7 for 2"]);
+    bed.gathered(ALICE, &[2]).is(3, TaskState::Executing);
+}
+
+#[test]
+fn what_a_peer_forwards_is_here_for_as_long_as_it_is_needed() {
+    let mut bed = bed();
+    bed.compute(quick(3, vec![coming(2)]));
+    bed.handle(Stimulus::Forwarded(vec![(id(2), Value::new(2i64)), (id(9), Value::new(9i64))]));
+    bed.is(2, TaskState::Memory).is(3, TaskState::Executing).is_forgotten(9).does(&["execute 3"]);
+    // By now it is no news.
+    bed.handle(Stimulus::WhoHas(vec![held(2, &[ALICE])])).does(&[]);
+    ran(&mut bed, 3, Ok(3));
+    bed.is_forgotten(2).does(&["finished 3"]);
+    assert_eq!(bed.state.metrics().managed, 16);
+}
+
+#[test]
+fn what_was_forwarded_stays_where_the_scheduler_wants_a_copy() {
+    let mut bed = bed();
+    bed.compute(quick(3, vec![coming(2)]));
+    bed.handle(Stimulus::Forwarded(vec![(id(2), Value::new(2i64))]));
+    bed.handle(Stimulus::Acquire(vec![held(2, &[ALICE])])).does(&["added 2"]);
+    ran(&mut bed, 3, Ok(3));
+    bed.is(2, TaskState::Memory);
+}
+
+#[test]
+fn results_go_to_peers_that_wait_for_them() {
+    let forward = |bed: &Bed| match bed.told.as_slice() {
+        [Instruction::Forward { peer, id, .. }, ..] => Some((*peer, *id)),
+        _ => None,
+    };
+    let mut bed = bed();
+    bed.compute(quick(2, vec![])).handle(Stimulus::Forward { id: id(2), to: ALICE }).does(&[]);
+    ran(&mut bed, 2, Ok(2));
+    assert_eq!(forward(&bed), Some((ALICE, id(2))));
+    // One that is there already goes at once; of one that nobody assigned nothing is known.
+    bed.handle(Stimulus::Forward { id: id(2), to: BOB });
+    assert_eq!(forward(&bed), Some((BOB, id(2))));
+    bed.handle(Stimulus::Forward { id: id(5), to: BOB }).does(&[]);
+}
