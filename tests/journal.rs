@@ -4,8 +4,8 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         ),
         Trial::test("clients_that_are_gone_are_forgotten", clients_that_are_gone_are_forgotten),
         Trial::test("a_journal_ends_with_its_cluster", a_journal_ends_with_its_cluster),
+        Trial::test(
+            "a_journal_that_finds_no_place_ends_and_the_cluster_goes_on",
+            a_journal_that_finds_no_place_ends_and_the_cluster_goes_on,
+        ),
         Trial::test("what_is_no_journal_of_ours_is_refused", what_is_no_journal_of_ours_is_refused),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -125,11 +129,15 @@ impl Place {
     /// Starts a scheduler with a journal, or one from it.
     fn scheduler(&self, how: &str) -> Result<Process, Failed> {
         let (file, journal) = (self.shown("scheduler.json"), self.shown("journal"));
+        self.begin(command(&["scheduler", "--scheduler-file", &file, how, &journal])?)
+    }
+
+    fn begin(&self, mut scheduler: Command) -> Result<Process, Failed> {
+        let file = self.path("scheduler.json");
         // What another one wrote is not to be taken for this one's.
         let _ = fs::remove_file(&file);
-        let words = ["scheduler", "--listen", "tcp://127.0.0.1:0", "--scheduler-file", &file, how, &journal];
-        let scheduler = start(&words)?;
-        until("the scheduler file is there", || Path::new(&file).exists())?;
+        let scheduler = Process(scheduler.args(["--listen", "tcp://127.0.0.1:0"]).spawn()?);
+        until("the scheduler file is there", || file.exists())?;
         Ok(scheduler)
     }
 
@@ -224,6 +232,29 @@ fn a_journal_ends_with_its_cluster() -> Outcome {
     client.shutdown()?;
     assert!(scheduler.0.wait()?.success() && worker.0.wait()?.success());
     assert!(!place.path("journal").exists());
+    Ok(())
+}
+
+fn a_journal_that_finds_no_place_ends_and_the_cluster_goes_on() -> Outcome {
+    let place = Place::new()?;
+    // No file may become bigger than some kilobytes, which the scheduler's file is not, and the journal soon is.
+    let limited = "ulimit -f 32; trap '' XFSZ; exec \"$@\"";
+    let (file, journal) = (place.shown("scheduler.json"), place.shown("journal"));
+    let inner = command(&["scheduler", "--scheduler-file", &file, "--journal", &journal])?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", limited, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    shell.env("JOURNAL_PROGRAM", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut scheduler = place.begin(shell)?;
+    let _workers = [place.worker()?, place.worker()?];
+    let (mut client, mut lines) = place.client()?;
+    assert_eq!(lines.next().ok_or("the result")??, TOTAL.to_string());
+    assert!(client.0.wait()?.success());
+    assert!(!place.path("journal").exists(), "half a past is of no use");
+    scheduler.0.kill()?;
+    let mut said = String::new();
+    scheduler.0.stderr.take().ok_or("its errors")?.read_to_string(&mut said)?;
+    assert_eq!(said.matches("there is no journal any more").count(), 1, "{said}");
+    assert!(said.contains(&journal) && said.contains("File too large"), "{said}");
     Ok(())
 }
 

@@ -527,6 +527,10 @@ fn sequential(graph: &[(i64, Vec<usize>)]) -> Vec<i64> {
 }
 
 fn message(graph: &[(i64, Vec<usize>)], wanted: &[usize]) -> FromClient {
+    message_with(graph, wanted, TaskOptions::default())
+}
+
+fn message_with(graph: &[(i64, Vec<usize>)], wanted: &[usize], options: TaskOptions) -> FromClient {
     let entry = EntryRef { module: 0, offset: 8, name: 1 };
     let task = |(i, (number, dependencies)): (usize, &(i64, Vec<usize>))| GraphTask {
         key: key(i),
@@ -538,8 +542,7 @@ fn message(graph: &[(i64, Vec<usize>)], wanted: &[usize]) -> FromClient {
     FromClient::Submit {
         graph: Graph {
             functions: vec![Function { entry, name: "add".into() }],
-            // What fails by chance succeeds some time.
-            options: vec![TaskOptions { retries: 1000, ..TaskOptions::default() }],
+            options: vec![options],
             tasks: graph.iter().enumerate().map(task).collect(),
         },
         wants: wanted.iter().map(|i| key(*i)).collect(),
@@ -563,7 +566,9 @@ proptest! {
         (cluster.failing, cluster.erring) = (failing, erring);
         (0..3).for_each(|_| cluster.join());
         let wanted: Vec<usize> = (0..graph.len()).filter(|i| i % share == 0).collect();
-        cluster.from_client.push_back(message(&graph, &wanted));
+        // What fails by chance succeeds some time.
+        let options = TaskOptions { retries: 1000, ..TaskOptions::default() };
+        cluster.from_client.push_back(message_with(&graph, &wanted, options));
         let keys: Vec<Key> = wanted.iter().map(|i| key(*i)).collect();
         let mut meddling = meddling.into_iter();
         for steps in deaths {
