@@ -173,14 +173,13 @@ impl Core {
             std::mem::take(&mut commands.waiting)
         };
         let mut graph = GraphBuilder::default();
-        let mut released = KeySet::<Key>::default();
+        let mut released = Released::default();
         let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
         for command in commands {
             match &command {
                 // What was released and is submitted again must reach the scheduler in this order.
                 Command::Submit(submissions) => {
-                    let again = |submission: &Submission| released.contains(&submission.task.key);
-                    if !released.is_empty() && submissions.iter().any(again) {
+                    if graph.is_empty() || released.any_of(submissions) {
                         self.flush(&mut graph, &mut released);
                     }
                 }
@@ -189,7 +188,7 @@ impl Core {
             }
             match command {
                 Command::Submit(submissions) => graph.add(submissions),
-                Command::Release { key, .. } => drop(released.insert(key)),
+                Command::Release { key, .. } => released.add(key, !graph.is_empty()),
                 Command::FireAndForget(keys) => self.scheduler.put(FromClient::FireAndForget(keys)),
                 Command::Cancel { keys, force } => {
                     self.scheduler.put(FromClient::Cancel { keys, force });
@@ -218,15 +217,15 @@ impl Core {
     }
 
     /// Sends a graph, and then what was released. What was released before it is sent is never wanted.
-    fn flush(&self, graph: &mut GraphBuilder, released: &mut KeySet<Key>) {
-        if !graph.graph.tasks.is_empty() {
+    fn flush(&self, graph: &mut GraphBuilder, released: &mut Released) {
+        if !graph.is_empty() {
             let graph = std::mem::take(graph).graph;
-            let keys = graph.tasks.iter().map(|task| task.key);
-            let wants = keys.filter(|key| released.is_empty() || !released.remove(key)).collect();
+            let wants = released.leave_out(graph.tasks.iter().map(|task| task.key));
             self.scheduler.put(FromClient::Submit { graph, wants });
         }
-        if !released.is_empty() {
-            self.scheduler.put(FromClient::Release(released.drain().collect()));
+        let Released { keys, .. } = std::mem::take(released);
+        if !keys.is_empty() {
+            self.scheduler.put(FromClient::Release(keys));
         }
     }
 
@@ -366,6 +365,37 @@ impl Core {
     }
 }
 
+/// What handles let go of, in order: others go through memory in it, too.
+#[derive(Default)]
+struct Released {
+    keys: Vec<Key>,
+    /// Those of them that were let go of when there was something to submit.
+    late: KeySet<Key>,
+}
+
+impl Released {
+    fn add(&mut self, key: Key, late: bool) {
+        self.keys.push(key);
+        if late {
+            self.late.insert(key);
+        }
+    }
+
+    fn any_of(&self, submissions: &[Submission]) -> bool {
+        !self.late.is_empty() && submissions.iter().any(|one| self.late.contains(&one.task.key))
+    }
+
+    /// Those that were not let go of; the others are forgotten here.
+    fn leave_out(&mut self, submitted: impl Iterator<Item = Key>) -> Vec<Key> {
+        if self.late.is_empty() {
+            return submitted.collect();
+        }
+        let wants = submitted.filter(|key| !self.late.remove(key)).collect();
+        self.keys.retain(|key| self.late.contains(key));
+        wants
+    }
+}
+
 /// Puts submissions together into one graph.
 #[derive(Default)]
 struct GraphBuilder {
@@ -376,6 +406,10 @@ struct GraphBuilder {
 }
 
 impl GraphBuilder {
+    fn is_empty(&self) -> bool {
+        self.graph.tasks.is_empty()
+    }
+
     fn add(&mut self, submissions: Vec<Submission>) {
         for Submission { function, options, mut task, kept } in submissions {
             task.function = *self.functions.entry(function.entry).or_insert_with(|| {
