@@ -270,6 +270,7 @@ impl Cluster {
             Runs(WorkerId),
             Gathers(WorkerId),
             Forwards(WorkerId),
+            Reports(WorkerId),
             Writes(WorkerId),
             Reads(WorkerId),
         }
@@ -288,6 +289,7 @@ impl Cluster {
             moves.extend((!worker.outbox.is_empty()).then_some(Move::WorkerSends(*id)));
             moves.extend(worker.running.iter().any(can_start).then_some(Move::Runs(*id)));
             moves.extend((!worker.forwards.is_empty()).then_some(Move::Forwards(*id)));
+            moves.extend(worker.state.has_reports().then_some(Move::Reports(*id)));
             moves.extend((!worker.gathers.is_empty()).then_some(Move::Gathers(*id)));
             moves.extend((!worker.disk.writes.is_empty()).then_some(Move::Writes(*id)));
             moves.extend((!worker.disk.reads.is_empty()).then_some(Move::Reads(*id)));
@@ -309,6 +311,7 @@ impl Cluster {
             Move::Runs(id) => self.runs(id),
             Move::Gathers(id) => self.gathers(id),
             Move::Forwards(id) => self.forwards(id),
+            Move::Reports(id) => self.work(id, worker::Stimulus::Report),
             Move::Writes(id) => self.writes(id),
             Move::Reads(id) => self.reads(id),
         }

@@ -12,7 +12,7 @@ use crate::{
 
 /// Bytes up to which a result is forwarded. Of a bigger one, and who holds it, the peer hears soon enough, and it
 /// should not travel twice.
-const SMALL: u64 = 64 << 10;
+pub(super) const SMALL: u64 = 64 << 10;
 
 impl State {
     /// A peer waits for a result of this worker's.

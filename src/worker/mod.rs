@@ -19,13 +19,15 @@
 //!
 //! A short task may come before what it needs is computed, and be executing before that too: compute threads hand
 //! results to the tasks that they were given after those that make them (`running`, `executor`), and workers forward
-//! them to peers that wait for them (`forwarding`). The scheduler's `following` says why.
+//! them to peers that wait for them (`forwarding`). The scheduler's `following` says why, and hears of short tasks some at
+//! a time (`reporting`).
 
 mod directory;
 mod executor;
 mod fetching;
 mod forwarding;
 mod reactor;
+mod reporting;
 mod resident;
 mod running;
 pub(crate) mod server;

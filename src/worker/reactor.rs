@@ -23,6 +23,7 @@ impl State {
         self.gather();
         self.spill();
         self.execute();
+        self.send_due_reports();
         #[cfg(debug_assertions)]
         if self.tasks.len() < 1000 {
             self.validate();
@@ -50,6 +51,7 @@ impl State {
                 self.on_executed(id, result, nbytes, duration);
             }
             Stimulus::Unstarted(ids) => ids.into_iter().for_each(|id| self.on_unstarted(id)),
+            Stimulus::Report => self.send_reports(),
             Stimulus::Seceded(id) => self.on_seceded(id),
             Stimulus::Given(ids) => self.on_given(ids),
             Stimulus::Memory { resident } => self.on_memory(resident),
@@ -87,6 +89,7 @@ impl State {
         let task = self.tasks.entry(id).or_default();
         task.missing = missing;
         task.spec = Some(Box::new(spec));
+        self.assigned += 1;
         if missing > 0 {
             self.step(id, TaskState::Waiting);
             self.chain_from(id);
@@ -146,6 +149,7 @@ impl State {
     /// Forgets what a task was to run, and lets go of its dependencies.
     pub(super) fn drop_spec(&mut self, id: TaskId) {
         let Some(spec) = self.tasks.get_mut(&id).and_then(|task| task.spec.take()) else { return };
+        self.assigned -= 1;
         if !self.forwards.is_empty() {
             self.forwards.remove(&id);
         }

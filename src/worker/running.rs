@@ -266,7 +266,7 @@ impl State {
                 self.drop_spec(id);
                 self.hold(id, value.clone(), nbytes);
                 let value = Some(value).filter(|_| wanted && nbytes <= INLINE_BYTES);
-                self.send(FromWorker::Finished(Finished { id, nbytes, duration, value }));
+                self.report(Finished { id, nbytes, duration, value }, wanted);
             }
             Err(error) => self.fail(id, error),
         }

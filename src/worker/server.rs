@@ -35,6 +35,8 @@ const GIVING_BACK: Duration = Duration::from_millis(500);
 
 /// After so many failures in a row a peer that lives is one that cannot be reached.
 const UNREACHED: u32 = 5;
+/// Reports wait for others no longer, should nothing happen here.
+const REPORTS: Duration = Duration::from_millis(1);
 /// A peer that cannot be asked is asked again after this long, and twice as long each time.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -156,6 +158,8 @@ struct Server {
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
     /// How often in a row each peer could not be asked.
     unreached: RefCell<KeyMap<WorkerId, u32>>,
+    /// Whether reports will be sent that wait for others.
+    reporting: Cell<bool>,
     start: Instant,
     heard: Cell<Instant>,
     /// Told once the worker is to leave, whatever it still holds.
@@ -212,6 +216,7 @@ pub(crate) async fn serve(
         peers: Peers::new(endpoint.clone()),
         addresses: RefCell::default(),
         unreached: RefCell::default(),
+        reporting: Cell::new(false),
         start: Instant::now(),
         heard: Cell::new(Instant::now()),
         leave: Notify::new(),
@@ -280,6 +285,14 @@ impl Server {
         }
         if !executions.is_empty() {
             self.executor.execute(executions);
+        }
+        if self.state.borrow().has_reports() && !self.reporting.replace(true) {
+            let server = self.clone();
+            tokio::task::spawn_local(async move {
+                time::sleep(REPORTS).await;
+                server.reporting.set(false);
+                server.handle(vec![Stimulus::Report]);
+            });
         }
     }
 
@@ -383,7 +396,8 @@ impl Server {
         self.leave.notify_one();
     }
 
-    fn take_leave(&self) -> Result<Ended> {
+    fn take_leave(self: &Rc<Self>) -> Result<Ended> {
+        self.handle(vec![Stimulus::Report]);
         self.scheduler.put(FromWorker::Leaving);
         Ok(Ended::Alone)
     }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{FileId, Instruction, spilling::Memory};
 use crate::{
     graph::KeyMap,
-    protocol::{ComputeTask, Fetch, FromWorker, Metrics, Priority, TaskId, WorkerId},
+    protocol::{ComputeTask, Fetch, Finished, FromWorker, Metrics, Priority, TaskId, WorkerId},
     task::{EntryRef, Value},
 };
 
@@ -25,7 +25,8 @@ pub struct Config {
     pub thresholds: Thresholds,
     /// Its supply of abstract resources.
     pub resources: Vec<(String, f64)>,
-    /// Whether its compute threads hand results to tasks that they were given before these were there.
+    /// Whether its compute threads hand results to tasks that they were given before these were there, and short tasks
+    /// are reported some at a time.
     pub chains: bool,
 }
 
@@ -204,6 +205,11 @@ pub struct State {
     pub(super) executing: u32,
     /// Those of them that cannot start yet: others with the compute threads make what they need.
     pub(super) chained: u32,
+    /// Tasks that were assigned and are not done.
+    pub(super) assigned: u32,
+    /// Reports of short tasks that wait for others, and since when the first one does.
+    pub(super) reports: Vec<Finished>,
+    pub(super) reports_since: u64,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
     pub(super) backlog: u64,
@@ -237,6 +243,9 @@ impl State {
             forwards: KeyMap::default(),
             executing: 0,
             chained: 0,
+            assigned: 0,
+            reports: Vec::new(),
+            reports_since: 0,
             retiring: false,
             backlog: 0,
             durations: KeyMap::default(),
@@ -351,6 +360,8 @@ impl State {
             );
         }
         assert_eq!(executing, self.executing, "tasks with the compute threads");
+        let assigned = self.tasks.values().filter(|task| task.spec.is_some()).count();
+        assert_eq!(assigned as u32, self.assigned, "tasks that were assigned and are not done");
         assert_eq!(chained, self.chained, "tasks that wait for others there");
         for id in self.forwards.keys() {
             assert!(
@@ -371,6 +382,7 @@ impl State {
     }
 
     pub(super) fn send(&mut self, message: FromWorker) {
+        self.send_reports();
         self.out.push(Instruction::Send(message));
     }
 }

@@ -61,6 +61,8 @@ pub enum Stimulus {
     },
     /// Compute threads did not run these: a task that was to hand them its result failed.
     Unstarted(Vec<TaskId>),
+    /// Reports waited for others long enough.
+    Report,
     /// A running task says that it will take its time.
     Seceded(TaskId),
     /// A peer is given these, so they are in use.
