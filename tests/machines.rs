@@ -249,6 +249,7 @@ impl Cluster {
         for instruction in worker.state.handle(stimulus, self.now) {
             match instruction {
                 worker::Instruction::Execute(execution) => worker.running.push(execution),
+                worker::Instruction::Hasten(_) => {}
                 worker::Instruction::Forward { peer, id, value } => worker.forwards.push((peer, id, value)),
                 worker::Instruction::Gather { peer, ids } => worker.gathers.push((peer, ids)),
                 worker::Instruction::Send(message) => worker.outbox.push_back(message),

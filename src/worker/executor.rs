@@ -2,7 +2,8 @@
 //!
 //! A task may be given to them before others are done that make what it needs, if they were given these too: a
 //! thread that is done with a task hands its result to those that wait for it, and goes on with one of them. So a
-//! chain of short tasks runs without the I/O thread, which hears of them in its own time.
+//! chain of short tasks runs without the I/O thread. That one is not woken for each of them: it hears of several at
+//! once, as soon as no other is under way, or the first of them has waited for a moment.
 
 use std::{
     cell::RefCell,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time};
 
 use super::{Execution, Input, Stimulus};
 use crate::{
@@ -28,6 +29,14 @@ use crate::{
 
 /// How long an idle compute thread looks for work before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
+/// How long the ends of brief tasks wait for others to be told with.
+const PATIENCE: Duration = Duration::from_micros(250);
+/// And how many are told together at most.
+const TOGETHER: usize = 64;
+/// After how long the I/O thread looks by itself, in case a brief task was none; and after how long at most, the more
+/// often it looked in vain.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOK_AT_MOST: Duration = Duration::from_millis(16);
 
 /// A pool of compute threads. Dropping it lets running tasks end and waits for none of them.
 pub(crate) struct Executor {
@@ -58,6 +67,17 @@ struct Tasks {
     needed_by: KeyMap<TaskId, SmallVec<[TaskId; 2]>>,
     /// What happened, for the I/O thread.
     done: Vec<Stimulus>,
+    /// Since when the first of it waits to be told.
+    since: Option<Instant>,
+    /// The I/O thread was told that something happened.
+    told: bool,
+    /// Brief tasks that are not done, and those of them that run.
+    brief: usize,
+    brief_running: usize,
+    /// Tasks that are brief no more.
+    hastened: KeySet<TaskId>,
+    /// The I/O thread looks by itself before long.
+    watched: bool,
 }
 
 impl Tasks {
@@ -86,6 +106,7 @@ impl Tasks {
             return;
         }
         self.unfinished.insert(id);
+        self.brief += usize::from(execution.brief);
         if missing == 0 {
             self.ready.push_back(execution);
         } else {
@@ -93,9 +114,18 @@ impl Tasks {
         }
     }
 
+    /// The next task to run.
+    fn start(&mut self) -> Option<Execution> {
+        let next = self.ready.pop_front()?;
+        self.brief_running += usize::from(next.brief);
+        Some(next)
+    }
+
     /// A task was run.
-    fn finish(&mut self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
+    fn finish(&mut self, id: TaskId, result: Result<Value, TaskError>, duration: u64, brief: bool) {
         self.unfinished.remove(&id);
+        self.brief -= usize::from(brief);
+        self.brief_running -= usize::from(brief);
         let nbytes = result.as_ref().map_or(0, Value::nbytes);
         let value = result.as_ref().ok().cloned();
         // The I/O thread hears of a task before it does of those that go on with its result.
@@ -128,8 +158,10 @@ impl Tasks {
         let (mut without, mut unstarted) = (vec![failed], Vec::new());
         while let Some(id) = without.pop() {
             for waiting in self.needed_by.remove(&id).unwrap_or_default() {
-                if self.blocked.remove(&waiting).is_some() {
+                if let Some((execution, _)) = self.blocked.remove(&waiting) {
                     self.unfinished.remove(&waiting);
+                    self.brief -= usize::from(execution.brief);
+                    self.hastened.remove(&waiting);
                     unstarted.push(waiting);
                     without.push(waiting);
                 }
@@ -138,6 +170,27 @@ impl Tasks {
         if !unstarted.is_empty() {
             self.done.push(Stimulus::Unstarted(unstarted));
         }
+    }
+}
+
+impl Tasks {
+    /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`.
+    fn is_to_be_told(&mut self, brief: bool) -> bool {
+        if self.told || self.done.is_empty() {
+            return false;
+        }
+        let more = self.brief_running > 0 || self.ready.front().is_some_and(|next| next.brief);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let waits = brief && more && self.watched && self.done.len() < TOGETHER;
+        self.told = !waits || since.elapsed() >= PATIENCE;
+        self.told
+    }
+
+    /// Takes what happened. Where that is nothing, says whether to look again before long.
+    fn take(&mut self) -> (Vec<Stimulus>, bool) {
+        (self.told, self.since) = (false, None);
+        self.watched = self.brief > 0;
+        (mem::take(&mut self.done), self.watched)
     }
 }
 
@@ -204,10 +257,10 @@ impl Executor {
     /// Takes tasks in, those first that others of them need.
     pub(crate) fn execute(&self, executions: Vec<Execution>) {
         let mut tasks = lock(&self.shared.tasks);
-        let (ready, reported) = (tasks.ready.len(), tasks.done.len());
+        let ready = tasks.ready.len();
         executions.into_iter().for_each(|execution| tasks.add(execution));
         let more = tasks.ready.len() - ready;
-        let tell = reported == 0 && !tasks.done.is_empty();
+        let tell = tasks.is_to_be_told(true);
         self.shared.waiting.store(tasks.ready.len(), Ordering::SeqCst);
         drop(tasks);
         self.shared.wake(more);
@@ -218,12 +271,26 @@ impl Executor {
 
     /// What happened since the last call; waits for something to happen. Cancel safe.
     pub(crate) async fn happened(&self) -> Vec<Stimulus> {
+        let mut patience = LOOK;
         loop {
-            let done = mem::take(&mut lock(&self.shared.tasks).done);
+            let (done, watch) = lock(&self.shared.tasks).take();
             if !done.is_empty() {
                 return done;
             }
-            self.shared.told.notified().await;
+            let told = self.shared.told.notified();
+            if !watch {
+                told.await;
+            } else if time::timeout(patience, told).await.is_err() {
+                patience = (2 * patience).min(LOOK_AT_MOST);
+            }
+        }
+    }
+
+    /// A task's end is to be told at once.
+    pub(crate) fn hasten(&self, id: TaskId) {
+        let mut tasks = lock(&self.shared.tasks);
+        if tasks.unfinished.contains(&id) {
+            tasks.hastened.insert(id);
         }
     }
 }
@@ -231,7 +298,10 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        *lock(&self.shared.tasks) = Tasks::default();
+        let mut tasks = lock(&self.shared.tasks);
+        tasks.ready.clear();
+        tasks.blocked.clear();
+        drop(tasks);
         self.shared.work.notify_all();
     }
 }
@@ -250,7 +320,7 @@ impl Shared {
 
     fn work(self: Arc<Self>) {
         while let Some(execution) = self.next() {
-            let id = execution.id;
+            let (id, brief) = (execution.id, execution.brief);
             CURRENT.set(Some(Current { id, shared: self.clone(), seceded: false }));
             BUSY.fetch_add(1, Ordering::Relaxed);
             let start = Instant::now();
@@ -269,7 +339,7 @@ impl Shared {
                     error
                 }
             });
-            self.report(id, result, duration);
+            self.report(id, result, duration, brief);
             if seceded {
                 // Another thread took this one's place.
                 return;
@@ -285,7 +355,7 @@ impl Shared {
             }
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 let mut tasks = lock(&self.tasks);
-                let next = tasks.ready.pop_front();
+                let next = tasks.start();
                 self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
                 drop(tasks);
                 if next.is_some() {
@@ -309,16 +379,18 @@ impl Shared {
     }
 
     /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread.
-    fn report(&self, id: TaskId, result: Result<Value, TaskError>, duration: u64) {
+    fn report(&self, id: TaskId, result: Result<Value, TaskError>, duration: u64, brief: bool) {
         let mut tasks = lock(&self.tasks);
-        let (before, first) = (tasks.ready.len(), tasks.done.is_empty());
-        tasks.finish(id, result, duration);
+        let before = tasks.ready.len();
+        tasks.finish(id, result, duration, brief);
+        let hastened = !tasks.hastened.is_empty() && tasks.hastened.remove(&id);
+        let tell = tasks.is_to_be_told(brief && !hastened);
         let more = tasks.ready.len() - before;
         self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
         drop(tasks);
         // This thread takes one of them itself.
         self.wake(more.saturating_sub(1));
-        if first {
+        if tell {
             self.told.notify_one();
         }
     }
@@ -333,9 +405,9 @@ impl Shared {
     fn tell(&self, stimulus: Stimulus) {
         let mut tasks = lock(&self.tasks);
         tasks.done.push(stimulus);
-        let first = tasks.done.len() == 1;
+        let tell = tasks.is_to_be_told(false);
         drop(tasks);
-        if first {
+        if tell {
             self.told.notify_one();
         }
     }
@@ -362,6 +434,7 @@ mod tests {
             entry: EntryRef { module: 0, offset: 8, name: 1 },
             arguments: Arguments::default(),
             dependencies: needs.iter().map(|n| Input::Coming(id(*n))).collect(),
+            brief: true,
         }
     }
 
@@ -376,8 +449,10 @@ mod tests {
     }
 
     fn finish(tasks: &mut Tasks, n: u32, result: Result<i64, TaskError>) {
-        tasks.ready.retain(|execution| execution.id != id(n));
-        tasks.finish(id(n), result.map(Value::new), 1);
+        let place = tasks.ready.iter().position(|execution| execution.id == id(n)).expect("it can start");
+        tasks.ready.swap(0, place);
+        tasks.start();
+        tasks.finish(id(n), result.map(Value::new), 1, true);
     }
 
     fn inputs(tasks: &Tasks) -> Vec<i64> {
@@ -415,6 +490,29 @@ mod tests {
         finish(&mut tasks, 1, Ok(10));
         tasks.add(execution(2, &[1]));
         assert_eq!((ready(&tasks), inputs(&tasks)), (vec![2], vec![10]));
+    }
+
+    #[test]
+    fn brief_tasks_are_told_of_together() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[]), (4, &[])]);
+        finish(&mut tasks, 1, Ok(10));
+        assert!(tasks.is_to_be_told(true), "the I/O thread does not look by itself yet");
+        let (told, watch) = tasks.take();
+        assert!(told.len() == 1 && watch);
+        finish(&mut tasks, 2, Ok(20));
+        assert!(!tasks.is_to_be_told(true), "two are to follow");
+        let last = [tasks.start(), tasks.start()];
+        for (execution, told) in last.into_iter().flatten().zip([false, true]) {
+            tasks.finish(execution.id, Ok(Value::new(0)), 1, true);
+            assert_eq!(tasks.is_to_be_told(true), told, "{:?}", execution.id);
+        }
+        assert!(!tasks.is_to_be_told(true), "once is enough");
+        assert_eq!(tasks.take().0.len(), 3);
+        tasks.add(execution(5, &[]));
+        tasks.add(execution(6, &[]));
+        assert!(tasks.take().1);
+        finish(&mut tasks, 5, Ok(50));
+        assert!(tasks.is_to_be_told(false), "somebody waits for it");
     }
 
     #[test]

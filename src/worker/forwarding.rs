@@ -23,6 +23,9 @@ impl State {
             self.forward(id, &value, nbytes, to);
         } else if task.spec.is_some() {
             self.forwards.entry(id).or_default().push(to);
+            if self.task_state(id) == Some(TaskState::Executing) {
+                self.out.push(Instruction::Hasten(id));
+            }
         }
     }
 

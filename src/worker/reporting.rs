@@ -9,7 +9,7 @@ use super::{forwarding::SMALL, state::State};
 use crate::protocol::{Finished, FromWorker};
 
 /// Nanoseconds below which a task is short.
-const SHORT: u64 = 1_000_000;
+pub(super) const SHORT: u64 = 1_000_000;
 /// Nanoseconds that a report waits for others.
 const PATIENCE: u64 = 500_000;
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Execution, Input, Instruction, TaskState, state::State};
+use super::{Execution, Input, Instruction, TaskState, reporting::SHORT, state::State};
 use crate::{
     protocol::{ComputeTask, Finished, FromWorker, TaskId},
     task::{TaskError, Value},
@@ -12,7 +12,7 @@ use crate::{
 const INLINE_BYTES: u64 = 4096;
 /// Short tasks are handed to the compute threads ahead of time, this many nanoseconds of them a
 /// thread, so that no thread waits for the next one to cross over.
-const AHEAD_NS: u64 = 250_000;
+const AHEAD_NS: u64 = 1_000_000;
 /// And never more than this many a thread.
 const AHEAD_TASKS: u32 = 256;
 
@@ -174,6 +174,9 @@ impl State {
     }
 
     fn execution(&self, id: TaskId, spec: &ComputeTask) -> Execution {
+        let known = self.durations.get(&spec.entry);
+        let brief =
+            known.is_some_and(|known| *known < SHORT) && !spec.wanted && !self.forwards.contains_key(&id);
         let input = |id| self.value(id).cloned().map_or(Input::Coming(id), Input::Here);
         Execution {
             id,
@@ -181,6 +184,7 @@ impl State {
             entry: spec.entry,
             arguments: spec.arguments.clone(),
             dependencies: spec.dependencies.iter().map(|dependency| input(dependency.id)).collect(),
+            brief,
         }
     }
 

@@ -266,6 +266,7 @@ impl Server {
                         self.peers.forward(&address, id, value);
                     }
                 }
+                Instruction::Hasten(id) => self.executor.hasten(id),
                 Instruction::Gather { peer, ids } => {
                     tokio::task::spawn_local(self.clone().gather(peer, ids));
                 }

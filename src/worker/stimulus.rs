@@ -132,6 +132,8 @@ pub struct Execution {
     pub arguments: Arguments,
     /// What the arguments refer to.
     pub dependencies: Vec<Input>,
+    /// It is known to be short and nobody elsewhere waits for it: that it is done may be told with others.
+    pub brief: bool,
 }
 
 /// What a task for a compute thread needs.
@@ -160,6 +162,8 @@ pub enum Instruction {
     /// Give this to the compute threads; answered by [`Stimulus::Executed`], or by [`Stimulus::Unstarted`] where
     /// what it needs does not come.
     Execute(Execution),
+    /// Somebody elsewhere waits for this task after all, which is no longer brief.
+    Hasten(TaskId),
     /// Send a result to a peer whose tasks wait for it.
     Forward {
         /// The peer.

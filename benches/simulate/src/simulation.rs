@@ -403,6 +403,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
                 worker::Instruction::Spill { .. }
                 | worker::Instruction::Unspill { .. }
                 | worker::Instruction::Forward { .. }
+                | worker::Instruction::Hasten(_)
                 | worker::Instruction::Discard(_) => {}
             }
         }

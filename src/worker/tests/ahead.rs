@@ -99,11 +99,45 @@ fn results_go_to_peers_that_wait_for_them() {
         _ => None,
     };
     let mut bed = bed();
-    bed.compute(quick(2, vec![])).handle(Stimulus::Forward { id: id(2), to: ALICE }).does(&[]);
+    bed.compute(quick(2, vec![])).handle(Stimulus::Forward { id: id(2), to: ALICE });
+    bed.does(&["hasten 2"]);
     ran(&mut bed, 2, Ok(2));
     assert_eq!(forward(&bed), Some((ALICE, id(2))));
     // One that is there already goes at once; of one that nobody assigned nothing is known.
     bed.handle(Stimulus::Forward { id: id(2), to: BOB });
     assert_eq!(forward(&bed), Some((BOB, id(2))));
     bed.handle(Stimulus::Forward { id: id(5), to: BOB }).does(&[]);
+}
+
+#[test]
+fn short_tasks_are_reported_some_at_a_time() {
+    let mut bed = bed();
+    for n in [2, 3, 4] {
+        bed.compute(quick(n, vec![]));
+    }
+    ran(&mut bed, 2, Ok(2));
+    bed.does(&[]);
+    ran(&mut bed, 3, Ok(3));
+    bed.does(&["finished 2", "finished 3"]);
+    // What a client waits for does not wait, nor what came before it.
+    bed.compute(ComputeTask { wanted: true, ..quick(5, vec![]) });
+    for n in [6, 7, 8] {
+        bed.compute(quick(n, vec![]));
+    }
+    ran(&mut bed, 4, Ok(4));
+    bed.does(&[]);
+    ran(&mut bed, 5, Ok(5));
+    bed.does(&["finished 4", "finished 5"]);
+    // Nor for ever.
+    ran(&mut bed, 6, Ok(6));
+    assert!(bed.told.is_empty() && bed.state.has_reports());
+    bed.now += 1_000_000;
+    bed.handle(Stimulus::Memory { resident: 0 }).does(&["finished 6"]);
+    bed.compute(quick(9, vec![]));
+    ran(&mut bed, 7, Ok(7));
+    bed.does(&[]).handle(Stimulus::Report).does(&["finished 7"]);
+    // A question is answered after what was done before it.
+    bed.compute(quick(10, vec![]));
+    ran(&mut bed, 8, Ok(8));
+    bed.does(&[]).handle(Stimulus::GiveBack(vec![id(8), id(9)])).does(&["finished 8", "kept 8 9"]);
 }

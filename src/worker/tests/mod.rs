@@ -128,6 +128,7 @@ impl Bed {
             }
             Instruction::Spill { file, .. } => format!("spill to {}", file.0),
             Instruction::Unspill { id, file } => format!("read {} from {}", id.index(), file.0),
+            Instruction::Hasten(id) => format!("hasten {}", id.index()),
             Instruction::Discard(file) => format!("discard {}", file.0),
             Instruction::Send(FromWorker::Lost(ids)) => format!("lost {}", numbers(ids)),
             Instruction::Send(FromWorker::Paused(true)) => "paused".into(),
