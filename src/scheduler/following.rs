@@ -115,8 +115,13 @@ impl State {
     /// One of the dependencies of a task that follows is done: where it is is told to who has it not.
     pub(super) fn dependency_done(&mut self, follower: TaskRef, done: TaskRef) {
         let Some(task) = self.task_mut(follower) else { return };
+        let before = task.following();
         task.waiting_on -= 1;
+        let follows_no_more = before - task.following();
         let Some(worker) = task.worker else { return };
+        if let Some(worker) = self.workers.get_mut(worker).filter(|_| follows_no_more > 0) {
+            worker.following -= follows_no_more;
+        }
         let Some(dependency) = self.dependency(done) else { return };
         if !dependency.who_has.contains(&worker) {
             let held: Vec<Dependency> = vec![dependency];

@@ -93,6 +93,11 @@ impl State {
             let processing = tasks(&worker.processing, &processed[&id]);
             let busy = processing.iter().filter(|t| !t.long_running);
             assert_eq!(busy.clone().count() as u32, worker.busy, "{id:?}: busy");
+            assert_eq!(
+                busy.clone().map(|t| t.following()).sum::<u64>(),
+                worker.following,
+                "{id:?}: what follows"
+            );
             assert_eq!(busy.map(|t| t.estimate).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
             let held = tasks(&worker.has, &held[&id]);
             assert_eq!(held.iter().map(|t| t.nbytes).sum::<u64>(), worker.nbytes, "{id:?}: bytes");

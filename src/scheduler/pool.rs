@@ -1,6 +1,6 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{collections::VecDeque, iter};
 
 use super::state::Worker;
 use crate::protocol::WorkerId;
@@ -20,7 +20,7 @@ pub(super) struct Pool {
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
     /// Those that have more than they run.
-    loaded: BTreeSet<WorkerId>,
+    loaded: Members,
     /// Those that ran out of work: the latest first, then those that found none.
     hungry: VecDeque<WorkerId>,
 }
@@ -46,7 +46,7 @@ impl Pool {
 
     /// Takes a worker out of the order: it is not to be given anything.
     pub(super) fn stand_aside(&mut self, id: WorkerId) {
-        self.loaded.remove(&id);
+        self.loaded.remove(id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
             self.heap.swap_remove(standing);
@@ -88,11 +88,7 @@ impl Pool {
         change(worker);
         let (busy, load, standing) = (worker.busy, worker.load(), self.standing[id.0 as usize] as usize);
         if (before > threads) != (busy > threads) && standing < self.heap.len() {
-            if busy > threads {
-                self.loaded.insert(id)
-            } else {
-                self.loaded.remove(&id)
-            };
+            if busy > threads { self.loaded.insert(id) } else { self.loaded.remove(id) }
         }
         if busy < before && busy < threads {
             self.hungry.push_front(id);
@@ -110,12 +106,12 @@ impl Pool {
 
     /// Whether any worker has more than it runs.
     pub(super) fn any_loaded(&self) -> bool {
-        !self.loaded.is_empty()
+        self.loaded.count > 0
     }
 
     /// Those that have more than they run, from one of them on and around.
     pub(super) fn loaded_from(&self, first: WorkerId) -> impl Iterator<Item = WorkerId> {
-        self.loaded.range(first..).chain(self.loaded.range(..first)).copied()
+        self.loaded.around(first)
     }
 
     /// Up to `count` of those that ran out of work, each once.
@@ -212,6 +208,14 @@ impl Pool {
     pub(super) fn validate(&self) {
         let ordered = self.iter().filter(|(_, worker)| worker.stands()).count();
         assert_eq!(self.heap.len(), ordered, "each worker that stays is ordered once");
+        let loaded = |(_, worker): &(_, &Worker)| worker.stands() && worker.busy > worker.info.nthreads;
+        let loaded: Vec<WorkerId> = self.iter().filter(loaded).map(|(id, _)| id).collect();
+        assert_eq!(
+            self.loaded.around(WorkerId(0)).collect::<Vec<_>>(),
+            loaded,
+            "those that have more than they run"
+        );
+        assert_eq!(self.loaded.count, loaded.len());
         for (standing, (load, id)) in self.heap.iter().enumerate() {
             let worker = self.get(*id).expect("the ordered are there");
             assert!(worker.stands(), "{id:?} leaves or is paused");
@@ -219,5 +223,73 @@ impl Pool {
             assert_eq!((stands, worker.load()), (standing, *load), "{id:?} is ordered by its load");
             assert!(self.heap[standing.saturating_sub(1) / 2] <= (*load, *id), "{id:?} stands too high");
         }
+    }
+}
+
+/// Some of the workers, a bit for each: ten thousand of them fit into the fastest of a processor's caches.
+#[derive(Default)]
+struct Members {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Members {
+    fn place(id: WorkerId) -> (usize, u64) {
+        (id.0 as usize / 64, 1 << (id.0 % 64))
+    }
+
+    fn insert(&mut self, id: WorkerId) {
+        let (word, bit) = Self::place(id);
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        self.count += usize::from(self.words[word] & bit == 0);
+        self.words[word] |= bit;
+    }
+
+    fn remove(&mut self, id: WorkerId) {
+        let (word, bit) = Self::place(id);
+        let Some(bits) = self.words.get_mut(word) else { return };
+        self.count -= usize::from(*bits & bit != 0);
+        *bits &= !bit;
+    }
+
+    /// In order, from one of them on and around.
+    fn around(&self, first: WorkerId) -> impl Iterator<Item = WorkerId> {
+        let (middle, bit) = Self::place(first);
+        let before = bit - 1;
+        let others = (middle + 1..self.words.len()).chain(0..middle.min(self.words.len()));
+        self.of_word(middle, !before)
+            .chain(others.flat_map(|word| self.of_word(word, u64::MAX)))
+            .chain(self.of_word(middle, before))
+    }
+
+    fn of_word(&self, word: usize, mask: u64) -> impl Iterator<Item = WorkerId> + use<> {
+        let mut bits = self.words.get(word).copied().unwrap_or(0) & mask;
+        iter::from_fn(move || {
+            let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+            bits &= bits - 1;
+            Some(WorkerId(word as u32 * 64 + bit))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_from_any_on_and_around() {
+        let mut members = Members::default();
+        let ids = [0, 1, 63, 64, 65, 127, 128, 300];
+        ids.into_iter().chain(ids).for_each(|id| members.insert(WorkerId(id)));
+        [64, 64, 5, 9999].into_iter().for_each(|id| members.remove(WorkerId(id)));
+        assert_eq!(members.count, 7);
+        let around = |first| members.around(WorkerId(first)).map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!(around(0), [0, 1, 63, 65, 127, 128, 300]);
+        assert_eq!(around(64), [65, 127, 128, 300, 0, 1, 63]);
+        assert_eq!(around(66), [127, 128, 300, 0, 1, 63, 65]);
+        assert_eq!(around(301), [0, 1, 63, 65, 127, 128, 300]);
+        assert_eq!(around(9999), [0, 1, 63, 65, 127, 128, 300]);
     }
 }

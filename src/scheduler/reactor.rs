@@ -68,6 +68,7 @@ impl State {
             has: Default::default(),
             nbytes: 0,
             occupancy: 0,
+            following: 0,
             outgoing: 0,
             incoming: 0,
             pace: 1.0,
@@ -426,11 +427,13 @@ impl State {
         let running = self.tasks.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
         let Some(task) = running.map(|task| task.this) else { return };
         let Some(task) = self.task_mut(task) else { return };
+        let following = task.following();
         task.long_running = true;
         let estimate = task.estimate;
         self.workers.change(worker, |worker| {
             worker.busy -= 1;
             worker.occupancy -= estimate;
+            worker.following -= following;
         });
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Worker {
     pub(super) nbytes: u64,
     /// Nanoseconds of work expected to be waiting.
     pub(super) occupancy: u64,
+    /// Of these, what follows others that are still to be done: nobody else would get to it sooner.
+    pub(super) following: u64,
     /// Of these, what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,

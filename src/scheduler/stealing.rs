@@ -67,16 +67,19 @@ impl State {
     /// A worker's tasks are estimated by what is known now. Where that is more, those that have too little to
     /// do look again.
     pub(super) fn estimate_anew(&mut self, id: WorkerId) {
-        let (mut before, mut after) = (0, 0);
+        let (mut before, mut after, mut followed, mut follow) = (0, 0, 0, 0);
         for task in self.processed_by(id) {
             let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
             if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
-                before += task.estimate;
-                after += expected;
+                (before, followed) = (before + task.estimate, followed + task.following());
                 task.estimate = expected;
+                (after, follow) = (after + task.estimate, follow + task.following());
             }
         }
-        self.workers.change(id, |worker| worker.occupancy = worker.occupancy + after - before);
+        self.workers.change(id, |worker| {
+            worker.occupancy = worker.occupancy + after - before;
+            worker.following = worker.following + follow - followed;
+        });
         if after > before {
             self.workers.starve();
         }
@@ -109,7 +112,7 @@ impl State {
         let candidates: smallvec::SmallVec<[WorkerId; VICTIMS]> =
             self.workers.loaded_from(WorkerId(next)).filter(|id| *id != thief).take(VICTIMS).collect();
         self.stealing.next = candidates.last()?.0 + 1;
-        let wait = |id: &WorkerId| self.workers.get(*id).map_or(0, Worker::wait);
+        let wait = |id: &WorkerId| self.workers.get(*id).map_or(0, Worker::wait_for_others);
         candidates.into_iter().max_by_key(wait).filter(|victim| wait(victim) > start)
     }
 
@@ -131,7 +134,7 @@ impl State {
             .collect();
         // Stable: of equal ones the last assigned go first.
         loot.sort_by_key(|loot| loot.ratio);
-        let (mut here, mut there) = (from.wait(), to.wait());
+        let (mut here, mut there) = (from.wait_for_others(), to.wait());
         let threads = |worker: &Worker| u64::from(worker.info.nthreads.max(1));
         let (from_threads, to_threads) = (threads(from), threads(to));
         let pace = to.slowness() / from.slowness();
@@ -243,5 +246,11 @@ impl Worker {
     pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
         occupancy / u64::from(self.info.nthreads.max(1))
+    }
+
+    /// As [`Self::wait`], of what others could do meanwhile: not of what follows the rest, and would follow it there.
+    fn wait_for_others(&self) -> u64 {
+        let following = self.following / u64::from(self.info.nthreads.max(1));
+        self.wait().saturating_sub(following)
     }
 }

@@ -133,6 +133,12 @@ impl Task {
         self.waiters > 0 || !self.who_wants.is_empty()
     }
 
+    /// What it added to the work at its worker that follows other tasks, in nanoseconds.
+    pub(super) fn following(&self) -> u64 {
+        let follows = self.worker.is_some() && self.waiting_on > 0 && !self.long_running;
+        if follows { self.estimate } else { 0 }
+    }
+
     /// The workers that hold the result, or the one that computes it.
     pub(super) fn places(&self) -> &[WorkerId] {
         if self.worker.is_some() { self.worker.as_slice() } else { &self.who_has }

@@ -9,7 +9,7 @@ use super::{
     explain::Choice,
     placement::Placement,
     state::{State, Worker},
-    task::{SCATTERED, TaskRef},
+    task::{SCATTERED, Task, TaskRef},
 };
 use crate::{
     protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
@@ -187,6 +187,7 @@ impl State {
             task.estimate = estimate;
             task.long_running = false;
         }
+        let following = self.task(id).map_or(0, Task::following);
         let (mut held, mut missing) = (0, 0);
         for dependency in &compute.dependencies {
             let here = dependency.who_has.contains(&worker);
@@ -199,6 +200,7 @@ impl State {
             untidy = worker.processing.add(id);
             worker.busy += 1;
             worker.occupancy += estimate;
+            worker.following += following;
         });
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
@@ -241,6 +243,7 @@ impl State {
     /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
     fn leave_active(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
+        let following = task.following();
         task.waiting_on = 0;
         let counted = (!task.long_running).then_some(task.estimate);
         let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
@@ -251,6 +254,7 @@ impl State {
             }
             self.workers.change(worker, |worker| {
                 worker.processing.remove_one();
+                worker.following -= following;
                 if let Some(estimate) = counted {
                     worker.busy -= 1;
                     worker.occupancy -= estimate;

@@ -83,6 +83,20 @@ fn who_follows_a_task_that_dies_is_placed_anew() {
 }
 
 #[test]
+fn a_task_that_others_follow_is_not_stolen_for_their_sake() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[])], &[101]);
+    let (worker, id) = bed.assignment(101);
+    let finished = Finished { id, nbytes: 100, duration: 900_000, value: None };
+    bed.worker_says(worker, FromWorker::Finished(finished));
+    // They would follow it to the thief, and the victim would steal it back.
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]).is(3, TaskState::Processing);
+    bed.join(1);
+    let asked = |told: &Instruction| matches!(told, Instruction::ToWorker(_, ToWorker::GiveBack(_)));
+    assert!(!bed.told.iter().any(asked), "{:?}", bed.told);
+}
+
+#[test]
 fn an_error_ends_those_that_follow() {
     let mut bed = bed(1);
     bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]).is(3, TaskState::Processing);
