@@ -56,6 +56,8 @@ impl State {
         let task = self.task(id)?;
         let options = self.options_of(task);
         let free = options.workers.is_empty() && options.resources.is_empty();
+        // Where workers died, it is to be known which task they ran.
+        let free = free && task.suspicious == 0;
         if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
             return None;
         }
@@ -65,7 +67,10 @@ impl State {
             match other.state {
                 TaskState::Memory => {}
                 TaskState::Processing
-                    if !other.long_running && !self.is_being_stolen(*dependency) && self.is_short(other) =>
+                    if !other.long_running
+                        && other.suspicious == 0
+                        && !self.is_being_stolen(*dependency)
+                        && self.is_short(other) =>
                 {
                     leaders.extend(other.worker);
                 }

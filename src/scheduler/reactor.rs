@@ -122,7 +122,8 @@ impl State {
         let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
-            task.suspicious += u8::from(!expected);
+            // What follows others did not run, as far as is known.
+            task.suspicious += u8::from(!expected && task.waiting_on == 0);
             let suspicious = task.suspicious;
             let id = task.this;
             if u32::from(suspicious) > self.config.allowed_failures {
@@ -425,8 +426,8 @@ impl State {
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
         let running = self.tasks.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
-        let Some(task) = running.map(|task| task.this) else { return };
-        let Some(task) = self.task_mut(task) else { return };
+        let Some(running) = running.map(|task| task.this) else { return };
+        let Some(task) = self.task_mut(running) else { return };
         let following = task.following();
         task.long_running = true;
         let estimate = task.estimate;
@@ -435,6 +436,8 @@ impl State {
             worker.occupancy -= estimate;
             worker.following -= following;
         });
+        // There they would wait for it, and take the place of others that it may be waiting for.
+        self.strand_followers(running);
     }
 
     fn on_tick(&mut self) {

@@ -136,6 +136,14 @@ impl Tasks {
         }
     }
 
+    /// A running task will take its time: those that wait for it are not kept here.
+    fn secede(&mut self, id: TaskId, brief: bool) {
+        self.brief -= usize::from(brief);
+        self.brief_running -= usize::from(brief);
+        self.done.push(Stimulus::Seceded(id));
+        self.strand(id);
+    }
+
     /// A task has a result: those that wait for it get it.
     fn hand_on(&mut self, made: TaskId, value: &Value) {
         for id in self.needed_by.remove(&made).unwrap_or_default() {
@@ -153,7 +161,7 @@ impl Tasks {
         }
     }
 
-    /// A task failed: none that waits for it will run, nor those that wait for these.
+    /// A task failed, or takes its time: none that waits for it will run here by itself, nor those that wait for these.
     fn strand(&mut self, failed: TaskId) {
         let (mut without, mut unstarted) = (vec![failed], Vec::new());
         while let Some(id) = without.pop() {
@@ -211,6 +219,7 @@ thread_local! {
 struct Current {
     id: TaskId,
     shared: Arc<Shared>,
+    brief: bool,
     seceded: bool,
 }
 
@@ -227,7 +236,7 @@ pub fn secede() {
         // Without a thread in its place the task rather keeps its own.
         if Shared::spawn(&current.shared).is_ok() {
             current.seceded = true;
-            current.shared.tell(Stimulus::Seceded(current.id));
+            current.shared.secede(current.id, mem::take(&mut current.brief));
         }
     });
 }
@@ -291,6 +300,13 @@ impl Executor {
         let mut tasks = lock(&self.shared.tasks);
         if tasks.unfinished.contains(&id) {
             tasks.hastened.insert(id);
+            return;
+        }
+        // It may be done, and wait for others to be told with.
+        let tell = tasks.is_to_be_told(false);
+        drop(tasks);
+        if tell {
+            self.shared.told.notify_one();
         }
     }
 }
@@ -321,14 +337,14 @@ impl Shared {
     fn work(self: Arc<Self>) {
         while let Some(execution) = self.next() {
             let (id, brief) = (execution.id, execution.brief);
-            CURRENT.set(Some(Current { id, shared: self.clone(), seceded: false }));
+            CURRENT.set(Some(Current { id, shared: self.clone(), brief, seceded: false }));
             BUSY.fetch_add(1, Ordering::Relaxed);
             let start = Instant::now();
             let inputs = execution.dependencies.into_iter().filter_map(Input::value).collect();
             let result = task::run(execution.entry, &execution.arguments, inputs);
             let duration = start.elapsed().as_nanos() as u64;
             BUSY.fetch_sub(1, Ordering::Relaxed);
-            let seceded = CURRENT.take().is_some_and(|c| c.seceded);
+            let (brief, seceded) = CURRENT.take().map_or((brief, false), |c| (c.brief, c.seceded));
             let result = result.map_err(|error| {
                 if error.worker.is_empty() {
                     error.with(|report| {
@@ -339,7 +355,7 @@ impl Shared {
                     error
                 }
             });
-            self.report(id, result, duration, brief);
+            self.report(id, result, duration, brief, seceded);
             if seceded {
                 // Another thread took this one's place.
                 return;
@@ -379,7 +395,14 @@ impl Shared {
     }
 
     /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread.
-    fn report(&self, id: TaskId, result: Result<Value, TaskError>, duration: u64, brief: bool) {
+    fn report(
+        &self,
+        id: TaskId,
+        result: Result<Value, TaskError>,
+        duration: u64,
+        brief: bool,
+        seceded: bool,
+    ) {
         let mut tasks = lock(&self.tasks);
         let before = tasks.ready.len();
         tasks.finish(id, result, duration, brief);
@@ -388,8 +411,8 @@ impl Shared {
         let more = tasks.ready.len() - before;
         self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
         drop(tasks);
-        // This thread takes one of them itself.
-        self.wake(more.saturating_sub(1));
+        // This thread takes one of them itself, unless another has taken its place.
+        self.wake(if seceded { more } else { more.saturating_sub(1) });
         if tell {
             self.told.notify_one();
         }
@@ -402,9 +425,9 @@ impl Shared {
         }
     }
 
-    fn tell(&self, stimulus: Stimulus) {
+    fn secede(&self, id: TaskId, brief: bool) {
         let mut tasks = lock(&self.tasks);
-        tasks.done.push(stimulus);
+        tasks.secede(id, brief);
         let tell = tasks.is_to_be_told(false);
         drop(tasks);
         if tell {
@@ -513,6 +536,18 @@ mod tests {
         assert!(tasks.take().1);
         finish(&mut tasks, 5, Ok(50));
         assert!(tasks.is_to_be_told(false), "somebody waits for it");
+    }
+
+    #[test]
+    fn who_waits_for_a_task_that_takes_its_time_is_given_back() {
+        let mut tasks = tasks(&[(1, &[]), (2, &[1]), (3, &[2])]);
+        tasks.start();
+        tasks.secede(id(1), true);
+        assert_eq!(unstarted(&tasks), [id(2), id(3)]);
+        assert_eq!((tasks.brief, tasks.brief_running, tasks.blocked.len()), (0, 0, 0));
+        assert!(tasks.is_to_be_told(false));
+        tasks.finish(id(1), Ok(Value::new(10)), 1, false);
+        assert!(tasks.ready.is_empty() && tasks.unfinished.is_empty());
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl State {
             let nbytes = task.nbytes;
             self.forward(id, &value, nbytes, to);
         } else if task.spec.is_some() {
-            self.forwards.entry(id).or_default().push(to);
+            let peers = self.forwards.entry(id).or_default();
+            if !peers.contains(&to) {
+                peers.push(to);
+            }
             if self.task_state(id) == Some(TaskState::Executing) {
                 self.out.push(Instruction::Hasten(id));
             }

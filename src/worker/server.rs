@@ -256,7 +256,7 @@ impl Server {
         }
         let now = self.start.elapsed().as_nanos() as u64;
         let instructions = self.state.borrow_mut().handle_many(stimuli, now);
-        let (mut executions, mut discarded) = (Vec::new(), Vec::new());
+        let (mut executions, mut hastened, mut discarded) = (Vec::new(), Vec::new(), Vec::new());
         for instruction in instructions {
             match instruction {
                 Instruction::Execute(execution) => executions.push(execution),
@@ -266,7 +266,7 @@ impl Server {
                         self.peers.forward(&address, id, value);
                     }
                 }
-                Instruction::Hasten(id) => self.executor.hasten(id),
+                Instruction::Hasten(id) => hastened.push(id),
                 Instruction::Gather { peer, ids } => {
                     tokio::task::spawn_local(self.clone().gather(peer, ids));
                 }
@@ -287,6 +287,7 @@ impl Server {
         if !executions.is_empty() {
             self.executor.execute(executions);
         }
+        hastened.into_iter().for_each(|id| self.executor.hasten(id));
         if self.state.borrow().has_reports() && !self.reporting.replace(true) {
             let server = self.clone();
             tokio::task::spawn_local(async move {

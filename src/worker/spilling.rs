@@ -417,6 +417,8 @@ impl State {
         }
         self.alter(id, |task| {
             task.disk = Disk::Nothing;
+            // Should it come again, it is asked for, and the scheduler hears of it.
+            task.passing = false;
             task.empty();
             task.reading = false;
         });

@@ -68,6 +68,7 @@ fn main() {
         a_map_is_submitted_in_one_message,
         a_shutdown_ends_everything,
         a_seceded_task_makes_room,
+        what_waits_for_a_seceded_task_runs_after_it,
         fired_tasks_run_though_their_client_is_gone,
         as_many_tasks_of_a_name_run_as_its_limit_says,
         results_are_copied_where_that_is_asked_for,
@@ -441,6 +442,29 @@ fn a_seceded_task_makes_room(_: &LocalCluster, client: &Client) -> Outcome {
     assert_eq!(client.gather(client.map(inc, 100..110))?.len(), 10);
     assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
     assert_eq!(client.gather(long)?, [1, 1]);
+    Ok(())
+}
+
+fn what_waits_for_a_seceded_task_runs_after_it(_: &LocalCluster, client: &Client) -> Outcome {
+    fn maybe_long(millis: u64) -> u64 {
+        if millis > 0 {
+            rankine::secede();
+            thread::sleep(Duration::from_millis(millis));
+        }
+        millis
+    }
+    fn plus(x: u64, y: u64) -> u64 {
+        x + y
+    }
+    // They are known to be short, and what waits for them goes to their worker ahead of time.
+    for _ in 0..8 {
+        let first = client.submit(maybe_long, (0,));
+        assert_eq!(client.submit(plus, (&first, 1)).result()?, 1);
+    }
+    let start = Instant::now();
+    let long = client.submit(maybe_long, (300,));
+    assert_eq!(client.submit(plus, (client.submit(plus, (&long, 1)), 1)).result()?, 302);
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     Ok(())
 }
 

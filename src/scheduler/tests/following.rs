@@ -97,6 +97,31 @@ fn a_task_that_others_follow_is_not_stolen_for_their_sake() {
 }
 
 #[test]
+fn who_follows_a_task_that_takes_its_time_waits_for_it_elsewhere() {
+    let mut bed = bed(1);
+    bed.submit(vec![call(1, &[]), call(2, &[1])], &[2]).is(2, TaskState::Processing);
+    let ((worker, leader), (_, follower)) = (bed.assignment(1), bed.assignment(2));
+    bed.worker_says(worker, FromWorker::LongRunning(leader)).is(2, TaskState::Waiting);
+    assert_eq!(bed.frees(), [(worker, follower)]);
+    finish_soon(&mut bed, 1);
+    bed.is(2, TaskState::Processing);
+}
+
+#[test]
+fn only_what_may_have_run_is_blamed_for_a_death() {
+    let mut bed = bed(1);
+    bed.submit(vec![call(1, &[]), call(2, &[1])], &[2]).is(2, TaskState::Processing);
+    let worker = bed.assignment(1).0;
+    bed.lose(worker);
+    assert_eq!((bed.task(1).suspicious, bed.task(2).suspicious), (1, 0));
+    // From now on one runs after the other has ended, so that it shows which of them it is.
+    bed.join(1);
+    bed.is(1, TaskState::Processing).is(2, TaskState::Waiting);
+    finish_soon(&mut bed, 1);
+    bed.is(2, TaskState::Processing);
+}
+
+#[test]
 fn an_error_ends_those_that_follow() {
     let mut bed = bed(1);
     bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]).is(3, TaskState::Processing);
