@@ -8,7 +8,9 @@
 //! says so ([`ToWorker::WhoHas`]), so that nothing depends on forwarding.
 //!
 //! Dependencies under way are named without a holder. Should one of them be computed elsewhere after all, it becomes
-//! another computation, and whoever follows it is taken back and placed anew.
+//! another computation, and whoever follows it is taken back and placed anew. So it is where one turns out to take
+//! its time ([`crate::secede`]): it may be waiting for what would run in its followers' place. And nothing follows a
+//! task that a worker died with, since then it is to be known which task it ran.
 
 use smallvec::SmallVec;
 
