@@ -1,4 +1,7 @@
-//! The server around a worker's state machine: links, the executor, heartbeats.
+//! The server around a worker's state machine: links, the executor, heartbeats; `giving` serves peers, `memory` its disk.
+
+mod giving;
+mod memory;
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,30 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rankine_transport::{Connection, Listener};
+use rankine_transport::Listener;
 use tokio::{sync::Notify, task::JoinSet, time};
 
 use super::{
-    Config, FileId, Instruction, SpillError, State, Stimulus, Thresholds,
-    directory::remove_left_behind,
-    executor::Executor,
-    resident::{Part, resident},
-    store::Store,
+    Config, Instruction, State, Stimulus, Thresholds, executor::Executor, resident::Part, store::Store,
 };
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Outbox, Peers, Upstream, split, take_visitors, traffic},
-    protocol::{FromPeer, FromWorker, Hello, Member, TaskId, ToPeer, ToWorker, WorkerId, WorkerInfo},
+    link::{Endpoint, Inbox, Peers, Upstream, split, take_visitors, traffic},
+    protocol::{FromWorker, Hello, Member, TaskId, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
 
 /// How often a worker says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// How often a worker looks at its memory.
-const LOOK: Duration = Duration::from_millis(100);
-/// How often it gives memory back that nobody uses, at most: that costs some milliseconds.
-const GIVING_BACK: Duration = Duration::from_millis(500);
 
 /// After so many failures in a row a peer that lives is one that cannot be reached.
 const UNREACHED: u32 = 5;
@@ -447,125 +442,6 @@ impl Server {
         self.handle(vec![stimulus]);
     }
 
-    async fn visitor(self: Rc<Self>, endpoint: Endpoint, connection: Connection) -> Result<()> {
-        let (connection, _) = endpoint.welcome(connection).await?;
-        let (to, mut from) = split::<ToPeer, FromPeer>(connection, endpoint.compression);
-        while let Some(requests) = from.recv().await? {
-            for request in requests {
-                match request {
-                    FromPeer::Get { request, ids } => self.give(request, ids, to.clone()),
-                    FromPeer::Forward(data) => self.handle(vec![Stimulus::Forwarded(data)]),
-                    FromPeer::Put { request, data } => {
-                        let nbytes = data.iter().map(|(_, value)| value.nbytes()).collect();
-                        self.handle(vec![Stimulus::Put(data)]);
-                        to.put(ToPeer::Stored { request, nbytes });
-                    }
-                }
-            }
-        }
-        to.close();
-        Ok(())
-    }
-
-    /// Gives a peer what it asks for. What is on disk is sent from there.
-    fn give(self: &Rc<Self>, request: u64, ids: Vec<TaskId>, to: Outbox<ToPeer>) {
-        let (mut held, mut on_disk) = (Vec::with_capacity(ids.len()), Vec::new());
-        {
-            let state = self.state.borrow();
-            for (place, id) in ids.iter().enumerate() {
-                held.push(state.value(*id).cloned());
-                let file = if held[place].is_none() { state.file(*id) } else { None };
-                on_disk.extend(file.map(|file| (place, *id, file)));
-            }
-        }
-        if self.limited {
-            self.handle(vec![Stimulus::Given(ids)]);
-        }
-        if on_disk.is_empty() {
-            return answer(request, held, to);
-        }
-        let server = self.clone();
-        tokio::task::spawn_local(async move {
-            for (place, id, file) in on_disk {
-                held[place] = server.read(id, file, true).await.map(|(value, _)| value);
-            }
-            answer(request, held, to);
-        });
-    }
-
-    /// Reads a result from disk; one that cannot be read is none any more.
-    async fn read(self: &Rc<Self>, id: TaskId, file: FileId, touch: bool) -> Option<(Value, u64)> {
-        let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.read(file, touch)).await;
-        match read.unwrap_or_else(|ending| Err(std::io::Error::other(ending))) {
-            Ok(read) => Some((read.value, read.occupied)),
-            Err(error) => {
-                // What was freed meanwhile nobody misses.
-                if self.state.borrow().file(id) == Some(file) {
-                    tracing::warn!(?id, %error, "a result cannot be read back from disk");
-                    self.handle(vec![Stimulus::UnspillFailed { id, file }]);
-                }
-                None
-            }
-        }
-    }
-
-    async fn unspill(self: Rc<Self>, id: TaskId, file: FileId) {
-        if let Some((value, occupied)) = self.read(id, file, false).await {
-            self.handle(vec![Stimulus::Unspilled { id, file, value, occupied }]);
-        }
-    }
-
-    async fn spill(self: Rc<Self>, file: FileId, value: Value) {
-        let store = self.store.clone();
-        let written = tokio::task::spawn_blocking(move || store.write(file, &value)).await;
-        let stimulus = match written.unwrap_or_else(|ending| Err(SpillError::Disk(ending.to_string()))) {
-            Ok(on_disk) => Stimulus::Spilled { file, on_disk },
-            Err(error) => Stimulus::SpillFailed { file, error },
-        };
-        self.handle(vec![stimulus]);
-    }
-
-    /// Bytes of memory that are this worker's.
-    fn occupied(&self) -> u64 {
-        let process = resident().saturating_sub(self.peers.borrowed());
-        self.part.borrow_mut().of(process, self.state.borrow().metrics().managed)
-    }
-
-    /// Looks at the memory again and again. Ends only where it runs out and the worker is to end for that.
-    async fn watch_memory(self: Rc<Self>, allowance: Allowance) -> Error {
-        let Allowance { limit, thresholds, directory, expendable } = allowance;
-        if limit == 0 {
-            return std::future::pending().await;
-        }
-        let place = directory.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = remove_left_behind(&place) {
-                tracing::debug!(?place, %error, "cannot look for what dead processes left");
-            }
-        });
-        let above = |share: Option<f64>, bytes: u64| share.is_some_and(|s| bytes as f64 > s * limit as f64);
-        let lowest = thresholds.spill.or(thresholds.pause).or(thresholds.terminate);
-        let (mut look, mut given_back) = (time::interval(LOOK), None::<Instant>);
-        look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            look.tick().await;
-            let mut resident = self.occupied();
-            let ends = expendable && above(thresholds.terminate, resident);
-            if ends || above(lowest, resident) && given_back.is_none_or(|at| at.elapsed() > GIVING_BACK) {
-                // What nobody uses is no reason for anything.
-                let _ = tokio::task::spawn_blocking(rankine_transport::give_back).await;
-                given_back = Some(Instant::now());
-                resident = self.occupied();
-            }
-            if ends && above(thresholds.terminate, resident) {
-                let managed = self.state.borrow().metrics().managed;
-                return Error::Memory { resident, managed, limit };
-            }
-            self.handle(vec![Stimulus::Memory { resident }]);
-        }
-    }
-
     async fn heartbeats(self: Rc<Self>) {
         let mut beat = time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -590,28 +466,6 @@ impl Server {
             time::sleep(silence.saturating_sub(self.heard.get().elapsed())).await;
         }
     }
-}
-
-/// Values whose encoding takes noticeable time are encoded off the I/O thread.
-const ENCODE_HERE: u64 = 64 << 10;
-
-/// Answers a request for results.
-fn answer(request: u64, held: Vec<Option<Value>>, to: Outbox<ToPeer>) {
-    if to.carries_objects {
-        let data = held.into_iter().map(|value| value.map(Ok)).collect();
-        return to.put(ToPeer::Data { request, data });
-    }
-    let objects = held.iter().flatten().filter(|value| matches!(value, Value::Object(_)));
-    let encode = |held: Vec<Option<Value>>| held.into_iter().map(|v| v.map(|v| v.to_wire())).collect();
-    if objects.map(Value::nbytes).sum::<u64>() <= ENCODE_HERE {
-        return to.put(ToPeer::Data { request, data: encode(held) });
-    }
-    tokio::task::spawn_local(async move {
-        let count = held.len();
-        let data =
-            tokio::task::spawn_blocking(move || encode(held)).await.unwrap_or_else(|_| vec![None; count]);
-        to.put(ToPeer::Data { request, data });
-    });
 }
 
 /// Runs a function off the I/O thread; its result is made fit for the link it goes over.
