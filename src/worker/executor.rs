@@ -179,9 +179,7 @@ impl Tasks {
             self.done.push(Stimulus::Unstarted(unstarted));
         }
     }
-}
 
-impl Tasks {
     /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`.
     fn is_to_be_told(&mut self, brief: bool) -> bool {
         if self.told || self.done.is_empty() {
@@ -269,13 +267,9 @@ impl Executor {
         let ready = tasks.ready.len();
         executions.into_iter().for_each(|execution| tasks.add(execution));
         let more = tasks.ready.len() - ready;
-        let tell = tasks.is_to_be_told(true);
         self.shared.waiting.store(tasks.ready.len(), Ordering::SeqCst);
-        drop(tasks);
+        self.shared.tell(tasks, true);
         self.shared.wake(more);
-        if tell {
-            self.shared.told.notify_one();
-        }
     }
 
     /// What happened since the last call; waits for something to happen. Cancel safe.
@@ -300,13 +294,9 @@ impl Executor {
         let mut tasks = lock(&self.shared.tasks);
         if tasks.unfinished.contains(&id) {
             tasks.hastened.insert(id);
-            return;
-        }
-        // It may be done, and wait for others to be told with.
-        let tell = tasks.is_to_be_told(false);
-        drop(tasks);
-        if tell {
-            self.shared.told.notify_one();
+        } else {
+            // It may be done, and wait for others to be told with.
+            self.shared.tell(tasks, false);
         }
     }
 }
@@ -407,15 +397,11 @@ impl Shared {
         let before = tasks.ready.len();
         tasks.finish(id, result, duration, brief);
         let hastened = !tasks.hastened.is_empty() && tasks.hastened.remove(&id);
-        let tell = tasks.is_to_be_told(brief && !hastened);
         let more = tasks.ready.len() - before;
         self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
-        drop(tasks);
+        self.tell(tasks, brief && !hastened);
         // This thread takes one of them itself, unless another has taken its place.
         self.wake(if seceded { more } else { more.saturating_sub(1) });
-        if tell {
-            self.told.notify_one();
-        }
     }
 
     /// There are so many more tasks that can start.
@@ -428,7 +414,12 @@ impl Shared {
     fn secede(&self, id: TaskId, brief: bool) {
         let mut tasks = lock(&self.tasks);
         tasks.secede(id, brief);
-        let tell = tasks.is_to_be_told(false);
+        self.tell(tasks, false);
+    }
+
+    /// Wakes the I/O thread, if what happened is not to be told with more of it.
+    fn tell(&self, mut tasks: MutexGuard<'_, Tasks>, brief: bool) {
+        let tell = tasks.is_to_be_told(brief);
         drop(tasks);
         if tell {
             self.told.notify_one();
