@@ -25,6 +25,8 @@
 extern crate self as rankine;
 
 pub mod array;
+#[cfg(debug_assertions)]
+mod checks;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod client;

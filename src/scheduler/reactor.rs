@@ -108,7 +108,7 @@ impl State {
         self.retire();
         self.balance();
         #[cfg(debug_assertions)]
-        if self.task_count() < 200 {
+        if self.checks.are_due(self.task_count() + self.workers.standing()) {
             self.validate();
         }
         std::mem::take(&mut self.out)

@@ -161,6 +161,8 @@ pub struct State {
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
     pub(super) out: Vec<Instruction>,
+    #[cfg(debug_assertions)]
+    pub(super) checks: crate::checks::Checks,
 }
 
 impl State {
@@ -193,6 +195,8 @@ impl State {
             recommendations: VecDeque::new(),
             passing: None,
             out: Vec::new(),
+            #[cfg(debug_assertions)]
+            checks: Default::default(),
         }
     }
 

@@ -221,6 +221,8 @@ pub struct State {
     pub(super) story: VecDeque<Step>,
     pub(super) now: u64,
     pub(super) out: Vec<Instruction>,
+    #[cfg(debug_assertions)]
+    pub(super) checks: crate::checks::Checks,
 }
 
 /// Steps remembered for stories.
@@ -254,6 +256,8 @@ impl State {
             story: VecDeque::new(),
             now: 0,
             out: Vec::new(),
+            #[cfg(debug_assertions)]
+            checks: Default::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -18,8 +18,11 @@ use crate::{
     proxy::{self, Trouble},
 };
 
-/// Silence after which the cluster takes somebody for dead.
+/// Silence after which the cluster takes somebody for dead, where processes get to run at once.
 const DEAD_AFTER: Duration = Duration::from_millis(2500);
+/// How many times as long as a process takes to start is waited for besides: on a machine that has more to do than it
+/// can, silence means less.
+const PATIENCE: u32 = 20;
 /// Workers there are at least and at most.
 const FEWEST: usize = 3;
 const MOST: usize = 6;
@@ -79,6 +82,8 @@ pub struct World {
     random: SmallRng,
     directory: tempfile::TempDir,
     scheduler: Child,
+    /// Silence after which it takes somebody for dead.
+    dead_after: Duration,
     workers: Vec<Worker>,
     started: u64,
     kinds: BTreeMap<&'static str, u64>,
@@ -101,10 +106,12 @@ impl World {
             network::begin()?;
         }
         let directory = tempfile::tempdir()?;
-        let scheduler = Self::start_scheduler(directory.path().to_path_buf(), "--journal")?;
+        let dead_after = DEAD_AFTER + Self::start_of_a_process()? * PATIENCE;
+        let scheduler = Self::start_scheduler(directory.path(), dead_after, "--journal")?;
         let (workers, kinds, chronicle) = (Vec::new(), BTreeMap::new(), Vec::new());
         let begun = Instant::now();
-        let mut world = Self { random, directory, scheduler, workers, started: 0, kinds, chronicle, begun };
+        let mut world =
+            Self { random, directory, scheduler, dead_after, workers, started: 0, kinds, chronicle, begun };
         (0..FEWEST + 1).try_for_each(|_| world.start_worker())?;
         Ok(world)
     }
@@ -124,33 +131,41 @@ impl World {
         each.join(", ")
     }
 
-    /// What was done, and when.
+    /// What was done, when, and how long that took.
     pub fn chronicle(&self) -> String {
-        self.chronicle.join("\n")
+        let silence = format!("who is silent for {:.1?} is taken for dead", self.dead_after);
+        [&[silence], &self.chronicle[..]].concat().join("\n")
     }
 
     pub fn network(&self) -> &'static str {
         if network::is_alone() { "networks of their own" } else { "proxies" }
     }
 
-    fn program(words: &[&str]) -> Result<Command, Failed> {
+    /// How long a program takes that has nothing to do.
+    fn start_of_a_process() -> Result<Duration, Failed> {
+        let begun = Instant::now();
+        Self::program(&["--help"], DEAD_AFTER)?.stdout(Stdio::null()).status()?;
+        Ok(begun.elapsed())
+    }
+
+    fn program(words: &[&str], dead_after: Duration) -> Result<Command, Failed> {
         // However the test ends, nothing of it is left.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(env::current_exe()?);
-        let silence = DEAD_AFTER.as_secs_f64().to_string();
+        let silence = dead_after.as_secs_f64().to_string();
         command.args(words).args(["--transport", "tcp", "--log", "error", "--dead-after", &silence]);
         command.args(["--allowed-failures", "100000"]).env("CHAOS_PROGRAM", "1");
         Ok(command)
     }
 
-    fn start_scheduler(directory: PathBuf, how: &str) -> Result<Child, Failed> {
+    fn start_scheduler(directory: &Path, dead_after: Duration, how: &str) -> Result<Child, Failed> {
         let home = if network::is_alone() { network::HOME } else { "127.0.0.1" };
         let [file, journal] = ["scheduler.json", "journal"].map(|name| directory.join(name));
         let _ = fs::remove_file(&file);
         let (shown, journal) = (file.to_string_lossy().into_owned(), journal.to_string_lossy().into_owned());
         let listen = format!("tcp://{home}:0");
         let words = ["scheduler", "--listen", &listen, "--scheduler-file", &shown, how, &journal];
-        let child = Self::program(&words)?.stdout(Stdio::null()).spawn()?;
+        let child = Self::program(&words, dead_after)?.stdout(Stdio::null()).spawn()?;
         let begun = Instant::now();
         while !file.exists() {
             if begun.elapsed() > Duration::from_secs(30) {
@@ -170,13 +185,14 @@ impl World {
         let process = if network::is_alone() {
             let listen = format!("tcp://{}:0", network::address(number));
             let words = [&["worker"], &more[..], &["--listen", &listen]].concat();
-            network::start(number, &Self::program(&words)?)?
+            network::start(number, &Self::program(&words, self.dead_after)?)?
         } else {
             let file: serde_json::Value = serde_json::from_str(&fs::read_to_string(&shown)?)?;
             let scheduler =
                 file["address"].as_str().unwrap_or_default().trim_start_matches("tcp://").to_owned();
             let address = format!("tcp://{}", proxy::begin(scheduler, trouble.clone())?);
-            Self::program(&[&["worker", &address], &more[..]].concat())?.stdout(Stdio::null()).spawn()?
+            let words = [&["worker", &address], &more[..]].concat();
+            Self::program(&words, self.dead_after)?.stdout(Stdio::null()).spawn()?
         };
         self.workers.push(Worker { number, process, trouble, passing: Vec::new() });
         Ok(())
@@ -208,7 +224,7 @@ impl World {
         let chosen = self.random.random_range(0..self.workers.len());
         // Some silences are noticed, others are not.
         let short = Duration::from_millis(self.random.random_range(20..600));
-        let long = DEAD_AFTER + Duration::from_millis(self.random.random_range(500..2000));
+        let long = self.dead_after + Duration::from_millis(self.random.random_range(500..2000));
         let now = Instant::now();
         let kind = self.random.random_range(0..100);
         let worker = &mut self.workers[chosen];
@@ -254,12 +270,13 @@ impl World {
             _ => {
                 self.scheduler.kill()?;
                 self.scheduler.wait()?;
-                self.scheduler = Self::start_scheduler(self.directory.path().to_path_buf(), "--restore")?;
+                self.scheduler = Self::start_scheduler(self.directory.path(), self.dead_after, "--restore")?;
                 "scheduler died and was restored"
             }
         };
         *self.kinds.entry(kind).or_default() += 1;
-        self.chronicle.push(format!("{:8.3} worker {number}: {kind}", self.begun.elapsed().as_secs_f64()));
+        let (at, took) = (now - self.begun, now.elapsed());
+        self.chronicle.push(format!("{:8.3} worker {number}: {kind} ({took:.0?})", at.as_secs_f64()));
         Ok(())
     }
 }
