@@ -4,7 +4,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     env,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Instant,
 };
 
@@ -17,21 +17,29 @@ use rankine::{
     task::EntryRef,
 };
 
-/// Counts what is allocated, to tell the bytes of a task.
+/// Counts what is allocated while that is wanted, to tell the bytes of a task.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+/// A counter that all threads share would slow them down.
+static COUNTS: AtomicBool = AtomicBool::new(false);
+
+fn count(change: impl FnOnce(&AtomicUsize)) {
+    if COUNTS.load(Ordering::Relaxed) {
+        change(&ALLOCATED);
+    }
+}
 
 // SAFETY: all is handed on to the system's allocator; only a counter is kept beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+        count(|allocated| drop(allocated.fetch_add(layout.size(), Ordering::Relaxed)));
         // SAFETY: the caller's promise is the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
+        count(|allocated| drop(allocated.fetch_sub(layout.size(), Ordering::Relaxed)));
         // SAFETY: the caller's promise is the system allocator's.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -58,8 +66,9 @@ fn main() -> Result<()> {
             scheduler_alone(1_000_000);
         }
         ["scheduler", tasks] => scheduler_alone(tasks.parse().expect("a number of tasks")),
-        ["peers"] => beside_peers()?,
-        _ => panic!("say nothing, `scheduler TASKS` or `peers`, not {arguments:?}"),
+        ["peers"] => beside_peers(true)?,
+        ["throughput"] => beside_peers(false)?,
+        _ => panic!("say nothing, `scheduler TASKS`, `peers` or `throughput`, not {arguments:?}"),
     }
     Ok(())
 }
@@ -91,12 +100,15 @@ fn end_to_end() -> Result<()> {
     Ok(())
 }
 
-/// What `peers/run` sets beside other task systems: two worker processes, all over TCP; JSON lines.
-fn beside_peers() -> Result<()> {
+/// What `peers/run` sets beside other task systems: two worker processes, all over TCP; JSON lines. `throughput` leaves
+/// the round trips out, for a profiler.
+fn beside_peers(all: bool) -> Result<()> {
     let cluster = start(true)?;
     let client = Client::from(AsyncClient::connect(cluster.scheduler_file())?);
-    let times = round_trips(&client)?;
-    println!("{}", serde_json::json!({"what": "round trip", "seconds": times}));
+    if all {
+        let times = round_trips(&client)?;
+        println!("{}", serde_json::json!({"what": "round trip", "seconds": times}));
+    }
     for (what, tasks, seconds) in throughput(&client)? {
         println!("{}", serde_json::json!({"what": what, "tasks": tasks, "seconds": seconds}));
     }
@@ -151,6 +163,7 @@ fn scheduler_alone(tasks: usize) {
     const WIDTH: usize = 64;
     assert!(tasks.is_multiple_of(BATCH), "tasks come in batches of {BATCH}");
     let key = |i: usize| Key((i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    COUNTS.store(true, Ordering::Relaxed);
     let before = ALLOCATED.load(Ordering::Relaxed);
     let mut state = State::new(Config::default());
     let client = state.add_client();

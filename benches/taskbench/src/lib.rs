@@ -10,6 +10,7 @@
 //! Start with [`Graph`] and [`run`]. Everything goes through what a user of Rankine has: `Client::options` and
 //! futures.
 
+mod by_hand;
 mod graph;
 mod kernel;
 pub mod metg;
@@ -20,6 +21,7 @@ mod plot;
 mod report;
 mod run;
 
+pub use by_hand::ByHand;
 pub use graph::{Call, Graph, WrongInput, point};
 pub use kernel::{Kernel, Work};
 pub use options::{GraphOptions, Options, Transport};
@@ -49,6 +51,9 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+    /// Threads or sockets for a run by hand are missing.
+    #[error("the graph did not run by hand: {0}")]
+    ByHand(std::io::Error),
     /// A plot cannot be drawn.
     #[error("cannot draw the plot: {0}")]
     Plot(String),

@@ -4,7 +4,11 @@ use std::{env, fs, process::ExitCode};
 
 use futures::executor::block_on;
 use rankine::Client;
-use rankine_taskbench::{Error, Options, Place, Report, Transport, metg::Sweep, plot, run};
+use rankine_taskbench::{
+    ByHand, Error, Options, Place, Report, Transport,
+    metg::{Runner, Sweep},
+    plot, run,
+};
 
 /// What a task takes is mostly allocated by one thread and given back by another: the system's allocator takes twice
 /// the time of this one for that.
@@ -74,12 +78,15 @@ async fn program(client: &Client, options: &Options, transport: Transport) -> Re
         return Ok(());
     }
     let sweep = Sweep { cores, repetitions: options.repetitions, seconds: options.seconds };
+    let by_hand = options.by_hand.then(|| ByHand::new(cores, transport)).transpose()?;
+    let runners: Vec<_> =
+        [Runner::Rankine(client)].into_iter().chain(by_hand.as_ref().map(Runner::ByHand)).collect();
     report.head(cores);
     let mut sweeps = Vec::with_capacity(runs.len());
     for graphs in runs {
-        let points = sweep.run(client, &graphs).await?;
-        report.sweep(&graphs, &points)?;
-        sweeps.push((graphs, points));
+        let swept = sweep.run(&runners, &graphs).await?;
+        swept.iter().try_for_each(|swept| report.sweep(swept))?;
+        sweeps.extend(swept);
     }
     if let Some(path) = &options.plot {
         let title = format!("Task Bench on Rankine over {}, {cores} cores", transport.name());

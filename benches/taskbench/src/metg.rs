@@ -12,7 +12,7 @@ use std::{
 
 use rankine::Client;
 
-use crate::{Error, Graph, Kernel, Run, Work, run};
+use crate::{ByHand, Error, Graph, Kernel, Run, Work, report::label, run};
 
 /// The efficiency down to which tasks count as effective.
 pub const EFFECTIVE: f64 = 0.5;
@@ -53,6 +53,42 @@ pub struct Point {
     pub efficiency: f64,
 }
 
+/// Who runs graphs.
+#[derive(Clone, Copy)]
+pub enum Runner<'a> {
+    /// Rankine.
+    Rankine(&'a Client),
+    /// Threads that know what comes when.
+    ByHand(&'a ByHand),
+}
+
+impl Runner<'_> {
+    async fn run(self, graphs: &[Graph]) -> Result<Run, Error> {
+        match self {
+            Self::Rankine(client) => run(client, graphs).await,
+            Self::ByHand(by_hand) => by_hand.run(graphs),
+        }
+    }
+}
+
+/// A sweep that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Swept {
+    /// What ran at the same time, as it was asked for.
+    pub graphs: Vec<Graph>,
+    /// Whether it ran without Rankine.
+    pub by_hand: bool,
+    /// A point for each length of tasks, the longest first.
+    pub points: Vec<Point>,
+}
+
+impl Swept {
+    /// The patterns, and who ran them.
+    pub fn label(&self) -> String {
+        format!("{}{}", label(&self.graphs), if self.by_hand { " by hand" } else { "" })
+    }
+}
+
 /// The rate of cores that do nothing but the work, in iterations a second.
 pub fn bare_rate(work: &Work, cores: u64) -> f64 {
     // Of ranks on other machines the cores are taken to be like ours.
@@ -78,11 +114,12 @@ pub fn bare_rate(work: &Work, cores: u64) -> f64 {
 }
 
 impl Sweep {
-    /// Runs graphs with ever shorter tasks; gives a point for each length, the longest first.
+    /// Runs graphs with ever shorter tasks, for as long as there is something to be learned of a runner. Where there are
+    /// several they take turns, so that the noise of the machine hits all alike.
     ///
     /// # Errors
     /// If the kernel is empty, or the graphs do not run.
-    pub async fn run(&self, client: &Client, graphs: &[Graph]) -> Result<Vec<Point>, Error> {
+    pub async fn run(&self, runners: &[Runner<'_>], graphs: &[Graph]) -> Result<Vec<Swept>, Error> {
         let Some(first) = graphs.first().filter(|graph| graph.work.kernel != Kernel::Empty) else {
             return Err(Error::Usage("-metg wants a kernel that does something: compute_bound, say".into()));
         };
@@ -100,43 +137,60 @@ impl Sweep {
             given => given,
         };
         // Functions and connections are warm before anything is measured.
-        run(client, &self.shaped(graphs, 1, 1.0)).await?;
-        let mut points = Vec::new();
+        for runner in runners {
+            runner.run(&self.shaped(graphs, 1, 1.0)).await?;
+        }
+        let begun = |runner: Runner<'_>| {
+            let (graphs, by_hand) = (graphs.to_vec(), matches!(runner, Runner::ByHand(_)));
+            Swept { graphs, by_hand, points: Vec::new() }
+        };
+        let mut sweeps: Vec<_> = runners.iter().map(|runner| (*runner, begun(*runner))).collect();
         loop {
             let graphs = self.shaped(graphs, iterations, rate_of_one);
-            let point = self.point(client, &graphs, iterations).await?;
-            points.push(point);
-            if point.efficiency < HOPELESS || iterations == 1 {
-                return Ok(points);
+            let hopeless = |point: &Point| point.efficiency < HOPELESS || point.iterations == 1;
+            let mut left: Vec<_> = sweeps
+                .iter_mut()
+                .filter(|(_, swept)| !swept.points.last().is_some_and(hopeless))
+                .map(|(runner, swept)| (*runner, &mut swept.points, Vec::new()))
+                .collect();
+            if left.is_empty() {
+                break;
             }
+            for _ in 0..self.repetitions.max(1) {
+                for (runner, _, seen) in &mut left {
+                    seen.push(self.point(*runner, &graphs, iterations).await?);
+                }
+            }
+            left.into_iter().for_each(|(_, points, seen)| points.push(Self::median(&seen)));
             iterations = iterations.div_ceil(2);
         }
+        Ok(sweeps.into_iter().map(|(_, swept)| swept).collect())
     }
 
-    async fn point(&self, client: &Client, graphs: &[Graph], iterations: u64) -> Result<Point, Error> {
+    async fn point(&self, runner: Runner<'_>, graphs: &[Graph], iterations: u64) -> Result<Point, Error> {
         let all: u64 = graphs.iter().map(Graph::iterations).sum();
-        let mut seen = Vec::with_capacity(self.repetitions);
-        for _ in 0..self.repetitions.max(1) {
-            // Beside each run: whoever else uses the machine takes from both.
-            let bare = bare_rate(&graphs[0].work, self.cores);
-            let Run { tasks, wall } = run(client, graphs).await?;
-            let wall = wall.as_secs_f64();
-            let rate = all as f64 / wall;
-            let granularity = wall * self.cores as f64 / tasks as f64;
-            seen.push(Point { iterations, tasks, wall, granularity, rate, efficiency: rate / bare });
-        }
+        // Beside each run: whoever else uses the machine takes from both.
+        let bare = bare_rate(&graphs[0].work, self.cores);
+        let Run { tasks, wall } = runner.run(graphs).await?;
+        let wall = wall.as_secs_f64();
+        let rate = all as f64 / wall;
+        let granularity = wall * self.cores as f64 / tasks as f64;
+        Ok(Point { iterations, tasks, wall, granularity, rate, efficiency: rate / bare })
+    }
+
+    fn median(seen: &[Point]) -> Point {
         let median = |of: fn(&Point) -> f64| {
             let mut figures: Vec<f64> = seen.iter().map(of).collect();
             figures.sort_unstable_by(f64::total_cmp);
             figures[figures.len() / 2]
         };
-        Ok(Point {
+        Point {
             wall: median(|p| p.wall),
             granularity: median(|p| p.granularity),
             rate: median(|p| p.rate),
             efficiency: median(|p| p.efficiency),
             ..seen[0]
-        })
+        }
     }
 
     /// The same graphs with other tasks, and no more rows than there is time for.

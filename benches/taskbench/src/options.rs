@@ -40,6 +40,7 @@ impl Transport {
     version,
     after_help = "Examples:\n  \
         taskbench -type stencil_1d -steps 1000 -width 2 -kernel compute_bound -iter 1000\n  \
+        taskbench -metg -type stencil_1d -transport tcp -by-hand\n  \
         taskbench -metg -type all -transport tcp -csv metg.csv -plot metg.svg\n  \
         taskbench -type fft -width 8 -and -type nearest -radix 5 -width 4\n  \
         mpirun -n 3 taskbench -transport mpi -threads 1 -metg -type stencil_1d"
@@ -59,6 +60,10 @@ pub struct Options {
     /// Finds the minimum effective task granularity: halves -iter until too little of the time is useful.
     #[arg(long)]
     pub metg: bool,
+    /// Beside -metg on Rankine, on threads that exchange outputs over channels (inproc) or sockets (tcp) and know what comes
+    /// when: what the machine has to give.
+    #[arg(long, requires = "metg")]
+    pub by_hand: bool,
     /// Runs of each graph; figures are their medians.
     #[arg(long, default_value_t = 5)]
     pub repetitions: usize,
@@ -247,8 +252,15 @@ mod tests {
 
     #[test]
     fn mistakes_are_told() {
-        for line in ["-steps", "-width -1", "-nonsense 3", "-kernel none", "-transport pigeon", "-and -metg"]
-        {
+        for line in [
+            "-steps",
+            "-width -1",
+            "-nonsense 3",
+            "-kernel none",
+            "-transport pigeon",
+            "-and -metg",
+            "-by-hand",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
         for line in ["-type nonsense", "-steps 0", "-output 3", "-kernel memory_bound", "-repetitions 0"] {

@@ -3,9 +3,8 @@
 use plotters::prelude::*;
 
 use crate::{
-    Error, Graph,
-    metg::{EFFECTIVE, Point},
-    report::label,
+    Error,
+    metg::{EFFECTIVE, Swept},
 };
 
 /// Told apart in print and by those who see fewer of them (Okabe and Ito's).
@@ -24,18 +23,14 @@ const SIZE: (u32, u32) = (860, 480);
 ///
 /// # Errors
 /// If it cannot be drawn.
-pub fn plot(title: &str, sweeps: &[(Vec<Graph>, Vec<Point>)]) -> Result<String, Error> {
+pub fn plot(title: &str, sweeps: &[Swept]) -> Result<String, Error> {
     let mut svg = String::new();
     draw(&mut svg, title, sweeps).map_err(|error| Error::Plot(error.to_string()))?;
     Ok(svg)
 }
 
-fn draw(
-    svg: &mut String,
-    title: &str,
-    sweeps: &[(Vec<Graph>, Vec<Point>)],
-) -> Result<(), Box<dyn std::error::Error>> {
-    let granularities = || sweeps.iter().flat_map(|(_, points)| points.iter().map(|p| p.granularity * 1e6));
+fn draw(svg: &mut String, title: &str, sweeps: &[Swept]) -> Result<(), Box<dyn std::error::Error>> {
+    let granularities = || sweeps.iter().flat_map(|swept| swept.points.iter().map(|p| p.granularity * 1e6));
     let least = granularities().fold(f64::INFINITY, f64::min).clamp(1e-3, 1e9);
     let most = granularities().fold(0.0, f64::max).max(least * 2.0);
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
@@ -58,14 +53,14 @@ fn draw(
         .draw()?;
     let half = [(least, EFFECTIVE), (most, EFFECTIVE)];
     chart.draw_series(DashedLineSeries::new(half, 6, 5, RGBColor(110, 110, 110).stroke_width(1)))?;
-    for (place, (graphs, points)) in sweeps.iter().enumerate() {
+    for (place, swept) in sweeps.iter().enumerate() {
         let colour = COLOURS[place % COLOURS.len()];
         // Beyond the colours that there are, thin lines.
         let style = colour.stroke_width(if place < COLOURS.len() { 2 } else { 1 });
-        let line = points.iter().map(|point| (point.granularity * 1e6, point.efficiency));
+        let line = swept.points.iter().map(|point| (point.granularity * 1e6, point.efficiency));
         chart
             .draw_series(LineSeries::new(line.clone(), style))?
-            .label(label(graphs))
+            .label(swept.label())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         chart.draw_series(line.map(|place| Circle::new(place, 3, colour.filled())))?;
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Error, Graph, Run,
-    metg::{Point, bare_rate, metg},
+    metg::{Point, Swept, bare_rate, metg},
 };
 
 /// Where points are written while they are printed.
@@ -61,14 +61,14 @@ impl Report {
             println!("  {:.3e} {unit}/s, {:.1} % of the cores alone", rate * amount, efficiency * 100.0);
         }
         let iterations = graphs[0].work.iterations;
-        self.point(graphs, &Point { iterations, tasks, wall, granularity, rate, efficiency })
+        self.point(graphs, &label(graphs), &Point { iterations, tasks, wall, granularity, rate, efficiency })
     }
 
     /// Prints the head of the table of sweeps.
     pub fn head(&self, cores: u64) {
         println!("over {}, {cores} cores", self.transport);
         println!(
-            "{:<20} {:>13} {:>15} {:>19} {:>16}",
+            "{:<28} {:>13} {:>15} {:>19} {:>16}",
             "type", "METG(50%) us", "best efficiency", "of granularity us", "most tasks/s"
         );
     }
@@ -77,29 +77,28 @@ impl Report {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn sweep(&mut self, graphs: &[Graph], points: &[Point]) -> Result<(), Error> {
+    pub fn sweep(&mut self, swept: &Swept) -> Result<(), Error> {
+        let (points, label) = (&swept.points, swept.label());
         let best = points.iter().max_by(|one, other| one.efficiency.total_cmp(&other.efficiency));
         let metg = metg(points).map_or_else(|| "none".to_owned(), |metg| format!("{:.1}", metg * 1e6));
         let most = points.iter().map(|point| point.tasks as f64 / point.wall).fold(0.0, f64::max);
         if let Some(best) = best {
             println!(
-                "{:<20} {metg:>13} {:>13.1} % {:>19.1} {most:>16.0}",
-                label(graphs),
+                "{label:<28} {metg:>13} {:>13.1} % {:>19.1} {most:>16.0}",
                 best.efficiency * 100.0,
                 best.granularity * 1e6
             );
         }
-        points.iter().try_for_each(|point| self.point(graphs, point))
+        points.iter().try_for_each(|point| self.point(&swept.graphs, &label, point))
     }
 
-    fn point(&mut self, graphs: &[Graph], point: &Point) -> Result<(), Error> {
+    fn point(&mut self, graphs: &[Graph], label: &str, point: &Point) -> Result<(), Error> {
         let Point { iterations, tasks, wall, granularity, rate, efficiency } = *point;
         let first = &graphs[0];
         let ((amount, unit), shape) = (first.work.iteration(), first.shape);
         let line = format!(
-            "{},{},{},{},{},{iterations},{tasks},{wall:.6},{:.3},{:.6e},{unit}/s,{efficiency:.4}",
+            "{},{label},{},{},{},{iterations},{tasks},{wall:.6},{:.3},{:.6e},{unit}/s,{efficiency:.4}",
             self.transport,
-            label(graphs),
             first.work.kernel,
             shape.steps,
             shape.width,

@@ -6,8 +6,8 @@ use futures::executor::block_on;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rankine::{Client, TaskFuture, serialize::Frame};
 use rankine_taskbench::{
-    Call, Error, Graph, Kernel, Options, Pattern, Place, Report, Shape, Work,
-    metg::{Sweep, metg},
+    ByHand, Call, Error, Graph, Kernel, Options, Pattern, Place, Report, Shape, Transport, Work,
+    metg::{Runner, Sweep, metg},
     plot, point, run,
 };
 
@@ -34,6 +34,7 @@ fn main() {
         a_wrong_input_errs,
         a_sweep_gives_a_figure_a_table_and_a_plot,
     );
+    trials.push(Trial::test("every_pattern_runs_by_hand", every_pattern_runs_by_hand));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -56,6 +57,32 @@ async fn every_pattern_runs_with_every_kernel(client: &Client) -> Outcome {
             assert!(ran.wall.as_nanos() > 0);
         }
     }
+    Ok(())
+}
+
+/// Each task checks its inputs here too.
+fn every_pattern_runs_by_hand() -> Outcome {
+    for transport in [Transport::Inproc, Transport::Tcp] {
+        // More threads than columns, as many, and fewer.
+        for threads in [1, 2, 3, 5, 7] {
+            let by_hand = ByHand::new(threads, transport)?;
+            let graphs: Vec<Graph> = Pattern::ALL
+                .into_iter()
+                .zip(0..)
+                .map(|(pattern, index)| {
+                    let mut graph = Graph { index, ..graph(pattern, Kernel::LoadImbalance) };
+                    graph.shape.steps += index;
+                    graph
+                })
+                .collect();
+            let tasks: u64 = graphs.iter().map(|graph| graph.shape.tasks()).sum();
+            assert_eq!(by_hand.run(&graphs)?.tasks, tasks);
+        }
+    }
+    let big = Graph { output: 100_000, ..graph(Pattern::AllToAll, Kernel::Empty) };
+    assert!(matches!(ByHand::new(2, Transport::Tcp)?.run(&[big]), Err(Error::Usage(_))));
+    assert_eq!(ByHand::new(2, Transport::Inproc)?.run(&[big])?.tasks, 45);
+    assert!(matches!(ByHand::new(2, Transport::Mpi), Err(Error::Usage(_))));
     Ok(())
 }
 
@@ -99,23 +126,26 @@ async fn a_sweep_gives_a_figure_a_table_and_a_plot(client: &Client) -> Outcome {
     let directory = tempfile::tempdir()?;
     let csv = directory.path().join("points.csv");
     let graphs = read("-metg -type stencil_1d -steps 20 -iter 400").graphs(2)?.remove(0);
-    let points = Sweep { cores: 2, repetitions: 1, seconds: 0.1 }.run(client, &graphs).await?;
+    let sweep = Sweep { cores: 2, repetitions: 1, seconds: 0.1 };
+    let by_hand = ByHand::new(2, Transport::Inproc)?;
+    let swept = sweep.run(&[Runner::Rankine(client), Runner::ByHand(&by_hand)], &graphs).await?;
+    let [ours, theirs] = &swept[..] else { return Err("there are two runners".into()) };
+    assert_eq!((ours.label(), theirs.label()), ("stencil_1d".to_owned(), "stencil_1d by hand".to_owned()));
+    assert_eq!(theirs.points[0].iterations, 400);
+    let points = &ours.points;
     assert!(points.windows(2).all(|pair| pair[1].iterations == pair[0].iterations.div_ceil(2)));
     // A busy machine may leave no point effective, but never more than there is.
     assert!(points.iter().all(|point| point.granularity > 0.0 && point.efficiency > 0.0));
     assert!(points.last().is_some_and(|point| point.efficiency < 0.2 || point.iterations == 1));
-    assert!(metg(&points).is_none_or(|metg| metg <= points[0].granularity));
+    assert!(metg(points).is_none_or(|metg| metg <= points[0].granularity));
     let mut report = Report::new("inproc", Some(&csv))?;
-    report.sweep(&graphs, &points)?;
+    swept.iter().try_for_each(|swept| report.sweep(swept))?;
     let lines: Vec<String> = std::fs::read_to_string(&csv)?.lines().map(str::to_owned).collect();
-    assert_eq!(lines.len(), 1 + points.len());
+    assert_eq!(lines.len(), 1 + points.len() + theirs.points.len());
     assert!(lines.iter().all(|line| line.split(',').count() == 12), "{lines:?}");
-    let svg = plot("a title", &[(graphs.clone(), points)])?;
+    let svg = plot("a title", &swept)?;
     assert!(svg.starts_with("<svg") && svg.contains("stencil_1d") && svg.contains("a title"));
     let empty = read("-metg -kernel empty").graphs(2)?.remove(0);
-    assert!(matches!(
-        Sweep { cores: 2, repetitions: 1, seconds: 0.1 }.run(client, &empty).await,
-        Err(Error::Usage(_))
-    ));
+    assert!(matches!(sweep.run(&[Runner::Rankine(client)], &empty).await, Err(Error::Usage(_))));
     Ok(())
 }
