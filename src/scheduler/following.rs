@@ -2,8 +2,8 @@
 //!
 //! A task that waits for others usually gets its place when the last of them is done: a report comes, an assignment
 //! goes. Where tasks are short, those two messages take longer than the tasks. So a short task whose dependencies
-//! are all done or under way *follows* them: it is assigned at once, to one of the workers that compute them, and
-//! that one starts it by itself when it has all it needs. What others compute for it they forward
+//! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first, and
+//! that worker starts it by itself when it has all it needs. What others compute for it they forward
 //! ([`ToWorker::Forward`]) as soon as they have it; and once the scheduler hears where such a result is, it
 //! says so ([`ToWorker::WhoHas`]), so that nothing depends on forwarding.
 //!
@@ -16,13 +16,13 @@ use smallvec::SmallVec;
 
 use super::{
     Instruction, TaskState,
-    state::State,
+    state::{State, Worker},
     task::{Task, TaskRef},
 };
 use crate::protocol::{Dependency, ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
-const SHORT: u64 = 1_000_000;
+const SHORT: u64 = 10_000_000;
 /// Nanoseconds of work that a thread may have before it, for more tasks to follow.
 const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
@@ -47,7 +47,8 @@ impl State {
         }
     }
 
-    /// Assigns a task that still waits for others to one of the workers that compute these, if it may follow them.
+    /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
+    /// whoever has the least to do, wherever it would start first.
     pub(super) fn follow(&mut self, id: TaskRef) {
         if let Some(worker) = self.leader_of(id) {
             self.assign(id, worker, false);
@@ -85,16 +86,37 @@ impl State {
                 worker.queueing() <= AHEAD && u64::from(worker.busy) < tasks
             })
         };
-        let leader = self.soonest(task, leaders.iter().copied().filter(room))?;
-        // Somebody who has nothing to do may get to it sooner, once it is known where all lies. Not so in a chain,
-        // which runs on where it is.
+        // A chain runs on where it is; what else needs the same may be done sooner by whoever has the least to do.
         let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
-        if !task.dependencies.iter().any(several) {
-            return Some(leader);
+        if task.dependencies.iter().any(several) {
+            leaders.extend(self.workers.least_loaded().filter(|least| !leaders.contains(least)));
         }
-        let idle = |id: &WorkerId| self.workers.get(*id).is_some_and(|w| w.busy < w.info.nthreads);
-        let least = self.workers.least_loaded().filter(|least| idle(least) && !leaders.contains(least));
-        least.is_none_or(|least| !self.gains(task, leader, least)).then_some(leader)
+        let fit = |id: &WorkerId| {
+            room(id)
+                && self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
+        };
+        let start = |id: &WorkerId| {
+            let held = self.workers.get(*id).map_or(0, |worker| worker.nbytes);
+            (self.starts(task, *id), held, *id)
+        };
+        leaders.into_iter().filter(fit).min_by_key(start)
+    }
+
+    /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done
+    /// and has come.
+    fn starts(&self, task: &Task, id: WorkerId) -> u64 {
+        let free = self.now + self.workers.get(id).map_or(0, Worker::queueing);
+        let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
+        let (mut ready, mut forwarded) = (self.now, true);
+        for other in needed.filter(|task| !task.places().contains(&id)) {
+            match other.worker {
+                Some(_) => ready = ready.max(other.ends),
+                None => forwarded = false,
+            }
+        }
+        // What is forwarded is not asked for.
+        let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
+        free.max(ready + transfer)
     }
 
     /// Whether a task is known to be short.

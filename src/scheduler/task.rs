@@ -90,6 +90,8 @@ pub(super) struct Task {
     pub(super) nbytes: u64,
     /// What it added to its worker's occupancy, in nanoseconds.
     pub(super) estimate: u64,
+    /// While it is processed, when it will be done by that: nanoseconds of the scheduler's clock.
+    pub(super) ends: u64,
     pub(super) arguments: Arguments,
     pub(super) dependencies: SmallVec<[TaskRef; 2]>,
     /// Forgotten ones may linger: see `live_dependents`.
@@ -119,6 +121,7 @@ impl Task {
             priority: Priority::default(),
             nbytes: 0,
             estimate: 0,
+            ends: 0,
             arguments: Arguments::default(),
             dependencies: SmallVec::new(),
             dependents: SmallVec::new(),

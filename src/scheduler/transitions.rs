@@ -195,13 +195,18 @@ impl State {
         }
         let wait = self.workers.get(worker).map_or(0, Worker::wait);
         self.choice = Some(Choice { stolen, wait, held, missing });
-        let mut untidy = false;
+        let (mut untidy, mut queueing) = (false, 0);
         self.workers.change(worker, |worker| {
             untidy = worker.processing.add(id);
             worker.busy += 1;
             worker.occupancy += estimate;
             worker.following += following;
+            queueing = worker.queueing();
         });
+        let ends = self.now.saturating_add(queueing.max(estimate));
+        if let Some(task) = self.task_mut(id) {
+            task.ends = ends;
+        }
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
         }

@@ -10,6 +10,8 @@ use crate::protocol::{Dependency, Fetch, FromWorker, TaskId, WorkerId};
 
 /// Peers asked at once.
 const GATHERS_AT_ONCE: usize = 50;
+/// Bytes from which on it makes little difference whether a peer had to be connected to.
+const CONNECTING: u64 = 16 << 20;
 /// Bytes asked of a peer in one request, one result at least.
 const GATHER_BYTES: u64 = 64 << 20;
 /// Fetches that the scheduler is told of at a time.
@@ -106,7 +108,9 @@ impl State {
         let asked = self.asked.iter().position(|asked| asked.peer == peer);
         let Some(Asked { since, .. }) = asked.map(|place| self.asked.swap_remove(place)) else { return };
         self.fetched += nbytes;
-        if nbytes > 0 && self.fetches.len() < FETCHES {
+        // The first time there may have been no connection yet: a small result tells of nothing else then.
+        let tells = !self.met.insert(peer) || nbytes >= CONNECTING;
+        if nbytes > 0 && tells && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
     }

@@ -200,6 +200,7 @@ impl State {
 
     fn on_peer_gone(&mut self, peer: WorkerId) {
         self.to_fetch.remove(&peer);
+        self.met.remove(&peer);
         let mut queued = Vec::new();
         for (id, task) in &mut self.tasks {
             task.who_has.retain(|holder| *holder != peer);

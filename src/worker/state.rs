@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{FileId, Instruction, spilling::Memory};
 use crate::{
-    graph::KeyMap,
+    graph::{KeyMap, KeySet},
     protocol::{ComputeTask, Fetch, Finished, FromWorker, Metrics, Priority, TaskId, WorkerId},
     task::{EntryRef, Value},
 };
@@ -199,6 +199,8 @@ pub struct State {
     pub(super) asked: SmallVec<[Asked; 8]>,
     /// What the latest fetches took, that the scheduler was not told yet.
     pub(super) fetches: Vec<Fetch>,
+    /// Peers that answered before.
+    pub(super) met: KeySet<WorkerId>,
     /// Peers that wait for results of tasks here.
     pub(super) forwards: KeyMap<TaskId, SmallVec<[WorkerId; 1]>>,
     /// Tasks with the compute threads, or about to be.
@@ -242,6 +244,7 @@ impl State {
             to_fetch: BTreeMap::new(),
             asked: SmallVec::new(),
             fetches: Vec::new(),
+            met: KeySet::default(),
             forwards: KeyMap::default(),
             executing: 0,
             chained: 0,

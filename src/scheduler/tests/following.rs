@@ -13,9 +13,12 @@ fn bed(workers: usize) -> Bed {
 
 /// A task is finished after a microsecond.
 fn finish_soon(bed: &mut Bed, key: u128) {
+    finish_after(bed, key, 1000);
+}
+
+fn finish_after(bed: &mut Bed, key: u128, duration: u64) {
     let (worker, id) = bed.assignment(key);
-    let finished = Finished { id, nbytes: 100, duration: 1000, value: None };
-    bed.worker_says(worker, FromWorker::Finished(finished));
+    bed.worker_says(worker, FromWorker::Finished(Finished { id, nbytes: 100, duration, value: None }));
 }
 
 fn forwards(bed: &Bed) -> Vec<(WorkerId, TaskId, WorkerId)> {
@@ -80,6 +83,50 @@ fn who_follows_a_task_that_dies_is_placed_anew() {
         finish_soon(&mut bed, key);
     }
     bed.is(4, TaskState::Memory);
+}
+
+/// Two columns, each of whose tasks needs both of the row before: the tasks of a row are 2 * row and 2 * row + 1.
+fn columns(rows: u128) -> Vec<Call> {
+    let before = |row: u128| [2 * row - 2, 2 * row - 1];
+    let first = [call(2, &[]), call(3, &[])];
+    first
+        .into_iter()
+        .chain((2..=rows).flat_map(|row| [0, 1].map(|c| call(2 * row + c, &before(row)))))
+        .collect()
+}
+
+#[test]
+fn columns_that_exchange_their_results_stay_apart() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_after(&mut bed, 101, 500_000);
+    bed.submit(columns(40), &[80, 81]);
+    let alone = bed.computes().len();
+    assert!((4..20).contains(&alone), "some are assigned ahead: {alone}");
+    // Somebody comes who could do half of it: what is assigned from then on is shared.
+    bed.join(1);
+    let mut places = Vec::new();
+    for key in 2..=81 {
+        places.push(bed.assignment(key).0);
+        bed.now += 250_000;
+        finish_after(&mut bed, key, 500_000);
+    }
+    let shared = &places[alone.next_multiple_of(2)..];
+    let apart = shared.chunks(2).filter(|row| row[0] != row[1]).count();
+    assert!(apart >= shared.len() / 2 - 3, "{places:?}");
+}
+
+#[test]
+fn columns_of_tasks_shorter_than_the_way_stay_together() {
+    let mut bed = bed(2);
+    bed.submit(columns(100), &[200, 201]);
+    let mut places = Vec::new();
+    for key in 2..=201 {
+        places.push(bed.assignment(key).0);
+        finish_soon(&mut bed, key);
+    }
+    let places = &places[20..];
+    assert!(places.windows(2).filter(|pair| pair[0] != pair[1]).count() < 5, "{places:?}");
 }
 
 #[test]
