@@ -141,8 +141,10 @@ impl State {
         let (mut asked, mut moved) = (Vec::new(), 0);
         for Loot { task, transfer, estimate, .. } in loot {
             let start = there + EXCHANGE + transfer;
-            // It is among the last that the victim would run.
-            if start + (estimate as f64 * pace) as u64 / to_threads >= here {
+            // It is among the last that the victim would run, and half of what that runs now is done, on average (as
+            // Dask has it).
+            let done = estimate / from_threads / 2;
+            if start + (estimate as f64 * pace) as u64 / to_threads + done >= here {
                 continue;
             }
             // A task that came to a worker twice may be listed twice.

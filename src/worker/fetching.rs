@@ -10,8 +10,8 @@ use crate::protocol::{Dependency, Fetch, FromWorker, TaskId, WorkerId};
 
 /// Peers asked at once.
 const GATHERS_AT_ONCE: usize = 50;
-/// Bytes from which on it makes little difference whether a peer had to be connected to.
-const CONNECTING: u64 = 16 << 20;
+/// Bytes up to which a fetch takes mostly the way there and back, and the first one connecting.
+const SMALL: u64 = 64 << 10;
 /// Bytes asked of a peer in one request, one result at least.
 const GATHER_BYTES: u64 = 64 << 20;
 /// Fetches that the scheduler is told of at a time.
@@ -109,7 +109,7 @@ impl State {
         let Some(Asked { since, .. }) = asked.map(|place| self.asked.swap_remove(place)) else { return };
         self.fetched += nbytes;
         // The first time there may have been no connection yet: a small result tells of nothing else then.
-        let tells = !self.met.insert(peer) || nbytes >= CONNECTING;
+        let tells = !self.met.insert(peer) || nbytes > SMALL;
         if nbytes > 0 && tells && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
