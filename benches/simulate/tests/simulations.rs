@@ -9,7 +9,7 @@ use rankine_simulate::{
 };
 
 /// Scenarios of each family.
-const SCENARIOS: u64 = 350;
+const SCENARIOS: u64 = 700;
 const SECOND: u64 = 1_000_000_000;
 
 struct Scenario {
