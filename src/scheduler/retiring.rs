@@ -60,12 +60,11 @@ impl State {
 
     /// A worker does not run what it was assigned: it leaves, or another is to have it.
     pub(super) fn on_gave_back(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
-        for id in ids {
-            let assigned = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
-            if let Some(task) = assigned.map(|task| task.this) {
-                self.on_stolen(task);
-                self.start_over(task);
-            }
+        let assigned = |id| self.tasks.computation(id).filter(|task| task.worker == Some(worker));
+        let tasks = ids.into_iter().filter_map(|id| assigned(id).map(|task| task.this)).collect();
+        for task in self.dependents_first(tasks) {
+            self.on_stolen(task);
+            self.start_over(task);
         }
     }
 

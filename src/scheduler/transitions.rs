@@ -308,6 +308,14 @@ impl State {
         self.reconsider(id);
     }
 
+    /// The order in which several are to start over: those first that need others. The other way round nobody would seem to
+    /// need these, and what they need would be gone.
+    pub(super) fn dependents_first(&self, mut tasks: Vec<TaskRef>) -> Vec<TaskRef> {
+        let place = |id: &TaskRef| self.task(*id).map(|task| (task.priority.submission, task.priority.order));
+        tasks.sort_by_key(|id| std::cmp::Reverse(place(id)));
+        tasks
+    }
+
     /// A task that follows others is taken back, and waits for them again.
     fn start_over_later(&mut self, id: TaskRef) {
         // First of all, or what it needs would seem to be needed no more.

@@ -187,3 +187,37 @@ fn long_tasks_wait_until_it_is_known_where_all_lies() {
         .is(3, TaskState::Waiting);
     bed.finish(2).is(3, TaskState::Processing);
 }
+
+/// Each needs the one before.
+fn chain(length: u128) -> Vec<Call> {
+    let first = call(1, &[]);
+    std::iter::once(first).chain((2..=length).map(|key| call(key, &[key - 1]))).collect()
+}
+
+#[test]
+fn what_a_chain_that_is_given_back_needs_is_kept() {
+    let mut bed = bed(1);
+    bed.submit(chain(6), &[6]);
+    finish_soon(&mut bed, 1);
+    let (here, running) = bed.assignment(2);
+    bed.join(1);
+    let others = (3..=6).map(|key| bed.id(key)).collect();
+    bed.worker_says(here, FromWorker::GaveBack(others));
+    assert_eq!(bed.frees(), []);
+    assert_eq!(bed.assignment(2), (here, running), "it goes on where it was");
+    (2..=6).for_each(|key| finish_soon(&mut bed, key));
+    bed.is(6, TaskState::Memory);
+}
+
+#[test]
+fn what_a_chain_needs_outlives_the_worker_that_runs_it() {
+    let mut bed = bed(1);
+    bed.submit(chain(6), &[6]);
+    finish_soon(&mut bed, 1);
+    let (runs, copy) = (bed.assignment(2).0, bed.id(1));
+    let other = bed.join(1);
+    bed.worker_says(other, FromWorker::Added(vec![copy]));
+    bed.lose(runs).is(1, TaskState::Memory);
+    (2..=6).for_each(|key| finish_soon(&mut bed, key));
+    bed.is(6, TaskState::Memory);
+}
