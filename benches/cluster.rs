@@ -45,6 +45,19 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller's promise is mimalloc's.
         unsafe { MiMalloc.dealloc(memory, layout) }
     }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(|allocated| _ = allocated.fetch_add(layout.size(), Ordering::Relaxed));
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // What becomes less wraps around, and comes out right.
+        count(|allocated| _ = allocated.fetch_add(size.wrapping_sub(layout.size()), Ordering::Relaxed));
+        // SAFETY: the caller's promise is mimalloc's.
+        unsafe { MiMalloc.realloc(memory, layout, size) }
+    }
 }
 
 #[global_allocator]

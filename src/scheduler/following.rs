@@ -1,7 +1,7 @@
 //! Tasks that are assigned before all that they need is there.
 //!
 //! A task that waits for others usually gets its place when the last of them is done: a report comes, an assignment
-//! goes. Where tasks are short, those two messages take longer than the tasks. So a short task whose dependencies
+//! goes. Where tasks are short, those two messages cost much beside them. So a short task whose dependencies
 //! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first, and
 //! that worker starts it by itself when it has all it needs. What others compute for it they forward
 //! ([`ToWorker::Forward`]) as soon as they have it; and once the scheduler hears where such a result is, it
@@ -27,6 +27,8 @@ const SHORT: u64 = 10_000_000;
 const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
 const AHEAD_TASKS: u64 = 2048;
+/// Holders of a result that are looked at.
+const HOLDERS: usize = 4;
 /// What has more dependencies, or dependents, is not worth looking at each of them so often.
 const FEW: usize = 16;
 
@@ -64,11 +66,11 @@ impl State {
         if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
             return None;
         }
-        let mut leaders: SmallVec<[WorkerId; 8]> = SmallVec::new();
+        let (mut leaders, mut holders) = (SmallVec::<[WorkerId; 8]>::new(), SmallVec::<[WorkerId; 8]>::new());
         for dependency in &task.dependencies {
             let other = self.task(*dependency)?;
             match other.state {
-                TaskState::Memory => {}
+                TaskState::Memory => holders.extend(other.who_has.iter().copied().take(HOLDERS)),
                 TaskState::Processing
                     if !other.long_running
                         && other.suspicious == 0
@@ -83,29 +85,32 @@ impl State {
         let room = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| {
                 let tasks = AHEAD_TASKS * u64::from(worker.info.nthreads.max(1));
-                worker.queueing() <= AHEAD && u64::from(worker.busy) < tasks
+                // However long they are, one may follow.
+                let ahead = worker.queueing() <= AHEAD || worker.following == 0;
+                ahead && u64::from(worker.busy) < tasks
             })
         };
         // A chain runs on where it is; what else needs the same may be done sooner by whoever has the least to do.
         let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
-        if task.dependencies.iter().any(several) {
-            leaders.extend(self.workers.least_loaded().filter(|least| !leaders.contains(least)));
-        }
+        let least = || self.workers.least_loaded().filter(|_| task.dependencies.iter().any(several));
         let fit = |id: &WorkerId| {
-            room(id)
-                && self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
+            self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
         };
-        let start = |id: &WorkerId| {
-            let held = self.workers.get(*id).map_or(0, |worker| worker.nbytes);
-            (self.starts(task, *id), held, *id)
+        let start = |id: WorkerId| {
+            let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
+            (self.starts(task, id), held, id)
         };
-        leaders.into_iter().filter(fit).min_by_key(start)
+        let candidates = leaders.iter().copied().chain(holders).chain(least());
+        let (start, _, first) = candidates.filter(fit).map(start).min()?;
+        // Who computes none of what it needs is not kept from other work by waiting for it.
+        let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
+        (room(&first) && !waits).then_some(first)
     }
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done
     /// and has come.
-    fn starts(&self, task: &Task, id: WorkerId) -> u64 {
-        let free = self.now + self.workers.get(id).map_or(0, Worker::queueing);
+    pub(super) fn starts(&self, task: &Task, id: WorkerId) -> u64 {
+        let free = self.now.saturating_add(self.workers.get(id).map_or(0, Worker::queueing));
         let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
         let (mut ready, mut forwarded) = (self.now, true);
         for other in needed.filter(|task| !task.places().contains(&id)) {
@@ -116,7 +121,7 @@ impl State {
         }
         // What is forwarded is not asked for.
         let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
-        free.max(ready + transfer)
+        free.max(ready.saturating_add(transfer))
     }
 
     /// Whether a task is known to be short.

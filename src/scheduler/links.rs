@@ -4,7 +4,10 @@
 //! network that is not flat. Each worker keeps what its own fetches from each peer took; a pair that has not met yet
 //! is taken for one like others of its kind.
 
-use super::state::{State, Worker};
+use super::{
+    reactor::CREDIBLE,
+    state::{State, Worker},
+};
 use crate::protocol::{Fetch, WorkerId};
 
 /// Up to so many bytes a fetch tells of the link's latency.
@@ -123,6 +126,7 @@ impl State {
                 moving += link.moving(nbytes);
             }
         }
-        (latency + moving) as u64
+        // Whatever was said of fetches, sums of it do not overflow.
+        ((latency + moving) as u64).min(CREDIBLE)
     }
 }

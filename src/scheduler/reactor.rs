@@ -25,7 +25,7 @@ const PACE: f64 = 16.0;
 
 /// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
 /// that sums of them never overflow.
-const CREDIBLE: u64 = 1 << 50;
+pub(super) const CREDIBLE: u64 = 1 << 50;
 
 impl State {
     /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.

@@ -72,6 +72,7 @@ impl State {
             let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
             if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
                 (before, followed) = (before + task.estimate, followed + task.following());
+                task.ends = task.ends.saturating_add(expected).saturating_sub(task.estimate);
                 task.estimate = expected;
                 (after, follow) = (after + task.estimate, follow + task.following());
             }
@@ -141,9 +142,9 @@ impl State {
         let (mut asked, mut moved) = (Vec::new(), 0);
         for Loot { task, transfer, estimate, .. } in loot {
             let start = there + EXCHANGE + transfer;
-            // It is among the last that the victim would run, and half of what that runs now is done, on average (as
-            // Dask has it).
-            let done = estimate / from_threads / 2;
+            // It is among the last that the victim would run, and each thread of that is half through with what it
+            // runs, on average (as Dask has it).
+            let done = estimate / 2;
             if start + (estimate as f64 * pace) as u64 / to_threads + done >= here {
                 continue;
             }

@@ -90,7 +90,7 @@ pub(super) struct Task {
     pub(super) nbytes: u64,
     /// What it added to its worker's occupancy, in nanoseconds.
     pub(super) estimate: u64,
-    /// While it is processed, when it will be done by that: nanoseconds of the scheduler's clock.
+    /// While it is processed: when its worker is expected to be done with it, by the scheduler's clock in nanoseconds.
     pub(super) ends: u64,
     pub(super) arguments: Arguments,
     pub(super) dependencies: SmallVec<[TaskRef; 2]>,

@@ -188,6 +188,9 @@ impl State {
             task.long_running = false;
         }
         let following = self.task(id).map_or(0, Task::following);
+        // What follows others starts when these are done.
+        let starts =
+            self.task(id).filter(|task| task.waiting_on > 0).map_or(0, |task| self.starts(task, worker));
         let (mut held, mut missing) = (0, 0);
         for dependency in &compute.dependencies {
             let here = dependency.who_has.contains(&worker);
@@ -203,7 +206,7 @@ impl State {
             worker.following += following;
             queueing = worker.queueing();
         });
-        let ends = self.now.saturating_add(queueing.max(estimate));
+        let ends = self.now.saturating_add(queueing.max(estimate)).max(starts.saturating_add(estimate));
         if let Some(task) = self.task_mut(id) {
             task.ends = ends;
         }

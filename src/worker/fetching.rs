@@ -109,8 +109,9 @@ impl State {
         let Some(Asked { since, .. }) = asked.map(|place| self.asked.swap_remove(place)) else { return };
         self.fetched += nbytes;
         // The first time there may have been no connection yet: a small result tells of nothing else then.
-        let tells = !self.met.insert(peer) || nbytes > SMALL;
-        if nbytes > 0 && tells && self.fetches.len() < FETCHES {
+        let first = nbytes > 0 && self.met.insert(peer);
+        let tells = nbytes > 0 && (!first || nbytes > SMALL);
+        if tells && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
     }

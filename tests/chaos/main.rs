@@ -22,10 +22,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine::{SchedulerFile, Settings, TaskFuture, array::Chunk, blocking::Client};
 
-/// A graph that has lasted as long is left in peace until it ends. Faults come by the clock and work gets done by the
+/// A graph that has lasted this long is left in peace until it ends. Faults come by the clock and work gets done by the
 /// processor: where that is short, more would be lost for ever than is done.
 const TROUBLED: Duration = Duration::from_secs(15);
-/// A graph left in peace for as long, and not done, never will be.
+/// A graph that was left in peace for this long and is not done never will be.
 const STUCK: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {

@@ -11,6 +11,9 @@ use rankine::{
     worker::{self, Execution, FileId, Input},
 };
 
+/// Tasks up to which everything is looked at after each step.
+const FEW: usize = 1000;
+
 /// A worker and what is under way to and from it.
 pub struct Worker {
     pub state: worker::State,
@@ -160,6 +163,7 @@ impl Cluster {
             lifetime: None,
         };
         let (id, instructions) = self.scheduler.add_worker(info.clone(), self.now);
+        self.check();
         self.history.push((self.now, Told::Worker(info), format!("{instructions:?}")));
         let config = worker::Config {
             nthreads: self.threads,
@@ -199,8 +203,16 @@ impl Cluster {
     pub fn schedule(&mut self, stimulus: Stimulus) {
         self.now += 1;
         let instructions = self.scheduler.handle(stimulus.clone(), self.now);
+        self.check();
         self.history.push((self.now, Told::Stimulus(stimulus), format!("{instructions:?}")));
         self.obey(instructions);
+    }
+
+    /// Checks after each step what must always hold; of very many tasks that is left to the machine itself.
+    fn check(&self) {
+        if self.scheduler.task_count() < FEW {
+            self.scheduler.validate();
+        }
     }
 
     /// Lets a worker go in order, if another stays.
@@ -241,7 +253,11 @@ impl Cluster {
     pub fn work(&mut self, id: WorkerId, stimulus: worker::Stimulus) {
         self.now += 1;
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        for instruction in worker.state.handle(stimulus, self.now) {
+        let instructions = worker.state.handle(stimulus, self.now);
+        if self.scheduler.task_count() < FEW {
+            worker.state.validate();
+        }
+        for instruction in instructions {
             match instruction {
                 worker::Instruction::Execute(execution) => worker.running.push(execution),
                 worker::Instruction::Hasten(_) => {}

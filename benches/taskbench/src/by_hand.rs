@@ -7,7 +7,7 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Barrier, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::Instant,
 };
@@ -16,7 +16,7 @@ use rankine::serialize::Frame;
 
 use crate::{Call, Error, Graph, Run, Transport, point};
 
-/// Bytes of a row at most, over sockets: a thread writes its outputs before it reads what others wrote.
+/// Bytes of a row of all graphs at most, over sockets: a thread writes its outputs before it reads what others wrote.
 const ROW: u64 = 32 << 10;
 
 /// Threads that run graphs.
@@ -85,31 +85,23 @@ impl ByHand {
     /// # Errors
     /// If a task found a wrong input, rows are too big for sockets, or there are no more threads or sockets.
     pub fn run(&self, graphs: &[Graph]) -> Result<Run, Error> {
-        for graph in graphs {
-            graph.check()?;
-            if self.transport == Transport::Tcp && graph.shape.width.saturating_mul(graph.output) > ROW {
-                return Err(Error::Usage(format!("-by-hand over tcp is for rows of {ROW} bytes at most")));
-            }
+        graphs.iter().try_for_each(Graph::check)?;
+        let row = graphs.iter().map(|graph| graph.shape.width.saturating_mul(graph.output));
+        if self.transport == Transport::Tcp && row.fold(0, u64::saturating_add) > ROW {
+            return Err(Error::Usage(format!("-by-hand over tcp is for rows of {ROW} bytes at most")));
         }
         let links = self.links().map_err(Error::ByHand)?;
-        let ready = Barrier::new(links.len() + 1);
-        let mut start = Instant::now();
-        let outcomes: Vec<Result<(), Error>> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..)
-                .zip(links)
-                .map(|(me, links)| {
-                    let ready = &ready;
-                    scope.spawn(move || {
-                        ready.wait();
-                        self.work(me, graphs, links)
-                    })
-                })
-                .collect();
-            ready.wait();
-            start = Instant::now();
+        let start = Instant::now();
+        let outcomes: Vec<Result<(), Error>> = thread::scope(|scope| -> Result<Vec<_>, Error> {
+            let mut threads = Vec::with_capacity(links.len());
+            // Where there are no more threads, the others find their links gone.
+            for (me, links) in (0..).zip(links) {
+                let work = move || self.work(me, graphs, links);
+                threads.push(thread::Builder::new().spawn_scoped(scope, work).map_err(Error::ByHand)?);
+            }
             let gone = || Err(Error::ByHand(io::Error::other("a thread panicked")));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| gone())).collect()
-        });
+            Ok(threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| gone())).collect())
+        })?;
         let wall = start.elapsed();
         // Whoever found something wrong is gone for the others.
         let (wrong, gone): (Vec<_>, Vec<_>) =

@@ -7,8 +7,8 @@
 //! finds the *minimum effective task granularity* ([`metg`]): how short tasks may be for half of the time to
 //! be spent on useful work.
 //!
-//! Start with [`Graph`] and [`run`]. Everything goes through what a user of Rankine has: `Client::options` and
-//! futures.
+//! Start with [`Graph`] and [`run`]. Everything goes through what a user of Rankine has, `Client::options` and futures,
+//! but for [`ByHand`], which runs graphs without Rankine.
 
 mod by_hand;
 mod graph;
@@ -51,7 +51,7 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
-    /// Threads or sockets for a run by hand are missing.
+    /// A run by hand failed: there are no threads or sockets, or one of them ended early.
     #[error("the graph did not run by hand: {0}")]
     ByHand(std::io::Error),
     /// A plot cannot be drawn.

@@ -60,8 +60,8 @@ pub struct Options {
     /// Finds the minimum effective task granularity: halves -iter until too little of the time is useful.
     #[arg(long)]
     pub metg: bool,
-    /// Beside -metg on Rankine, on threads that exchange outputs over channels (inproc) or sockets (tcp) and know what comes
-    /// when: what the machine has to give.
+    /// With -metg, also runs the graphs without Rankine, on threads that exchange outputs over channels (inproc) or sockets
+    /// (tcp) and know what comes when: what the machine has to give.
     #[arg(long, requires = "metg")]
     pub by_hand: bool,
     /// Runs of each graph; figures are their medians.

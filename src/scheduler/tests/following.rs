@@ -130,6 +130,36 @@ fn columns_of_tasks_shorter_than_the_way_stay_together() {
 }
 
 #[test]
+fn one_follows_a_task_that_takes_milliseconds_and_others_wait_where_that_would_be_elsewhere() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_after(&mut bed, 101, 5_000_000);
+    bed.join(1);
+    bed.join(1);
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[1])], &[2, 3]);
+    let leader = bed.assignment(1).0;
+    assert_eq!(bed.assignment(2).0, leader);
+    bed.is(3, TaskState::Waiting);
+    finish_after(&mut bed, 1, 5_000_000);
+    assert_ne!(bed.assignment(3).0, leader, "an idle one gets to it sooner");
+}
+
+#[test]
+fn who_holds_much_of_what_a_follower_needs_gets_it() {
+    let mut bed = bed(2);
+    bed.submit(vec![call(1, &[]), call(2, &[])], &[1, 2]);
+    let (holder, id) = bed.assignment(1);
+    bed.worker_says(
+        holder,
+        FromWorker::Finished(Finished { id, nbytes: 1 << 30, duration: 1000, value: None }),
+    );
+    let short = bed.assignment(2).0;
+    assert_ne!(holder, short);
+    bed.submit(vec![call(2, &[]), call(1, &[]), call(3, &[1, 2])], &[3]).is(2, TaskState::Processing);
+    assert_eq!(bed.assignment(3).0, holder);
+}
+
+#[test]
 fn a_task_that_others_follow_is_not_stolen_for_their_sake() {
     let mut bed = Bed::new(1);
     bed.submit(vec![call(101, &[])], &[101]);
