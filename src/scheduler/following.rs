@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::{
     Instruction, TaskState,
+    placement::{AHEAD, AHEAD_TASKS},
     state::{State, Worker},
     task::{Task, TaskRef},
 };
@@ -23,10 +24,6 @@ use crate::protocol::{Dependency, ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
 const SHORT: u64 = 10_000_000;
-/// Nanoseconds of work that a thread may have before it, for more tasks to follow.
-const AHEAD: u64 = 2_000_000;
-/// And never more than this many tasks a thread.
-const AHEAD_TASKS: u64 = 2048;
 /// Holders of a result that are looked at.
 const HOLDERS: usize = 4;
 /// What has more dependencies, or dependents, is not worth looking at each of them so often.

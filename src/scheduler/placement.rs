@@ -11,10 +11,10 @@ use crate::{graph::TaskOptions, protocol::WorkerId};
 /// Nanoseconds that a task is taken for until any has run; one of a function that has not run is taken for one like
 /// the others.
 const UNKNOWN_DURATION: u64 = 500_000;
-/// Nanoseconds of short tasks without dependencies that a thread is given ahead of time.
-const AHEAD: u64 = 2_000_000;
+/// Nanoseconds of short tasks that a thread is given ahead of time.
+pub(super) const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
-const AHEAD_TASKS: u64 = 2048;
+pub(super) const AHEAD_TASKS: u64 = 2048;
 
 /// What is to become of a task that can run.
 pub(super) enum Placement {
@@ -67,7 +67,7 @@ impl State {
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
     /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
     /// others have nothing to do before it starts, they steal it.
-    pub(super) fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
@@ -127,11 +127,7 @@ impl State {
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }
 
-    pub(super) fn soonest(
-        &self,
-        task: &Task,
-        candidates: impl Iterator<Item = WorkerId>,
-    ) -> Option<WorkerId> {
+    fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
