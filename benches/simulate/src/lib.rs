@@ -4,7 +4,7 @@
 //! over a [`Network`] that is computed, about [`Problem`]s whose tasks take as long as is drawn from a seed. So ten
 //! thousand workers run in one thread, and the same seed gives the same run, event by event: what a policy is worth
 //! is a figure that repeats, and a failure is a seed. Nothing here waits, and no clock is read but to time the
-//! scheduler itself, when it hears all that it heard once more ([`Recording`]).
+//! scheduler itself, when it hears all that it heard once more ([`replay`]).
 //!
 //! Start with [`Simulation`]; [`Dask`] is the scheduler that Rankine's is compared with.
 
@@ -23,7 +23,7 @@ pub use dask::Dask;
 pub use network::Network;
 pub use policy::Policy;
 pub use problem::{Family, Problem, Sizes, Task};
-pub use recording::Recording;
+pub use recording::{Recording, replay};
 pub use setting::{Fault, Request, Setting};
 pub use simulation::{Outcome, Run, Simulation};
 
@@ -61,6 +61,9 @@ pub enum Error {
         /// What it gave.
         found: String,
     },
+    /// What a scheduler hears cannot be kept, or be heard once more.
+    #[error("cannot measure the scheduler alone: {0}")]
+    Recording(#[from] std::io::Error),
     /// Something is kept that nobody wants.
     #[error("nobody wants anything, and {0}")]
     Left(String),

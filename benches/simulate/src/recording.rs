@@ -1,42 +1,130 @@
-//! All that a scheduler heard in a run, to be heard again by itself: what it costs where nothing else shares the
+//! All that a scheduler heard in a run, to be heard again by itself: what it costs where nothing else shares its memory and the
 //! processor's caches, as in a process of its own.
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Read, Seek, Write},
+    time::Duration,
+};
 
-use rankine::{protocol::WorkerInfo, scheduler::Stimulus};
+use bytes::Bytes;
+use rankine::{
+    protocol::WorkerInfo,
+    scheduler::Stimulus,
+    serialize::{from_frames, to_frames},
+};
+use serde::{Deserialize, Serialize};
 
 use crate::Policy;
 
-/// What a scheduler heard, turn by turn.
-#[derive(Debug, Default)]
+/// Turns that are read before they are heard: so few that they are in the processor's caches, as what has just arrived is, and
+/// so many that looking at the clock costs nothing.
+const TOGETHER: usize = 64;
+
+/// What a scheduler hears, written down turn by turn.
+#[derive(Debug)]
 pub struct Recording {
-    pub(crate) clients: usize,
-    pub(crate) turns: Vec<(u64, Turn)>,
+    file: BufWriter<File>,
+    failed: Option<io::Error>,
 }
 
-#[derive(Debug)]
-pub(crate) enum Turn {
-    Join(Box<WorkerInfo>),
+/// What is heard at once.
+#[derive(Debug, Deserialize)]
+enum Turn {
+    Client,
+    Join(WorkerInfo),
     Stimuli(Vec<Stimulus>),
 }
 
+/// A [`Turn`] to be written.
+#[derive(Debug, Serialize)]
+pub(crate) enum Noted<'a> {
+    Client,
+    Join(&'a WorkerInfo),
+    Stimuli(&'a [Stimulus]),
+}
+
 impl Recording {
-    /// Has a new scheduler hear all of it; gives the processor's time that this took, and the number of instructions
-    /// that came of it.
-    pub fn replay(self, mut policy: impl Policy) -> (Duration, u64) {
-        for _ in 0..self.clients {
-            policy.add_client();
+    /// Writes to a file from where that stands.
+    pub fn new(file: File) -> Self {
+        Self { file: BufWriter::with_capacity(1 << 20, file), failed: None }
+    }
+
+    pub(crate) fn note(&mut self, now: u64, noted: &Noted<'_>) {
+        if self.failed.is_none() {
+            self.failed = self.write(now, noted).err();
         }
-        let mut instructions = 0;
+    }
+
+    fn write(&mut self, now: u64, noted: &Noted<'_>) -> io::Result<()> {
+        let (head, frames) = to_frames(&(now, noted)).map_err(io::Error::other)?;
+        self.file.write_all(&(frames.len() as u64).to_le_bytes())?;
+        for part in std::iter::once(&head).chain(&frames) {
+            self.file.write_all(&(part.len() as u64).to_le_bytes())?;
+            self.file.write_all(part)?;
+        }
+        Ok(())
+    }
+
+    /// The file, to be read from its beginning.
+    ///
+    /// # Errors
+    /// If not all could be written.
+    pub fn finish(self) -> io::Result<File> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let mut file = self.file.into_inner()?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
+/// Has a new scheduler hear all that a [`Recording`] wrote; gives the processor's time that this took, and the number of
+/// instructions that came of it.
+///
+/// # Errors
+/// If what is read is no recording.
+pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Duration, u64)> {
+    let mut recording = BufReader::with_capacity(1 << 20, recording);
+    let (mut took, mut instructions) = (Duration::ZERO, 0);
+    loop {
+        let turns = (0..TOGETHER).map_while(|_| read(&mut recording).transpose());
+        let turns = turns.collect::<io::Result<Vec<(u64, Turn)>>>()?;
+        if turns.is_empty() {
+            return Ok((took, instructions));
+        }
         let start = processor_time();
-        for (now, turn) in self.turns {
+        for (now, turn) in turns {
             instructions += match turn {
-                Turn::Join(info) => policy.add_worker(*info, now).1.len(),
+                Turn::Client => {
+                    policy.add_client();
+                    0
+                }
+                Turn::Join(info) => policy.add_worker(info, now).1.len(),
                 Turn::Stimuli(stimuli) => policy.handle_many(stimuli, now).len(),
             } as u64;
         }
-        (processor_time().saturating_sub(start), instructions)
+        took += processor_time().saturating_sub(start);
     }
+}
+
+fn read(recording: &mut impl Read) -> io::Result<Option<(u64, Turn)>> {
+    let mut number = [0; 8];
+    match recording.read_exact(&mut number) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let mut part = || {
+        let mut length = [0; 8];
+        recording.read_exact(&mut length)?;
+        let mut part = vec![0; u64::from_le_bytes(length) as usize];
+        recording.read_exact(&mut part)?;
+        io::Result::Ok(Bytes::from(part))
+    };
+    let head = part()?;
+    let frames = (0..u64::from_le_bytes(number)).map(|_| part()).collect::<io::Result<_>>()?;
+    from_frames(head, frames).map(Some).map_err(io::Error::other)
 }
 
 /// Time that the processor gave this thread: what others take of it does not count.

@@ -14,7 +14,7 @@ use crate::{
     network::Link,
     node::{Life, Node},
     problem::Payload,
-    recording::{Recording, Turn},
+    recording::{Noted, Recording},
     setting::Fault,
 };
 
@@ -52,7 +52,7 @@ pub struct Run {
     /// Every event, where that was asked for by [`Simulation::logged`].
     pub log: Vec<String>,
     /// What the scheduler heard, where that was asked for by [`Simulation::recorded`].
-    pub recording: Recording,
+    pub recording: Option<Recording>,
 }
 
 /// A cluster in virtual time.
@@ -124,8 +124,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
     }
 
     /// Has all that the scheduler hears written down.
-    pub fn recorded(mut self) -> Self {
-        self.recording = Some(Recording { clients: self.clients.len(), ..Recording::default() });
+    pub fn recorded(mut self, mut recording: Recording) -> Self {
+        self.clients.iter().for_each(|_| recording.note(0, &Noted::Client));
+        self.recording = Some(recording);
         self
     }
 
@@ -151,8 +152,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
         self.run_until(Self::is_settled)?;
         self.check_nothing_left()?;
         self.outcome.worst = self.nodes.iter().map(|node| node.peak).max().unwrap_or(0);
-        let (log, recording) = (self.log.unwrap_or_default(), self.recording.unwrap_or_default());
-        Ok(Run { outcome: self.outcome, log, recording })
+        Ok(Run { outcome: self.outcome, log: self.log.unwrap_or_default(), recording: self.recording })
     }
 
     fn check_nothing_left(&self) -> Result<(), Error> {
@@ -262,7 +262,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
         let stimuli = std::mem::take(&mut self.inbox);
         let heard = stimuli.len();
         if let Some(recording) = &mut self.recording {
-            recording.turns.push((self.now, Turn::Stimuli(stimuli.clone())));
+            recording.note(self.now, &Noted::Stimuli(&stimuli));
         }
         let instructions = self.policy.handle_many(stimuli, self.now);
         self.obey(heard, instructions);
@@ -324,7 +324,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
             lifetime: None,
         };
         if let Some(recording) = &mut self.recording {
-            recording.turns.push((self.now, Turn::Join(Box::new(info.clone()))));
+            recording.note(self.now, &Noted::Join(&info));
         }
         let (id, instructions) = self.policy.add_worker(info, self.now);
         assert_eq!(id.0 as usize, number, "workers are numbered as they come");

@@ -5,7 +5,8 @@
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine_simulate::{
-    Dask, Error, Family, Fault, Network, Outcome, Problem, Request, Run, Setting, Simulation, Sizes,
+    Dask, Error, Family, Fault, Network, Outcome, Problem, Recording, Request, Run, Setting, Simulation,
+    Sizes, replay,
 };
 
 /// Scenarios of each family.
@@ -186,9 +187,11 @@ fn mean_ratios(change: impl Fn(&mut Setting)) -> (f64, f64) {
 #[test]
 fn what_a_scheduler_heard_makes_another_do_the_same() {
     let Scenario { problem, setting } = Scenario::new(Family::Random, 3);
-    let run = Simulation::new(&problem, &setting, setting.rankine()).recorded().run().unwrap();
+    let recording = Recording::new(tempfile::tempfile().unwrap());
+    let run = Simulation::new(&problem, &setting, setting.rankine()).recorded(recording).run().unwrap();
     let heard = run.outcome.messages;
-    let (_, instructions) = run.recording.replay(setting.rankine());
+    let recording = run.recording.unwrap().finish().unwrap();
+    let (_, instructions) = replay(recording, setting.rankine()).unwrap();
     assert!((1..heard).contains(&instructions), "{instructions} of {heard} messages");
     assert_eq!(instructions, run.outcome.told);
 }
