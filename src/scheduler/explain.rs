@@ -168,7 +168,7 @@ impl State {
         let silent = self.now.saturating_sub(worker.heard);
         let others = self.processed_by(id).into_iter().filter_map(|other| self.task(other));
         let before = others.filter(|other| !other.long_running && other.priority < task.priority).count();
-        let threads = worker.info.nthreads as usize;
+        let threads = worker.threads as usize;
         why.push(if task.long_running {
             "It runs there, and said that it will take its time.".into()
         } else if task.waiting_on > 0 {

@@ -81,7 +81,7 @@ impl State {
         }
         let room = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| {
-                let tasks = AHEAD_TASKS * u64::from(worker.info.nthreads.max(1));
+                let tasks = AHEAD_TASKS * u64::from(worker.threads);
                 // However long they are, one may follow.
                 let ahead = worker.queueing() <= AHEAD || worker.following == 0;
                 ahead && u64::from(worker.busy) < tasks

@@ -72,7 +72,7 @@ impl State {
             return false;
         };
         let (here, there) = (from.queueing(), to.queueing());
-        let worth = if to.busy < to.info.nthreads { 1 } else { 2 };
+        let worth = if to.busy < to.threads { 1 } else { 2 };
         worth * there < here
             && worth * (there + self.transfer(task, least)) < here + self.transfer(task, holder)
     }
@@ -164,7 +164,7 @@ impl State {
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
     /// and, of short ones, enough to keep it busy until more can come.
     pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
-        let threads = u64::from(worker.info.nthreads.max(1));
+        let threads = u64::from(worker.threads);
         let saturated = (threads as f64 * self.config.saturation).ceil() as u64;
         match self.functions.get(task.function as usize).and_then(|f| f.duration) {
             Some(duration) => saturated.max(threads * (AHEAD / duration.max(1)).min(AHEAD_TASKS)),

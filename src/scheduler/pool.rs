@@ -59,7 +59,7 @@ impl Pool {
     /// Puts a worker back into the order.
     pub(super) fn stand_again(&mut self, id: WorkerId) {
         let Some(worker) = self.get(id) else { return };
-        let (load, loaded) = (worker.load(), worker.busy > worker.info.nthreads);
+        let (load, loaded) = (worker.load(), worker.busy > worker.threads);
         if self.standing[id.0 as usize] != ASIDE {
             return;
         }
@@ -84,7 +84,7 @@ impl Pool {
     /// Changes a worker and keeps its place in the order by load.
     pub(super) fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.get_mut(id) else { return };
-        let (threads, before) = (worker.info.nthreads, worker.busy);
+        let (threads, before) = (worker.threads, worker.busy);
         change(worker);
         let (busy, load, standing) = (worker.busy, worker.load(), self.standing[id.0 as usize] as usize);
         if (before > threads) != (busy > threads) && standing < self.heap.len() {
@@ -208,7 +208,7 @@ impl Pool {
     pub(super) fn validate(&self) {
         let ordered = self.iter().filter(|(_, worker)| worker.stands()).count();
         assert_eq!(self.heap.len(), ordered, "each worker that stays is ordered once");
-        let loaded = |(_, worker): &(_, &Worker)| worker.stands() && worker.busy > worker.info.nthreads;
+        let loaded = |(_, worker): &(_, &Worker)| worker.stands() && worker.busy > worker.threads;
         let loaded: Vec<WorkerId> = self.iter().filter(loaded).map(|(id, _)| id).collect();
         assert_eq!(
             self.loaded.around(WorkerId(0)).collect::<Vec<_>>(),

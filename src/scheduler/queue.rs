@@ -125,7 +125,7 @@ impl State {
     pub(super) fn take_queued(&mut self, standing: Standing, worker: WorkerId) {
         let taken = self.queued.remove(standing);
         let (Standing::Free, Some((priority, id))) = (standing, taken) else { return };
-        let threads = self.workers.get(worker).map_or(1, |worker| worker.info.nthreads.max(1)) as usize;
+        let threads = self.workers.get(worker).map_or(1, |worker| worker.threads) as usize;
         let share = (self.queued.free.len() / (2 * self.workers.standing().max(1))).min(TOGETHER * threads);
         for _ in 1..share {
             let next = self.queued.free.peek().filter(|next| rank(next.0.0) == rank(priority));

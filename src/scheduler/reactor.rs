@@ -61,6 +61,7 @@ impl State {
         let hosts = self.hosts.len() as u32;
         let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let worker = Worker {
+            threads: info.nthreads.max(1),
             info,
             metrics: Metrics::default(),
             processing: Default::default(),

@@ -58,6 +58,8 @@ impl Default for Config {
 
 pub(super) struct Worker {
     pub(super) info: WorkerInfo,
+    /// Its compute threads; one at least.
+    pub(super) threads: u32,
     pub(super) metrics: Metrics,
     pub(super) processing: TaskList,
     /// Of these, the ones that count for slots.
@@ -96,7 +98,7 @@ impl Worker {
 
     /// What the ordering by load goes by.
     pub(super) fn load(&self) -> u64 {
-        u64::from(self.busy) * FULL / u64::from(self.info.nthreads.max(1))
+        u64::from(self.busy) * FULL / u64::from(self.threads)
     }
 }
 

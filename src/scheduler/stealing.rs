@@ -136,7 +136,7 @@ impl State {
         // Stable: of equal ones the last assigned go first.
         loot.sort_by_key(|loot| loot.ratio);
         let (mut here, mut there) = (from.wait_for_others(), to.wait());
-        let threads = |worker: &Worker| u64::from(worker.info.nthreads.max(1));
+        let threads = |worker: &Worker| u64::from(worker.threads);
         let (from_threads, to_threads) = (threads(from), threads(to));
         let pace = to.slowness() / from.slowness();
         let (mut asked, mut moved) = (Vec::new(), 0);
@@ -237,23 +237,23 @@ impl Worker {
 
     /// Nanoseconds until a task that comes now would start.
     pub(super) fn queueing(&self) -> u64 {
-        self.occupancy / u64::from(self.info.nthreads.max(1))
+        self.occupancy / u64::from(self.threads)
     }
 
     /// Whether it could do more, and nothing is under way to it.
     fn is_hungry(&self) -> bool {
-        self.stands() && self.busy < self.info.nthreads && self.incoming == 0
+        self.stands() && self.busy < self.threads && self.incoming == 0
     }
 
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
     pub(super) fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
-        occupancy / u64::from(self.info.nthreads.max(1))
+        occupancy / u64::from(self.threads)
     }
 
     /// As [`Self::wait`], of what others could do meanwhile: not of what follows the rest, and would follow it there.
     fn wait_for_others(&self) -> u64 {
-        let following = self.following / u64::from(self.info.nthreads.max(1));
+        let following = self.following / u64::from(self.threads);
         self.wait().saturating_sub(following)
     }
 }

@@ -241,11 +241,14 @@ impl State {
 
     /// Tells a worker the address of a peer, unless it knows it.
     pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
-        let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
-        let Some(receiver) = self.workers.get_mut(worker) else { return };
-        if receiver.told.insert(peer) {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
+        if self.workers.get(worker).is_none_or(|receiver| receiver.told.contains(&peer)) {
+            return;
         }
+        let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
+        if let Some(receiver) = self.workers.get_mut(worker) {
+            receiver.told.insert(peer);
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }
 
     /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
