@@ -17,7 +17,7 @@ use rankine::{
 };
 
 const LIMIT: u64 = 256 << 20;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// What results consist of.
 #[derive(Clone, Copy)]

@@ -24,8 +24,11 @@ use crate::{
 
 /// Results of fewer bytes stay in memory: a file of their own would take as much.
 const SMALLEST: u64 = 4096;
-/// Results written at once, so that while one is compressed the disk has another one to write.
+/// Results written at once, so that while one is compressed the disk has another one to write; and of small ones so many as
+/// have so many bytes together, since a file system does for many files at once what it takes for one to last.
 const WRITES: usize = 3;
+const WRITES_AT_MOST: usize = 32;
+const WRITTEN_TOGETHER: u64 = 32 << 20;
 /// Nanoseconds until a disk that refused a result is tried again.
 const RETRY: u64 = 2_000_000_000;
 /// Results used within the same 2^27 ns (0.13 s) count as used at once.
@@ -125,6 +128,12 @@ impl Memory {
     /// Whether the disk may be tried at `now`.
     fn writable(&self, now: u64) -> bool {
         self.refused.as_ref().is_none_or(|refused| refused.again <= now)
+    }
+
+    /// Whether another result may be written now.
+    fn may_write(&self) -> bool {
+        let few = self.writing.len() < WRITES_AT_MOST && self.leaving < WRITTEN_TOGETHER;
+        few || self.writing.len() < WRITES
     }
 
     /// A result that is being written is not waited for any more.
@@ -324,7 +333,7 @@ impl State {
 
     /// Spills what is to leave memory.
     pub(super) fn spill(&mut self) {
-        while self.memory.over() > 0 && self.memory.writing.len() < WRITES {
+        while self.memory.over() > 0 && self.memory.may_write() {
             let Some(id) = self.next_to_go() else { return };
             let file = FileId(self.memory.files);
             let (mut bytes, mut value) = (0, None);

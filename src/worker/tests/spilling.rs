@@ -110,6 +110,20 @@ fn of_those_used_at_once_the_biggest_goes_first() {
 }
 
 #[test]
+fn many_small_results_are_written_at_once_and_few_big_ones() {
+    for (size, at_once) in [(SIZE, 32), (8 << 20, 4), (20 << 20, 3)] {
+        let mut bed = limited(2, 2 << 30);
+        for n in 1..=40 {
+            bed.compute(task(n, vec![])).made(n, size);
+        }
+        // The process takes up all there is: everything is to go.
+        bed.memory(1 << 40);
+        let spills = bed.told().into_iter().filter(|word| word.starts_with("spill")).count();
+        assert_eq!(spills, at_once, "of {size} bytes each");
+    }
+}
+
+#[test]
 fn small_results_stay() {
     let mut bed = limited(1, 1000);
     for n in 1..100 {
