@@ -20,7 +20,7 @@ use report::{Report, Row};
 /// The real state machines of scheduler and workers run graphs in virtual time. Durations of tasks are log-normal, and
 /// all is drawn from the seed: the same command gives the same figures, but for the scheduler's own time.
 #[derive(Debug, Parser)]
-#[command(name = "rankine-simulate", version, args_override_self = true)]
+#[command(name = "rankine-simulate", version)]
 struct Arguments {
     /// Families of graphs: map, tree, stencil, butterfly, random, shuffle, all.
     #[arg(long, value_delimiter = ',', default_value = "all")]
@@ -41,7 +41,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Whose policies: rankine, dask, both.
-    #[arg(long, default_value = "rankine")]
+    #[arg(long, default_value = "rankine", overrides_with = "policy")]
     policy: String,
     /// Tasks without dependencies that a worker is given ahead of time, in multiples of its threads; `inf` for all at once.
     #[arg(long, default_value_t = 1.1)]

@@ -115,12 +115,14 @@ fn read(recording: &mut impl Read) -> io::Result<Option<(u64, Turn)>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
-    let mut part = || {
-        let mut length = [0; 8];
+    let mut part = || -> io::Result<Bytes> {
+        let (mut length, mut part) = ([0; 8], Vec::new());
         recording.read_exact(&mut length)?;
-        let mut part = vec![0; u64::from_le_bytes(length) as usize];
-        recording.read_exact(&mut part)?;
-        io::Result::Ok(Bytes::from(part))
+        let length = u64::from_le_bytes(length);
+        match recording.take(length).read_to_end(&mut part)? as u64 == length {
+            true => Ok(Bytes::from(part)),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     };
     let head = part()?;
     let frames = (0..u64::from_le_bytes(number)).map(|_| part()).collect::<io::Result<_>>()?;

@@ -1,0 +1,49 @@
+//! The program: what it prints, and that the scheduler is measured in a process of its own.
+
+use std::process::{Command, Output};
+
+fn simulate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rankine-simulate")).args(arguments).output().expect("the program starts")
+}
+
+#[test]
+fn a_table_has_a_row_for_each_policy_and_what_its_scheduler_took() {
+    let file = tempfile::NamedTempFile::new().expect("a file can be made");
+    let csv = file.path().to_str().expect("its name is text");
+    let output = simulate(&[
+        "--family",
+        "tree,map",
+        "--workers",
+        "2",
+        "--tasks",
+        "60",
+        "--policy",
+        "both",
+        "--csv",
+        csv,
+    ]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.is_empty(), "{error}");
+    let table = std::fs::read_to_string(csv).expect("it was written");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let place = rows[0].iter().position(|column| *column == "scheduler_us").expect("there is such a column");
+    let named: Vec<_> = rows[1..].iter().map(|row| (row[0], row[1])).collect();
+    assert_eq!(named, [("tree", "rankine"), ("tree", "dask"), ("map", "rankine"), ("map", "dask")]);
+    for row in &rows[1..] {
+        let took: f64 = row[place].parse().expect("it is a number");
+        assert!(took > 0.0 && took < 1e5, "{row:?}");
+    }
+}
+
+#[test]
+fn what_is_no_recording_is_refused() {
+    let output = simulate(&["--replay"]);
+    assert!(output.status.success(), "an empty one is one");
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_rankine-simulate"));
+    let file = tempfile::NamedTempFile::new().expect("a file can be made");
+    std::fs::write(file.path(), [1; 100]).expect("it can be written");
+    let output =
+        replay.arg("--replay").stdin(file.reopen().expect("it can be read")).output().expect("it starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("cannot measure the scheduler alone"), "{error}");
+}
