@@ -29,6 +29,8 @@ const SMALLEST: u64 = 4096;
 const WRITES: usize = 3;
 const WRITES_AT_MOST: usize = 32;
 const WRITTEN_TOGETHER: u64 = 32 << 20;
+/// But no more than this part of the limit: each write has a thread with its stack.
+const WRITTEN_PART: u64 = 32;
 /// Nanoseconds until a disk that refused a result is tried again.
 const RETRY: u64 = 2_000_000_000;
 /// Results used within the same 2^27 ns (0.13 s) count as used at once.
@@ -132,7 +134,8 @@ impl Memory {
 
     /// Whether another result may be written now.
     fn may_write(&self) -> bool {
-        let few = self.writing.len() < WRITES_AT_MOST && self.leaving < WRITTEN_TOGETHER;
+        let together = WRITTEN_TOGETHER.min(self.limit / WRITTEN_PART);
+        let few = self.writing.len() < WRITES_AT_MOST && self.leaving < together;
         few || self.writing.len() < WRITES
     }
 

@@ -111,8 +111,10 @@ fn of_those_used_at_once_the_biggest_goes_first() {
 
 #[test]
 fn many_small_results_are_written_at_once_and_few_big_ones() {
-    for (size, at_once) in [(SIZE, 32), (8 << 20, 4), (20 << 20, 3)] {
-        let mut bed = limited(2, 2 << 30);
+    for (limit, size, at_once) in
+        [(2 << 30, SIZE, 32), (2 << 30, 8 << 20, 4), (2 << 30, 20 << 20, 3), (256 << 20, 1 << 20, 8)]
+    {
+        let mut bed = limited(2, limit);
         for n in 1..=40 {
             bed.compute(task(n, vec![])).made(n, size);
         }
