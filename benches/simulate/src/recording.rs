@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Seek, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     time::Duration,
 };
 
@@ -109,12 +109,13 @@ pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Dura
     }
 }
 
-fn read(recording: &mut impl Read) -> io::Result<Option<(u64, Turn)>> {
-    let mut number = [0; 8];
-    match recording.read_exact(&mut number) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
+fn read(recording: &mut impl BufRead) -> io::Result<Option<(u64, Turn)>> {
+    // One that was cut off amid a turn has no end of its own.
+    if recording.fill_buf()?.is_empty() {
+        return Ok(None);
     }
+    let mut number = [0; 8];
+    recording.read_exact(&mut number)?;
     let mut part = || -> io::Result<Bytes> {
         let (mut length, mut part) = ([0; 8], Vec::new());
         recording.read_exact(&mut length)?;

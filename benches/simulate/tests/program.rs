@@ -39,11 +39,14 @@ fn a_table_has_a_row_for_each_policy_and_what_its_scheduler_took() {
 fn what_is_no_recording_is_refused() {
     let output = simulate(&["--replay"]);
     assert!(output.status.success(), "an empty one is one");
-    let mut replay = Command::new(env!("CARGO_BIN_EXE_rankine-simulate"));
-    let file = tempfile::NamedTempFile::new().expect("a file can be made");
-    std::fs::write(file.path(), [1; 100]).expect("it can be written");
-    let output =
-        replay.arg("--replay").stdin(file.reopen().expect("it can be read")).output().expect("it starts");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("cannot measure the scheduler alone"), "{error}");
+    // A number of frames that is cut off, and a length that nothing has.
+    for wrong in [vec![1; 3], vec![1; 100]] {
+        let mut replay = Command::new(env!("CARGO_BIN_EXE_rankine-simulate"));
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        std::fs::write(file.path(), &wrong).expect("it can be written");
+        let output =
+            replay.arg("--replay").stdin(file.reopen().expect("it can be read")).output().expect("it starts");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains("cannot measure the scheduler alone"), "{error}");
+    }
 }
