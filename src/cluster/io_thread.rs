@@ -55,9 +55,15 @@ impl IoThread {
 
     fn start_with(spinning: bool) -> Result<Self> {
         let failed = || Error::io("start the I/O thread");
-        // The runtime looks for events after each turn: turns are batches already.
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().event_interval(7).build().map_err(failed())?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            // The runtime looks for events after each turn: turns are batches already.
+            .event_interval(7)
+            // They have a stack each, which counts where memory is limited, and more of them would do nothing sooner.
+            .max_blocking_threads(2 * cores + 4)
+            .build()
+            .map_err(failed())?;
         let (services, mut started) = unbounded_channel::<Service>();
         let serve = async move {
             if spinning {

@@ -55,8 +55,7 @@ impl State {
             Stimulus::Seceded(id) => self.on_seceded(id),
             Stimulus::Given(ids) => self.on_given(ids),
             Stimulus::Memory { resident } => self.on_memory(resident),
-            Stimulus::Spilled { file, on_disk } => self.on_spilled(file, on_disk),
-            Stimulus::SpillFailed { file, error } => self.on_spill_failed(file, error),
+            Stimulus::Spilled(files) => self.on_spilled(files),
             Stimulus::Unspilled { id, file, value, occupied } => self.on_unspilled(id, file, value, occupied),
             Stimulus::UnspillFailed { id, file } => self.on_unspill_failed(id, file),
         }

@@ -24,13 +24,12 @@ use crate::{
 
 /// Results of fewer bytes stay in memory: a file of their own would take as much.
 const SMALLEST: u64 = 4096;
-/// Results written at once, so that while one is compressed the disk has another one to write; and of small ones so many as
-/// have so many bytes together, since a file system does for many files at once what it takes for one to last.
+/// Batches of results written at once, so that while one is compressed the disk has another one to write.
 const WRITES: usize = 3;
-const WRITES_AT_MOST: usize = 32;
-const WRITTEN_TOGETHER: u64 = 32 << 20;
-/// But no more than this part of the limit: each write has a thread with its stack.
-const WRITTEN_PART: u64 = 32;
+/// Bytes from which on a batch is full, and results that it has at most. A file system does for many files at once what
+/// it takes for one to last.
+const BATCH: u64 = 16 << 20;
+const BATCH_LENGTH: usize = 64;
 /// Nanoseconds until a disk that refused a result is tried again.
 const RETRY: u64 = 2_000_000_000;
 /// Results used within the same 2^27 ns (0.13 s) count as used at once.
@@ -53,7 +52,8 @@ pub(super) struct Memory {
     pinned: u64,
     /// What could go, the first to go first: by age, and of one age the biggest.
     idle: BTreeSet<Idle>,
-    /// What is being written, with the bytes of memory that this will give.
+    /// Batches under way, and what is being written with the bytes of memory that this will give.
+    writes: usize,
     writing: KeyMap<FileId, (TaskId, u64)>,
     leaving: u64,
     files: u64,
@@ -112,6 +112,7 @@ impl Memory {
             on_disk: 0,
             pinned: 0,
             idle: BTreeSet::new(),
+            writes: 0,
             writing: KeyMap::default(),
             leaving: 0,
             files: 0,
@@ -132,15 +133,8 @@ impl Memory {
         self.refused.as_ref().is_none_or(|refused| refused.again <= now)
     }
 
-    /// Whether another result may be written now.
-    fn may_write(&self) -> bool {
-        let together = WRITTEN_TOGETHER.min(self.limit / WRITTEN_PART);
-        let few = self.writing.len() < WRITES_AT_MOST && self.leaving < together;
-        few || self.writing.len() < WRITES
-    }
-
     /// A result that is being written is not waited for any more.
-    fn written(&mut self, file: FileId) -> Option<TaskId> {
+    fn no_longer_writing(&mut self, file: FileId) -> Option<TaskId> {
         let (id, bytes) = self.writing.remove(&file)?;
         self.leaving -= bytes;
         Some(id)
@@ -336,8 +330,21 @@ impl State {
 
     /// Spills what is to leave memory.
     pub(super) fn spill(&mut self) {
-        while self.memory.over() > 0 && self.memory.may_write() {
-            let Some(id) = self.next_to_go() else { return };
+        while self.memory.writes < WRITES {
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                return;
+            }
+            self.memory.writes += 1;
+            self.out.push(Instruction::Spill(batch));
+        }
+    }
+
+    /// Lets go of what has a file until something is to be written, and gives that.
+    fn next_batch(&mut self) -> Vec<(FileId, Value)> {
+        let (mut batch, mut together) = (Vec::new(), 0);
+        while self.memory.over() > 0 && together < BATCH && batch.len() < BATCH_LENGTH {
+            let Some(id) = self.next_to_go() else { break };
             let file = FileId(self.memory.files);
             let (mut bytes, mut value) = (0, None);
             self.alter(id, |task| {
@@ -354,13 +361,25 @@ impl State {
                 self.memory.files += 1;
                 self.memory.leaving += bytes;
                 self.memory.writing.insert(file, (id, bytes));
-                self.out.push(Instruction::Spill { file, value });
+                together += bytes;
+                batch.push((file, value));
+            }
+        }
+        batch
+    }
+
+    pub(super) fn on_spilled(&mut self, files: Vec<(FileId, Result<u64, SpillError>)>) {
+        self.memory.writes -= 1;
+        for (file, written) in files {
+            match written {
+                Ok(on_disk) => self.written(file, on_disk),
+                Err(error) => self.not_written(file, error),
             }
         }
     }
 
-    pub(super) fn on_spilled(&mut self, file: FileId, on_disk: u64) {
-        let Some(id) = self.memory.written(file) else { return };
+    fn written(&mut self, file: FileId, on_disk: u64) {
+        let Some(id) = self.memory.no_longer_writing(file) else { return };
         self.memory.refused = None;
         if self.tasks.get(&id).is_none_or(|task| task.disk != Disk::Writing(file)) {
             // It was freed meanwhile.
@@ -374,8 +393,8 @@ impl State {
         });
     }
 
-    pub(super) fn on_spill_failed(&mut self, file: FileId, error: SpillError) {
-        let Some(id) = self.memory.written(file) else { return };
+    fn not_written(&mut self, file: FileId, error: SpillError) {
+        let Some(id) = self.memory.no_longer_writing(file) else { return };
         let disk = match error {
             SpillError::Value(error) => {
                 tracing::debug!(?id, %error, "a result stays in memory");

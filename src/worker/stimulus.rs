@@ -72,20 +72,9 @@ pub enum Stimulus {
         /// The bytes.
         resident: u64,
     },
-    /// A result was written; answers [`Instruction::Spill`].
-    Spilled {
-        /// Where to.
-        file: FileId,
-        /// Bytes it takes there.
-        on_disk: u64,
-    },
-    /// A result could not be written; nothing is left of the attempt.
-    SpillFailed {
-        /// Where to.
-        file: FileId,
-        /// Why not.
-        error: SpillError,
-    },
+    /// Results were written, with the bytes that each takes on disk, or could not be, and nothing is left of the
+    /// attempt; answers [`Instruction::Spill`].
+    Spilled(Vec<(FileId, Result<u64, SpillError>)>),
     /// A result was read; answers [`Instruction::Unspill`].
     Unspilled {
         /// The result.
@@ -180,13 +169,8 @@ pub enum Instruction {
         /// The results.
         ids: Vec<TaskId>,
     },
-    /// Write a result to disk; answered by [`Stimulus::Spilled`] or [`Stimulus::SpillFailed`].
-    Spill {
-        /// Where to.
-        file: FileId,
-        /// The result.
-        value: Value,
-    },
+    /// Write results to disk, in a file each; answered by [`Stimulus::Spilled`].
+    Spill(Vec<(FileId, Value)>),
     /// Read a result from disk; answered by [`Stimulus::Unspilled`] or [`Stimulus::UnspillFailed`].
     Unspill {
         /// The result.

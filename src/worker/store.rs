@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -13,7 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -78,38 +79,63 @@ impl Store {
         }
     }
 
-    /// Writes a result; gives the bytes it takes on disk. What was written before it failed is removed.
+    /// Writes results; gives the bytes that each takes on disk. Of one that fails, since it cannot be serialized or the
+    /// disk does not take it, nothing is left.
     ///
-    /// # Errors
-    /// If the value cannot be serialized, or the disk does not take it.
-    pub(crate) fn write(&self, file: FileId, value: &Value) -> Result<u64, SpillError> {
+    /// All are written before the first is waited for: then the disk has them all to write, and a journal commits once
+    /// for all of them.
+    pub(crate) fn write(&self, batch: Vec<(FileId, Value)>) -> Vec<(FileId, Result<u64, SpillError>)> {
+        let (mut bytes, mut elapsed) = (0, Duration::ZERO);
+        let begun: Vec<_> =
+            batch.into_iter().map(|(file, value)| (file, self.begin(file, value, &mut elapsed))).collect();
+        let mut end = |file, (out, layout): (File, Layout)| {
+            let length = layout.length;
+            if length >= AWAITED {
+                let start = Instant::now();
+                out.sync_data().map_err(|error| self.failed(file, length, error))?;
+                elapsed += start.elapsed();
+                bytes += length;
+            }
+            lock(&self.files).insert(file, Arc::new(layout));
+            Ok(length)
+        };
+        let written = begun.into_iter().map(|(file, begun)| (file, begun.and_then(|begun| end(file, begun))));
+        let written = written.collect();
+        if bytes > 0 {
+            lock(&self.rate).sent(bytes, elapsed);
+        }
+        written
+    }
+
+    /// Hands a result to the system, which has the disk begin to write one that is to be waited for.
+    fn begin(&self, file: FileId, value: Value, elapsed: &mut Duration) -> Result<(File, Layout), SpillError> {
         let serialized = value.serialized().map_err(SpillError::Value)?;
         let (parts, layout) = self.lay_out(&serialized);
-        let length = layout.length;
-        let failed = |error: io::Error| {
-            let place = lock(&self.directory).as_ref().map_or(self.parent.clone(), |d| d.path().to_owned());
-            SpillError::Disk(format!("{length} bytes cannot be written to {}: {error}", place.display()))
-        };
-        let directory = self.directory().map_err(failed)?;
-        let name = self.name(file);
         let write = || {
-            let start = Instant::now();
-            let out = directory.create(&name)?;
+            let out = self.directory()?.create(&self.name(file))?;
             for (bytes, part) in parts.iter().zip(&layout.parts) {
                 out.write_all_at(bytes, part.offset)?;
             }
-            if length >= AWAITED {
-                out.sync_data()?;
-                lock(&self.rate).sent(length, start.elapsed());
+            if layout.length >= AWAITED {
+                // Nobody will need these pages, so they are written now. Where that is no help, waiting will do.
+                let _ = rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed);
             }
-            Ok(())
+            Ok(out)
         };
-        if let Err(error) = write() {
-            directory.remove(&name);
-            return Err(failed(error));
+        let start = Instant::now();
+        let out = write().map_err(|error| self.failed(file, layout.length, error))?;
+        *elapsed += start.elapsed();
+        Ok((out, layout))
+    }
+
+    /// Removes what there is of a result that could not be written.
+    fn failed(&self, file: FileId, length: u64, error: io::Error) -> SpillError {
+        let directory = lock(&self.directory).clone();
+        if let Some(directory) = &directory {
+            directory.remove(&self.name(file));
         }
-        lock(&self.files).insert(file, Arc::new(layout));
-        Ok(length)
+        let place = directory.as_ref().map_or(&*self.parent, |directory| directory.path());
+        SpillError::Disk(format!("{length} bytes cannot be written to {}: {error}", place.display()))
     }
 
     /// Reads a result; `touch` waits until its bytes are in memory, for a thread that must not wait for the disk.
@@ -208,6 +234,10 @@ mod tests {
         (parent, store)
     }
 
+    fn write(store: &Store, file: u64, value: &Value) -> Result<u64, SpillError> {
+        store.write(vec![(FileId(file), value.clone())]).remove(0).1
+    }
+
     fn files(parent: &Path) -> Vec<PathBuf> {
         let inside = |path: PathBuf| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
         let all = inside(parent.to_owned()).flat_map(inside);
@@ -230,7 +260,7 @@ mod tests {
         let chunks: Vec<Chunk<f64>> =
             (0..3).map(|i| Chunk::from_vec(numbers[i..].to_vec(), &[numbers.len() - i]).unwrap()).collect();
         let value = Value::new((chunks, "and words".to_owned()));
-        let on_disk = store.write(FileId(0), &value).unwrap();
+        let on_disk = write(&store, 0, &value).unwrap();
         assert_eq!(files(parent.path()).len(), 1);
         let Read { value, occupied } = store.read(FileId(0), true).unwrap();
         assert_eq!(occupied, 0);
@@ -258,15 +288,37 @@ mod tests {
         let (_parent, store) = store();
         let value = Value::new(vec![7i64; 1 << 18]);
         // So slow that samples say so even where others take the cores.
-        let slow = |rate: &mut LinkRate| rate.sent(1 << 20, std::time::Duration::from_secs(10_000));
+        let slow = |rate: &mut LinkRate| rate.sent(1 << 20, Duration::from_secs(10_000));
         slow(&mut lock(&store.rate));
-        let on_disk = store.write(FileId(0), &value).unwrap();
+        let on_disk = write(&store, 0, &value).unwrap();
         assert!(on_disk < 100_000, "{on_disk}");
         let Read { value, occupied } = store.read(FileId(0), false).unwrap();
         assert_eq!((occupied, &*value.get::<Vec<i64>>().unwrap()), (8 << 18, &vec![7i64; 1 << 18]));
         let noise = Value::new(noise(1 << 18));
-        let on_disk = store.write(FileId(1), &noise).unwrap();
+        let on_disk = write(&store, 1, &noise).unwrap();
         assert!(on_disk >= 8 << 18, "samples say that it stays as big");
+    }
+
+    #[test]
+    fn of_a_batch_each_is_written_or_says_why_not() {
+        let (parent, store) = store();
+        let big = Value::new(noise(1 << 17));
+        let stuck = Value::new(Local::new(std::sync::Mutex::new(1)));
+        let batch = [big.clone(), Value::new(1i64), stuck, big].into_iter().enumerate();
+        let written = store.write(batch.map(|(i, value)| (FileId(i as u64), value)).collect());
+        assert_eq!(written.iter().map(|(file, _)| file.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(matches!(written[2].1, Err(SpillError::Value(_))));
+        assert_eq!(files(parent.path()).len(), 3);
+        for i in [0, 3] {
+            assert!(written[i].1.as_ref().is_ok_and(|length| *length >= 1 << 20));
+            let back = store.read(FileId(i as u64), false).unwrap().value;
+            assert_eq!(*back.get::<Vec<f64>>().unwrap(), noise(1 << 17));
+        }
+        // The directory takes nothing more: all of a batch fail, and those that are there stay.
+        let directory = lock(&store.directory).clone().unwrap();
+        fs::remove_dir_all(directory.path()).unwrap();
+        let written = store.write((4..6).map(|file| (FileId(file), Value::new(2i64))).collect());
+        assert!(written.iter().all(|(_, written)| matches!(written, Err(SpillError::Disk(_)))), "{written:?}");
     }
 
     #[test]
@@ -274,7 +326,7 @@ mod tests {
         let (_parent, store) = store();
         let mut map = BTreeMap::new();
         map.insert("key".to_owned(), vec![Some(1u8), None]);
-        store.write(FileId(3), &Value::new(map.clone())).unwrap();
+        write(&store, 3, &Value::new(map.clone())).unwrap();
         let back = store.read(FileId(3), false).unwrap().value;
         assert_eq!(*back.get::<BTreeMap<String, Vec<Option<u8>>>>().unwrap(), map);
         assert!(back.get::<i64>().is_err());
@@ -284,10 +336,10 @@ mod tests {
     fn what_cannot_be_written_says_why_and_leaves_nothing() {
         let (parent, store) = store();
         let stuck = Value::new(Local::new(std::sync::Mutex::new(1)));
-        assert!(matches!(store.write(FileId(0), &stuck), Err(SpillError::Value(_))));
+        assert!(matches!(write(&store, 0, &stuck), Err(SpillError::Value(_))));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
         let nowhere = Store::new(parent.path().join("not/there"));
-        let Err(SpillError::Disk(reason)) = nowhere.write(FileId(0), &Value::new(1i64)) else { panic!() };
+        let Err(SpillError::Disk(reason)) = write(&nowhere, 0, &Value::new(1i64)) else { panic!() };
         assert!(reason.contains("not/there") && reason.contains("No such file"), "{reason}");
     }
 
@@ -296,7 +348,7 @@ mod tests {
         let (parent, store) = store();
         let value = Value::new(noise(1 << 12));
         for file in [0, 1] {
-            store.write(FileId(file), &value).unwrap();
+            write(&store, file, &value).unwrap();
         }
         let mut all = files(parent.path());
         all.sort();

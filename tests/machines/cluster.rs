@@ -29,7 +29,7 @@ pub struct Worker {
 #[derive(Default)]
 pub struct Disk {
     pub files: BTreeMap<FileId, Value>,
-    pub writes: Vec<(FileId, Value)>,
+    pub writes: Vec<Vec<(FileId, Value)>>,
     pub reads: Vec<(TaskId, FileId)>,
 }
 
@@ -264,7 +264,7 @@ impl Cluster {
                 worker::Instruction::Forward { peer, id, value } => worker.forwards.push((peer, id, value)),
                 worker::Instruction::Gather { peer, ids } => worker.gathers.push((peer, ids)),
                 worker::Instruction::Send(message) => worker.outbox.push_back(message),
-                worker::Instruction::Spill { file, value } => worker.disk.writes.push((file, value)),
+                worker::Instruction::Spill(batch) => worker.disk.writes.push(batch),
                 worker::Instruction::Unspill { id, file } => worker.disk.reads.push((id, file)),
                 worker::Instruction::Discard(file) => drop(worker.disk.files.remove(&file)),
             }
@@ -356,19 +356,23 @@ impl Cluster {
     }
 
     pub fn writes(&mut self, id: WorkerId) {
-        let (refused, value_refused) = (self.happens(self.shortage.refused), self.happens(20));
         let disk = &mut self.workers.get_mut(&id).expect("it lives").disk;
-        let (file, value) = disk.writes.swap_remove(self.random.random_range(0..disk.writes.len()));
-        let stimulus = if !refused {
-            disk.files.insert(file, value);
-            worker::Stimulus::Spilled { file, on_disk: 5000 }
-        } else if value_refused {
-            let error = worker::SpillError::Value(TaskError::refused("it stays"));
-            worker::Stimulus::SpillFailed { file, error }
-        } else {
-            worker::Stimulus::SpillFailed { file, error: worker::SpillError::Disk("it is full".into()) }
-        };
-        self.work(id, stimulus);
+        let batch = disk.writes.swap_remove(self.random.random_range(0..disk.writes.len()));
+        let mut written = Vec::new();
+        for (file, value) in batch {
+            let (refused, value_refused) = (self.happens(self.shortage.refused), self.happens(20));
+            let disk = &mut self.workers.get_mut(&id).expect("it lives").disk;
+            let outcome = if !refused {
+                disk.files.insert(file, value);
+                Ok(5000)
+            } else if value_refused {
+                Err(worker::SpillError::Value(TaskError::refused("it stays")))
+            } else {
+                Err(worker::SpillError::Disk("it is full".into()))
+            };
+            written.push((file, outcome));
+        }
+        self.work(id, worker::Stimulus::Spilled(written));
     }
 
     pub fn reads(&mut self, worker: WorkerId) {

@@ -400,7 +400,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
                     words.push(word);
                 }
                 // Memory has no limit here.
-                worker::Instruction::Spill { .. }
+                worker::Instruction::Spill(_)
                 | worker::Instruction::Unspill { .. }
                 | worker::Instruction::Forward { .. }
                 | worker::Instruction::Hasten(_)

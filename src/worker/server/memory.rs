@@ -44,14 +44,14 @@ impl Server {
         }
     }
 
-    pub(super) async fn spill(self: Rc<Self>, file: FileId, value: Value) {
-        let store = self.store.clone();
-        let written = tokio::task::spawn_blocking(move || store.write(file, &value)).await;
-        let stimulus = match written.unwrap_or_else(|ending| Err(SpillError::Disk(ending.to_string()))) {
-            Ok(on_disk) => Stimulus::Spilled { file, on_disk },
-            Err(error) => Stimulus::SpillFailed { file, error },
-        };
-        self.handle(vec![stimulus]);
+    pub(super) async fn spill(self: Rc<Self>, batch: Vec<(FileId, Value)>) {
+        let (store, files) = (self.store.clone(), batch.iter().map(|(file, _)| *file).collect::<Vec<_>>());
+        let written = tokio::task::spawn_blocking(move || store.write(batch)).await;
+        let written = written.unwrap_or_else(|ending| {
+            let error = SpillError::Disk(ending.to_string());
+            files.into_iter().map(|file| (file, Err(error.clone()))).collect()
+        });
+        self.handle(vec![Stimulus::Spilled(written)]);
     }
 
     /// Bytes of memory that are this worker's.

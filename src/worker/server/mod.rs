@@ -265,8 +265,8 @@ impl Server {
                 Instruction::Gather { peer, ids } => {
                     tokio::task::spawn_local(self.clone().gather(peer, ids));
                 }
-                Instruction::Spill { file, value } => {
-                    tokio::task::spawn_local(self.clone().spill(file, value));
+                Instruction::Spill(batch) => {
+                    tokio::task::spawn_local(self.clone().spill(batch));
                 }
                 Instruction::Unspill { id, file } => {
                     tokio::task::spawn_local(self.clone().unspill(id, file));

@@ -126,7 +126,10 @@ impl Bed {
             Instruction::Send(FromWorker::NotAdded { id, error }) => {
                 format!("not added {}: {error}", id.index())
             }
-            Instruction::Spill { file, .. } => format!("spill to {}", file.0),
+            Instruction::Spill(batch) => {
+                let files = batch.iter().map(|(file, _)| file.0.to_string());
+                format!("spill to {}", files.collect::<Vec<_>>().join(" "))
+            }
             Instruction::Unspill { id, file } => format!("read {} from {}", id.index(), file.0),
             Instruction::Hasten(id) => format!("hasten {}", id.index()),
             Instruction::Discard(file) => format!("discard {}", file.0),

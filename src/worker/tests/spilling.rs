@@ -44,12 +44,17 @@ impl Bed {
     }
 
     fn spilled(&mut self, file: u64) -> &mut Self {
-        self.handle(Stimulus::Spilled { file: FileId(file), on_disk: SIZE / 2 })
+        self.all_spilled([file])
     }
 
-    fn disk_is_full(&mut self, file: u64) -> &mut Self {
+    fn all_spilled(&mut self, files: impl IntoIterator<Item = u64>) -> &mut Self {
+        self.handle(Stimulus::Spilled(files.into_iter().map(|file| (FileId(file), Ok(SIZE / 2))).collect()))
+    }
+
+    fn disk_is_full(&mut self, files: impl IntoIterator<Item = u64>) -> &mut Self {
         let error = SpillError::Disk("there is no space left".into());
-        self.handle(Stimulus::SpillFailed { file: FileId(file), error })
+        let failed = |file| (FileId(file), Err(error.clone()));
+        self.handle(Stimulus::Spilled(files.into_iter().map(failed).collect()))
     }
 
     /// A result is read back, as a view of its file.
@@ -110,18 +115,26 @@ fn of_those_used_at_once_the_biggest_goes_first() {
 }
 
 #[test]
-fn many_small_results_are_written_at_once_and_few_big_ones() {
-    for (limit, size, at_once) in
-        [(2 << 30, SIZE, 32), (2 << 30, 8 << 20, 4), (2 << 30, 20 << 20, 3), (256 << 20, 1 << 20, 8)]
-    {
-        let mut bed = limited(2, limit);
-        for n in 1..=40 {
+fn many_small_results_are_written_together_and_few_big_ones() {
+    for (size, together) in [(SIZE, 64), (1 << 20, 16), (10 << 20, 2), (20 << 20, 1)] {
+        let mut bed = limited(2, 1 << 40);
+        for n in 1..=300 {
             bed.compute(task(n, vec![])).made(n, size);
         }
         // The process takes up all there is: everything is to go.
-        bed.memory(1 << 40);
-        let spills = bed.told().into_iter().filter(|word| word.starts_with("spill")).count();
-        assert_eq!(spills, at_once, "of {size} bytes each");
+        bed.memory(1 << 50);
+        let batches = |bed: &Bed| -> Vec<usize> {
+            let batch = |told: &Instruction| match told {
+                Instruction::Spill(batch) => Some(batch.len()),
+                _ => None,
+            };
+            bed.told.iter().filter_map(batch).collect()
+        };
+        assert_eq!(batches(&bed), [together; 3], "of {size} bytes each");
+        // The next batch goes when one is done.
+        let first = 0..together as u64;
+        bed.memory(1 << 50).does(&[]).all_spilled(first);
+        assert_eq!(batches(&bed), [together], "of {size} bytes each");
     }
 }
 
@@ -275,7 +288,7 @@ fn what_cannot_be_serialized_stays_and_another_goes() {
     let mut bed = short();
     bed.results(1..=4);
     let error = SpillError::Value(failure());
-    bed.handle(Stimulus::SpillFailed { file: FileId(0), error }).does(&["spill to 1"]);
+    bed.handle(Stimulus::Spilled(vec![(FileId(0), Err(error))])).does(&["spill to 1"]);
     bed.spilled(1).holds(3, 1);
     assert_eq!(bed.state.file(id(2)), Some(FileId(1)));
 }
@@ -283,7 +296,7 @@ fn what_cannot_be_serialized_stays_and_another_goes() {
 #[test]
 fn a_disk_that_refuses_is_left_alone_for_a_while() {
     let mut bed = short();
-    bed.results(1..=4).disk_is_full(0).does(&[]).holds(4, 0);
+    bed.results(1..=4).disk_is_full([0]).does(&[]).holds(4, 0);
     bed.memory(0).does(&[]);
     bed.now += 3_000_000_000;
     bed.memory(0).does(&["spill to 1"]).spilled(1).holds(3, 1);
@@ -292,7 +305,7 @@ fn a_disk_that_refuses_is_left_alone_for_a_while() {
 #[test]
 fn a_result_without_a_place_errs_its_task_and_no_other() {
     let mut bed = short();
-    bed.results(1..=4).disk_is_full(0);
+    bed.results(1..=4).disk_is_full([0]);
     bed.compute(task(5, vec![])).is(5, TaskState::Executing).made(5, SIZE).is_forgotten(5);
     let told = bed.told();
     assert!(told[0].contains("erred 5") && told[0].contains("there is no space left"), "{told:?}");
@@ -306,9 +319,9 @@ fn a_result_without_a_place_errs_its_task_and_no_other() {
 fn a_worker_that_is_short_of_memory_pauses_and_goes_on() {
     let mut bed = short();
     bed.results(1..=3).compute(task(8, vec![])).is(8, TaskState::Executing);
-    bed.memory(5 * SIZE).does(&["paused", "spill to 0", "spill to 1"]);
+    bed.memory(5 * SIZE).does(&["paused", "spill to 0 1"]);
     bed.compute(task(9, vec![])).is(9, TaskState::Ready);
-    bed.spilled(0).spilled(1).made(8, 8).is(9, TaskState::Ready);
+    bed.all_spilled([0, 1]).made(8, 8).is(9, TaskState::Ready);
     bed.memory(3 * SIZE).does(&["goes on", "execute 9"]);
 }
 
@@ -327,10 +340,7 @@ fn where_nothing_can_make_room_tasks_run_one_at_a_time() {
 fn a_paused_worker_whose_disk_is_full_does_not_wait_for_ever() {
     let mut bed = short();
     bed.results(1..=4).compute(task(9, vec![])).executed(9);
-    bed.memory(6 * SIZE).disk_is_full(0);
-    for file in [1, 2] {
-        bed.disk_is_full(file);
-    }
+    bed.memory(6 * SIZE).disk_is_full([0]).disk_is_full([1, 2]);
     bed.compute(task(10, vec![])).is(10, TaskState::Ready);
     bed.memory(6 * SIZE).is(10, TaskState::Executing);
 }
@@ -339,11 +349,9 @@ fn a_paused_worker_whose_disk_is_full_does_not_wait_for_ever() {
 fn inputs_beyond_the_limit_are_read_for_one_task_at_a_time() {
     let mut bed = limited(4, 6 * SIZE);
     let many = |range: std::ops::RangeInclusive<u32>| range.map(|n| held(n, &[])).collect::<Vec<_>>();
-    for n in 1..=14 {
-        bed.results([n]);
-        for file in 0..14 {
-            bed.spilled(file);
-        }
+    bed.results(1..=3);
+    for (n, file) in (4..=14).zip(0..) {
+        bed.results([n]).spilled(file);
     }
     bed.holds(3, 11);
     bed.compute(task(20, many(1..=7))).is(20, TaskState::Reading);
