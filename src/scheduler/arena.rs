@@ -56,8 +56,8 @@ impl Arena {
     }
 
     /// Has the memory that finding these keys will touch brought near, all at the same time.
-    pub(super) fn read_ahead(&self, keys: &[Key]) {
-        self.index.read_ahead(keys.iter().map(|key| hash(*key)));
+    pub(super) fn read_ahead(&self, keys: impl Iterator<Item = Key>) {
+        self.index.read_ahead(keys.map(hash));
     }
 
     pub(super) fn find(&self, key: Key) -> Option<TaskRef> {

@@ -24,6 +24,7 @@ mod invariants;
 pub(crate) mod journal;
 mod limits;
 mod links;
+mod members;
 mod pausing;
 mod placement;
 mod pool;

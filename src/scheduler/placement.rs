@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    state::{State, Worker},
+    state::{NEVER, State, Worker},
     task::{Task, TaskRef},
 };
 use crate::{graph::TaskOptions, protocol::WorkerId};
@@ -90,9 +90,12 @@ impl State {
     /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
     /// than the worker's whole life might nowhere be done: it is tried.
     pub(super) fn lasts(&self, worker: &Worker, task: &Task) -> bool {
-        let Some(ends) = worker.ends else { return true };
+        if worker.ends == NEVER {
+            return true;
+        }
         let estimate = self.expected_duration(task);
-        self.now.saturating_add(estimate) <= ends || worker.info.lifetime.is_some_and(|life| life < estimate)
+        self.now.saturating_add(estimate) <= worker.ends
+            || worker.info.lifetime.is_some_and(|life| life < estimate)
     }
 
     /// Whether a task may run on a worker at all, and would be done before that leaves.

@@ -1,8 +1,8 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
-use std::{collections::VecDeque, iter};
+use std::collections::VecDeque;
 
-use super::state::Worker;
+use super::{members::Members, state::Worker};
 use crate::protocol::WorkerId;
 
 /// The load of a worker that has a task for each thread.
@@ -10,13 +10,32 @@ pub(super) const FULL: u64 = 1 << 16;
 /// Stands nowhere in the order.
 const ASIDE: u32 = u32::MAX;
 
+/// Load and worker, in a word: the less, the sooner it gets something; among equals the one that came first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(u64);
+
+impl Rank {
+    fn new(load: u64, id: WorkerId) -> Self {
+        // A load beyond this (65,000 tasks for each thread) is as good as any.
+        Self(load.min(u64::from(u32::MAX)) << 32 | u64::from(id.0))
+    }
+
+    fn of(worker: &Worker, id: WorkerId) -> Self {
+        Self::new(worker.load(), id)
+    }
+
+    fn worker(self) -> WorkerId {
+        WorkerId(self.0 as u32)
+    }
+}
+
 /// All workers. Ids are dense and never used again, so they are places in a vector; the order by load
 /// is a binary heap that knows where in it each worker stands.
 #[derive(Default)]
 pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
-    /// Load and worker: no entry is less than its parent, that of half its place.
-    heap: Vec<(u64, WorkerId)>,
+    /// Ranks: no entry is less than its parent, that of half its place.
+    heap: Vec<Rank>,
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
     /// Those that have more than they run.
@@ -31,7 +50,7 @@ impl Pool {
         let id = WorkerId(self.workers.len() as u32);
         self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
-        self.heap.push((worker.load(), id));
+        self.heap.push(Rank::of(&worker, id));
         self.workers.push(Some(Box::new(worker)));
         self.settle(self.heap.len() - 1);
         id
@@ -59,7 +78,7 @@ impl Pool {
     /// Puts a worker back into the order.
     pub(super) fn stand_again(&mut self, id: WorkerId) {
         let Some(worker) = self.get(id) else { return };
-        let (load, loaded) = (worker.load(), worker.busy > worker.threads);
+        let (rank, loaded) = (Rank::of(worker, id), worker.busy > worker.threads);
         if self.standing[id.0 as usize] != ASIDE {
             return;
         }
@@ -68,7 +87,7 @@ impl Pool {
         }
         self.hungry.push_back(id);
         self.standing[id.0 as usize] = self.heap.len() as u32;
-        self.heap.push((load, id));
+        self.heap.push(rank);
         self.settle(self.heap.len() - 1);
     }
 
@@ -86,27 +105,28 @@ impl Pool {
         let Some(worker) = self.get_mut(id) else { return };
         let (threads, before) = (worker.threads, worker.busy);
         change(worker);
-        let (busy, load, standing) = (worker.busy, worker.load(), self.standing[id.0 as usize] as usize);
+        let (busy, rank, standing) =
+            (worker.busy, Rank::of(worker, id), self.standing[id.0 as usize] as usize);
         if (before > threads) != (busy > threads) && standing < self.heap.len() {
             if busy > threads { self.loaded.insert(id) } else { self.loaded.remove(id) }
         }
         if busy < before && busy < threads {
             self.hungry.push_front(id);
         }
-        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| entry.0 != load) {
-            entry.0 = load;
+        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| **entry != rank) {
+            *entry = rank;
             self.settle(standing);
         }
     }
 
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
-        Some(self.heap.first()?.1)
+        Some(self.heap.first()?.worker())
     }
 
     /// Whether any worker has more than it runs.
     pub(super) fn any_loaded(&self) -> bool {
-        self.loaded.count > 0
+        self.loaded.len() > 0
     }
 
     /// Those that have more than they run, from one of them on and around.
@@ -138,8 +158,9 @@ impl Pool {
         self.hungry.clear();
         let mut places = vec![0];
         while let Some(place) = places.pop() {
-            if let Some((_, id)) = self.heap.get(place).filter(|(load, _)| *load < FULL) {
-                self.hungry.push_back(*id);
+            let full = Rank::new(FULL, WorkerId(0));
+            if let Some(rank) = self.heap.get(place).filter(|rank| **rank < full) {
+                self.hungry.push_back(rank.worker());
                 places.extend([2 * place + 1, 2 * place + 2]);
             }
         }
@@ -196,9 +217,9 @@ impl Pool {
         self.stand(hole, moved);
     }
 
-    fn stand(&mut self, standing: usize, entry: (u64, WorkerId)) {
-        self.heap[standing] = entry;
-        self.standing[entry.1.0 as usize] = standing as u32;
+    fn stand(&mut self, standing: usize, rank: Rank) {
+        self.heap[standing] = rank;
+        self.standing[rank.worker().0 as usize] = standing as u32;
     }
 
     /// Checks that the order is one.
@@ -215,81 +236,17 @@ impl Pool {
             loaded,
             "those that have more than they run"
         );
-        assert_eq!(self.loaded.count, loaded.len());
-        for (standing, (load, id)) in self.heap.iter().enumerate() {
-            let worker = self.get(*id).expect("the ordered are there");
+        assert_eq!(self.loaded.len(), loaded.len());
+        for (standing, rank) in self.heap.iter().enumerate() {
+            let id = rank.worker();
+            let worker = self.get(id).expect("the ordered are there");
             assert!(worker.stands(), "{id:?} leaves or is paused");
-            let stands = self.standing[id.0 as usize] as usize;
-            assert_eq!((stands, worker.load()), (standing, *load), "{id:?} is ordered by its load");
-            assert!(self.heap[standing.saturating_sub(1) / 2] <= (*load, *id), "{id:?} stands too high");
+            assert_eq!(
+                self.standing[id.0 as usize] as usize, standing,
+                "{id:?} stands where it is thought to"
+            );
+            assert!(Rank::of(worker, id) == *rank, "{id:?} is ordered by its load");
+            assert!(self.heap[standing.saturating_sub(1) / 2] <= *rank, "{id:?} stands too high");
         }
-    }
-}
-
-/// Some of the workers, a bit for each: ten thousand of them fit into the fastest of a processor's caches.
-#[derive(Default)]
-struct Members {
-    words: Vec<u64>,
-    count: usize,
-}
-
-impl Members {
-    fn place(id: WorkerId) -> (usize, u64) {
-        (id.0 as usize / 64, 1 << (id.0 % 64))
-    }
-
-    fn insert(&mut self, id: WorkerId) {
-        let (word, bit) = Self::place(id);
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
-        }
-        self.count += usize::from(self.words[word] & bit == 0);
-        self.words[word] |= bit;
-    }
-
-    fn remove(&mut self, id: WorkerId) {
-        let (word, bit) = Self::place(id);
-        let Some(bits) = self.words.get_mut(word) else { return };
-        self.count -= usize::from(*bits & bit != 0);
-        *bits &= !bit;
-    }
-
-    /// In order, from one of them on and around.
-    fn around(&self, first: WorkerId) -> impl Iterator<Item = WorkerId> {
-        let (middle, bit) = Self::place(first);
-        let before = bit - 1;
-        let others = (middle + 1..self.words.len()).chain(0..middle.min(self.words.len()));
-        self.of_word(middle, !before)
-            .chain(others.flat_map(|word| self.of_word(word, u64::MAX)))
-            .chain(self.of_word(middle, before))
-    }
-
-    fn of_word(&self, word: usize, mask: u64) -> impl Iterator<Item = WorkerId> + use<> {
-        let mut bits = self.words.get(word).copied().unwrap_or(0) & mask;
-        iter::from_fn(move || {
-            let bit = (bits != 0).then(|| bits.trailing_zeros())?;
-            bits &= bits - 1;
-            Some(WorkerId(word as u32 * 64 + bit))
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_are_found_from_any_on_and_around() {
-        let mut members = Members::default();
-        let ids = [0, 1, 63, 64, 65, 127, 128, 300];
-        ids.into_iter().chain(ids).for_each(|id| members.insert(WorkerId(id)));
-        [64, 64, 5, 9999].into_iter().for_each(|id| members.remove(WorkerId(id)));
-        assert_eq!(members.count, 7);
-        let around = |first| members.around(WorkerId(first)).map(|id| id.0).collect::<Vec<_>>();
-        assert_eq!(around(0), [0, 1, 63, 65, 127, 128, 300]);
-        assert_eq!(around(64), [65, 127, 128, 300, 0, 1, 63]);
-        assert_eq!(around(66), [127, 128, 300, 0, 1, 63, 65]);
-        assert_eq!(around(301), [0, 1, 63, 65, 127, 128, 300]);
-        assert_eq!(around(9999), [0, 1, 63, 65, 127, 128, 300]);
     }
 }

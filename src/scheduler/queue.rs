@@ -7,10 +7,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
 };
 
-use super::{TaskState, state::State, task::TaskRef};
+use super::{TaskState, members::Members, state::State, task::TaskRef};
 use crate::protocol::{Priority, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
@@ -23,11 +23,52 @@ type Entry = (Priority, TaskRef);
 /// Tasks that wait, and some that do not any more: see [`State::next_queued`].
 #[derive(Default)]
 pub(super) struct Queue {
-    free: BinaryHeap<Reverse<Entry>>,
+    free: Sorted,
     /// Of each worker, in order.
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
-    holders: BTreeSet<WorkerId>,
+    holders: Members,
+}
+
+/// Entries of which the least is taken first. Those of a graph mostly come in order, and wait in a line; what belongs
+/// before its end goes into a heap, where each step would be one to another part of memory.
+#[derive(Default)]
+struct Sorted {
+    line: VecDeque<Entry>,
+    heap: BinaryHeap<Reverse<Entry>>,
+}
+
+impl Sorted {
+    fn push(&mut self, entry: Entry) {
+        if self.line.back().is_none_or(|last| *last < entry) {
+            self.line.push_back(entry);
+        } else {
+            self.heap.push(Reverse(entry));
+        }
+    }
+
+    fn first(&self) -> Option<&Entry> {
+        match (self.line.front(), self.heap.peek()) {
+            (Some(line), Some(Reverse(heap))) => Some(line.min(heap)),
+            (line, heap) => line.or(heap.map(|Reverse(entry)| entry)),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        let in_line = match (self.line.front(), self.heap.peek()) {
+            (Some(line), Some(Reverse(heap))) => line < heap,
+            (line, _) => line.is_some(),
+        };
+        if in_line { self.line.pop_front() } else { self.heap.pop().map(|Reverse(entry)| entry) }
+    }
+
+    fn len(&self) -> usize {
+        self.line.len() + self.heap.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.line.iter().chain(self.heap.iter().map(|Reverse(entry)| entry))
+    }
 }
 
 /// Where in the queue a task waits.
@@ -41,12 +82,12 @@ pub(super) enum Standing {
 
 impl Queue {
     pub(super) fn push(&mut self, priority: Priority, task: TaskRef) {
-        self.free.push(Reverse((priority, task)));
+        self.free.push((priority, task));
     }
 
     /// Reserves the free task that comes first for a worker.
     fn reserve(&mut self, worker: WorkerId) {
-        let Some(Reverse(first)) = self.free.pop() else { return };
+        let Some(first) = self.free.pop() else { return };
         let place = worker.0 as usize;
         if self.reserved.len() <= place {
             self.reserved.resize_with(place + 1, VecDeque::new);
@@ -57,33 +98,31 @@ impl Queue {
 
     /// A worker gets nothing more: what was reserved for it is free.
     pub(super) fn give_up(&mut self, worker: WorkerId) {
-        if self.holders.remove(&worker) {
-            let reserved = self.reserved.get_mut(worker.0 as usize).map(std::mem::take);
-            self.free.extend(reserved.unwrap_or_default().into_iter().map(Reverse));
-        }
+        self.holders.remove(worker);
+        let reserved = self.reserved.get_mut(worker.0 as usize).map(std::mem::take);
+        reserved.into_iter().flatten().for_each(|entry| self.free.push(entry));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.free.is_empty() && self.holders.is_empty()
+        self.free.len() == 0 && self.holders.len() == 0
     }
 
     /// How many wait that are more urgent.
     pub(super) fn before(&self, priority: Priority) -> usize {
-        let free = self.free.iter().map(|Reverse(entry)| entry);
-        free.chain(self.reserved.iter().flatten()).filter(|(other, _)| *other < priority).count()
+        self.free.iter().chain(self.reserved.iter().flatten()).filter(|(other, _)| *other < priority).count()
     }
 
     /// What a worker gets next: what is reserved for it, unless something more urgent came.
     fn first_for(&self, worker: WorkerId) -> Option<(Standing, Entry)> {
-        let free = self.free.peek().map(|Reverse(first)| (Standing::Free, *first));
+        let free = self.free.first().map(|first| (Standing::Free, *first));
         let own = self.reserved.get(worker.0 as usize).and_then(VecDeque::front);
         match (own.map(|own| (Standing::First(worker), *own)), free) {
             (Some(own), Some(free)) if rank(free.1.0) < rank(own.1.0) => Some(free),
             (Some(own), _) => Some(own),
             (None, Some(free)) => Some(free),
             (None, None) => {
-                let other = self.holders.range(worker..).chain(self.holders.range(..worker)).next()?;
-                Some((Standing::Last(*other), *self.reserved[other.0 as usize].back()?))
+                let other = self.holders.around(worker).next()?;
+                Some((Standing::Last(other), *self.reserved[other.0 as usize].back()?))
             }
         }
     }
@@ -91,14 +130,14 @@ impl Queue {
     /// Takes a task off.
     pub(super) fn remove(&mut self, standing: Standing) -> Option<Entry> {
         let holder = match standing {
-            Standing::Free => return self.free.pop().map(|Reverse(first)| first),
+            Standing::Free => return self.free.pop(),
             Standing::First(holder) | Standing::Last(holder) => holder,
         };
         let reserved = self.reserved.get_mut(holder.0 as usize)?;
         let taken =
             if matches!(standing, Standing::First(_)) { reserved.pop_front() } else { reserved.pop_back() };
         if reserved.is_empty() {
-            self.holders.remove(&holder);
+            self.holders.remove(holder);
         }
         taken
     }
@@ -128,8 +167,8 @@ impl State {
         let threads = self.workers.get(worker).map_or(1, |worker| worker.threads) as usize;
         let share = (self.queued.free.len() / (2 * self.workers.standing().max(1))).min(TOGETHER * threads);
         for _ in 1..share {
-            let next = self.queued.free.peek().filter(|next| rank(next.0.0) == rank(priority));
-            if !next.is_some_and(|Reverse((_, next))| self.meet(id, *next)) {
+            let next = self.queued.free.first().filter(|next| rank(next.0) == rank(priority));
+            if !next.is_some_and(|(_, next)| self.meet(id, *next)) {
                 return;
             }
             self.queued.reserve(worker);

@@ -2,7 +2,7 @@
 
 use super::{
     Instruction, Stimulus, TaskState,
-    state::{Client, State, Worker},
+    state::{Client, NEVER, State, Worker},
     stealing::is_surprising,
     submit::TOGETHER,
     task::{SCATTERED, TaskRef},
@@ -20,8 +20,8 @@ use crate::{
 const RECONSIDERED: usize = 10_000;
 
 /// How much the latest task counts for a worker's pace, and how slow it can make it look.
-const RECENT: f64 = 1.0 / 8.0;
-const PACE: f64 = 16.0;
+const RECENT: f32 = 1.0 / 8.0;
+const PACE: f32 = 16.0;
 
 /// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
 /// that sums of them never overflow.
@@ -57,7 +57,7 @@ impl State {
     /// Takes a worker in.
     pub fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         self.begin(now);
-        let ends = info.lifetime.map(|lifetime| now.saturating_add(lifetime));
+        let ends = info.lifetime.map_or(NEVER, |lifetime| now.saturating_add(lifetime));
         let hosts = self.hosts.len() as u32;
         let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let worker = Worker {
@@ -119,7 +119,7 @@ impl State {
         let Some(worker) = self.workers.get(id) else { return };
         let name = worker.info.name.clone();
         // Whoever leaves, or was to, does not take its tasks' part.
-        let expected = expected || worker.retiring || worker.ends.is_some_and(|end| end <= self.now);
+        let expected = expected || worker.retiring || worker.ends <= self.now;
         let (processing, held) = (self.dependents_first(self.processed_by(id)), self.held_by(id));
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
@@ -193,7 +193,7 @@ impl State {
             FromClient::Submit { graph, wants } => self.on_submit(client, graph, wants),
             FromClient::Release(keys) => {
                 for keys in keys.chunks(TOGETHER) {
-                    self.tasks.read_ahead(keys);
+                    self.tasks.read_ahead(keys.iter().copied());
                     let found: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
                     for id in found {
                         self.want_no_more(client, id);
@@ -363,7 +363,7 @@ impl State {
         if let Some(usual) = function.duration.filter(|usual| *usual > 0)
             && let Some(worker) = self.workers.get_mut(worker)
         {
-            let times = (duration as f64 / usual as f64).min(PACE);
+            let times = (duration as f32 / usual as f32).min(PACE);
             worker.pace += (times - worker.pace) * RECENT;
         }
         for mean in [&mut function.duration, &mut self.usual_duration] {
@@ -445,7 +445,7 @@ impl State {
         self.tidy_copies();
         self.workers.starve();
         // What would have outlasted all workers may by now be known to be shorter.
-        if self.workers.iter().any(|(_, worker)| worker.ends.is_some()) {
+        if self.workers.iter().any(|(_, worker)| worker.ends < NEVER) {
             let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().take(RECONSIDERED).collect();
             for task in hopeful {
                 self.recommend(task, TaskState::Processing);

@@ -145,7 +145,7 @@ impl State {
         homeless.dedup();
         let staying = self.workers.iter().filter(|(_, worker)| !worker.retiring);
         let soon = self.now.saturating_add(SOON);
-        let goes_soon = |worker: &Worker| worker.paused || worker.ends.is_some_and(|end| end < soon);
+        let goes_soon = |worker: &Worker| worker.paused || worker.ends < soon;
         let mut homes: std::collections::BTreeSet<(bool, u64, WorkerId)> =
             staying.map(|(id, worker)| (goes_soon(worker), worker.nbytes, id)).collect();
         let mut asked = KeyMap::<WorkerId, Vec<Dependency>>::default();

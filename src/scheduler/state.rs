@@ -56,16 +56,20 @@ impl Default for Config {
     }
 }
 
+/// One worker. What placing a task looks at lies in one line of a processor's cache, and what happens to the worker
+/// itself in the next two: of ten thousand workers hardly any is in the caches when its turn comes.
+#[repr(C, align(64))]
 pub(super) struct Worker {
-    pub(super) info: WorkerInfo,
     /// Its compute threads; one at least.
     pub(super) threads: u32,
-    pub(super) metrics: Metrics,
-    pub(super) processing: TaskList,
-    /// Of these, the ones that count for slots.
+    /// Tasks that it was assigned and that count for slots.
     pub(super) busy: u32,
-    pub(super) has: TaskList,
-    pub(super) nbytes: u64,
+    /// The number of its host.
+    pub(super) host: u32,
+    /// How long its latest tasks took, in multiples of what others take.
+    pub(super) pace: f32,
+    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
+    pub(super) ends: u64,
     /// Nanoseconds of work expected to be waiting.
     pub(super) occupancy: u64,
     /// Of these, what follows others that are still to be done: nobody else would get to it sooner.
@@ -73,22 +77,24 @@ pub(super) struct Worker {
     /// Of these, what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
-    /// How long its latest tasks took, in multiples of what others take.
-    pub(super) pace: f64,
-    pub(super) heard: u64,
-    /// The number of its host.
-    pub(super) host: u32,
-    /// What its fetches from each peer took.
-    pub(super) links: KeyMap<WorkerId, Link>,
-    /// Peers it was told the addresses of.
-    pub(super) told: KeySet<WorkerId>,
     /// It is to leave: nothing new goes there.
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// When it will begin to leave, by the scheduler's clock, where it knows.
-    pub(super) ends: Option<u64>,
+    pub(super) heard: u64,
+    pub(super) nbytes: u64,
+    pub(super) processing: TaskList,
+    pub(super) has: TaskList,
+    /// Peers it was told the addresses of.
+    pub(super) told: KeySet<WorkerId>,
+    /// What its fetches from each peer took.
+    pub(super) links: KeyMap<WorkerId, Link>,
+    pub(super) metrics: Metrics,
+    pub(super) info: WorkerInfo,
 }
+
+/// A time that does not come.
+pub(super) const NEVER: u64 = u64::MAX;
 
 impl Worker {
     /// Whether it may be given something.
@@ -311,7 +317,7 @@ impl State {
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,
-            remaining: worker.ends.map(|end| end.saturating_sub(self.now) as f64 / 1e9),
+            remaining: (worker.ends < NEVER).then(|| worker.ends.saturating_sub(self.now) as f64 / 1e9),
             retiring: worker.retiring,
             paused: worker.paused,
         };

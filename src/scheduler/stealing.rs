@@ -232,7 +232,7 @@ impl State {
 impl Worker {
     /// By how much it is slower than others. Tasks of a function differ: only what is much slower is called so.
     pub(super) fn slowness(&self) -> f64 {
-        if self.pace > 1.5 { self.pace } else { 1.0 }
+        if self.pace > 1.5 { f64::from(self.pace) } else { 1.0 }
     }
 
     /// Nanoseconds until a task that comes now would start.

@@ -14,29 +14,27 @@ use crate::{
 /// Tasks looked up at a time: enough that the memory they lie in is waited for once, not once each.
 pub(super) const TOGETHER: usize = 256;
 
-/// A task just made: its place in the graph, and the keys it depends on.
+/// A task just made, and its place in the graph.
 struct Fresh {
-    order: usize,
+    order: u32,
     this: TaskRef,
-    dependencies: smallvec::SmallVec<[Key; 2]>,
 }
 
 impl State {
-    pub(super) fn on_submit(&mut self, client: ClientId, graph: Graph, wants: Vec<Key>) {
+    pub(super) fn on_submit(&mut self, client: ClientId, mut graph: Graph, wants: Vec<Key>) {
         self.submissions += 1;
-        let keys: Vec<Key> = graph.tasks.iter().map(|task| task.key).collect();
         let mut broken = Vec::new();
         // First all tasks, then what they depend on: a graph may come in any order.
-        let (tasks, fresh) = self.create_all(graph, &keys, &mut broken);
-        let (links, backwards) = self.link_all(keys.len(), &fresh, &mut broken);
+        let (tasks, fresh) = self.create_all(&mut graph, &mut broken);
+        let (links, backwards) = self.link_all(&graph, &fresh, &mut broken);
         self.prioritise(&fresh, links);
         if backwards {
             broken.extend(self.cycles(&fresh.iter().map(|fresh| fresh.this).collect::<Vec<_>>()));
         }
-        let mut submitted = keys.iter().zip(&tasks);
+        let mut submitted = graph.tasks.iter().zip(&tasks);
         for key in wants {
             // What is wanted is mostly what is submitted, or some of it in the same order.
-            let next = submitted.find(|(submitted, _)| **submitted == key).map(|(_, task)| *task);
+            let next = submitted.find(|(submitted, _)| submitted.key == key).map(|(_, task)| *task);
             let Some(id) = next.or_else(|| self.tasks.find(key)) else { continue };
             self.want(client, id);
         }
@@ -56,16 +54,15 @@ impl State {
     /// Makes the tasks of a graph, except those that are known already; gives all, and the new ones.
     fn create_all(
         &mut self,
-        graph: Graph,
-        keys: &[Key],
+        graph: &mut Graph,
         broken: &mut Vec<(Key, String)>,
     ) -> (Vec<TaskRef>, Vec<Fresh>) {
         let functions: Vec<u32> = graph
             .functions
-            .into_iter()
+            .iter()
             .map(|function| {
                 *self.function_numbers.entry(function.entry).or_insert_with(|| {
-                    let (entry, name) = (function.entry, function.name);
+                    let (entry, name) = (function.entry, function.name.clone());
                     self.functions.push(FunctionInfo { entry, name, duration: None, inner: 0 });
                     self.functions.len() as u32 - 1
                 })
@@ -73,11 +70,14 @@ impl State {
             .collect();
         let options: Vec<u32> = graph.options.iter().map(|o| self.options_number(o)).collect();
         self.know_limits();
-        let (mut tasks, mut fresh) = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
-        for (order, task) in graph.tasks.into_iter().enumerate() {
+        let count = graph.tasks.len();
+        let (mut tasks, mut fresh) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for order in 0..count {
             if order % TOGETHER == 0 {
-                self.tasks.read_ahead(&keys[order..keys.len().min(order + TOGETHER)]);
+                let next = &graph.tasks[order..count.min(order + TOGETHER)];
+                self.tasks.read_ahead(next.iter().map(|task| task.key));
             }
+            let task = &mut graph.tasks[order];
             if let Some(known) = self.tasks.find(task.key) {
                 // An equal call is known: its result serves both, unless it failed and is tried again.
                 // What was refused would be again.
@@ -101,13 +101,13 @@ impl State {
             let TaskOptions { priority, retries, .. } = self.options[number as usize];
             let submission = self.submissions;
             if let Some(made) = self.task_mut(this) {
-                made.arguments = task.arguments;
+                made.arguments = std::mem::take(&mut task.arguments);
                 made.options = number;
                 made.retries = retries;
                 made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
             tasks.push(this);
-            fresh.push(Fresh { order, this, dependencies: task.dependencies });
+            fresh.push(Fresh { order: order as u32, this });
         }
         (tasks, fresh)
     }
@@ -115,16 +115,17 @@ impl State {
     /// Connects new tasks with what they depend on. Gives, for each of the graph's tasks, the new ones among
     /// what it depends on, and says whether one depends on another that does not come before it: then there
     /// may be a cycle.
-    fn link_all(&mut self, count: usize, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> (Lists, bool) {
-        let (mut links, mut backwards) = (Lists::new(count), false);
+    fn link_all(&mut self, graph: &Graph, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> (Lists, bool) {
+        let (mut links, mut backwards) = (Lists::new(graph.tasks.len()), false);
+        let dependencies = |fresh: &Fresh| graph.tasks[fresh.order as usize].dependencies.as_slice();
         let mut found = Vec::new();
         for fresh in fresh.chunks(TOGETHER) {
             found.clear();
-            let wanted = fresh.iter().flat_map(|fresh| &fresh.dependencies);
+            let wanted = fresh.iter().flat_map(dependencies);
             found.extend(wanted.map(|key| self.tasks.find(*key)));
             let mut found = found.iter();
-            for Fresh { order, this, dependencies } in fresh {
-                for (key, dependency) in dependencies.iter().zip(&mut found) {
+            for new @ Fresh { order, this } in fresh {
+                for (key, dependency) in dependencies(new).iter().zip(&mut found) {
                     let Some(dependency) = *dependency else {
                         let broken_one = self.task(*this).map_or(*key, |task| task.key);
                         let why = format!(
@@ -139,12 +140,12 @@ impl State {
                     if let Some(Priority { order: other, .. }) =
                         new.filter(|p| p.submission == self.submissions)
                     {
-                        backwards |= other as usize >= *order;
+                        backwards |= other >= *order;
                         links.add(other);
                     }
                     self.link(*this, dependency);
                 }
-                links.end(*order);
+                links.end(*order as usize);
             }
         }
         (links, backwards)
@@ -156,8 +157,8 @@ impl State {
             return;
         }
         let places = order(links);
-        for Fresh { order, this, .. } in fresh {
-            if let (Some(task), Some(place)) = (self.task_mut(*this), places.get(*order)) {
+        for Fresh { order, this } in fresh {
+            if let (Some(task), Some(place)) = (self.task_mut(*this), places.get(*order as usize)) {
                 task.priority.order = *place;
             }
         }

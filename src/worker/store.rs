@@ -108,7 +108,12 @@ impl Store {
     }
 
     /// Hands a result to the system, which has the disk begin to write one that is to be waited for.
-    fn begin(&self, file: FileId, value: Value, elapsed: &mut Duration) -> Result<(File, Layout), SpillError> {
+    fn begin(
+        &self,
+        file: FileId,
+        value: Value,
+        elapsed: &mut Duration,
+    ) -> Result<(File, Layout), SpillError> {
         let serialized = value.serialized().map_err(SpillError::Value)?;
         let (parts, layout) = self.lay_out(&serialized);
         let write = || {
@@ -318,7 +323,10 @@ mod tests {
         let directory = lock(&store.directory).clone().unwrap();
         fs::remove_dir_all(directory.path()).unwrap();
         let written = store.write((4..6).map(|file| (FileId(file), Value::new(2i64))).collect());
-        assert!(written.iter().all(|(_, written)| matches!(written, Err(SpillError::Disk(_)))), "{written:?}");
+        assert!(
+            written.iter().all(|(_, written)| matches!(written, Err(SpillError::Disk(_)))),
+            "{written:?}"
+        );
     }
 
     #[test]

@@ -15,6 +15,10 @@ use rankine_simulate::{
 };
 use report::{Report, Row};
 
+/// As programs should have it that run a scheduler: what it takes and gives back is mostly small and short-lived.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How good are the schedules, and what do they cost?
 ///
 /// The real state machines of scheduler and workers run graphs in virtual time. Durations of tasks are log-normal, and
