@@ -9,7 +9,8 @@
 //!
 //! Dependencies under way are named without a holder. Should one of them be computed elsewhere after all, it becomes
 //! another computation, and whoever follows it is taken back and placed anew. So it is where one turns out to take
-//! its time ([`crate::secede`]): it may be waiting for what would run in its followers' place. And nothing follows a
+//! its time: it may have said so ([`crate::secede`]), and be waiting for what would run in its followers' place; or it
+//! is overdue, and they would keep other work from threads that are idle meanwhile. And nothing follows a
 //! task that a worker died with, since then it is to be known which task it ran.
 
 use smallvec::SmallVec;
@@ -24,6 +25,8 @@ use crate::protocol::{Dependency, ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
 const SHORT: u64 = 10_000_000;
+/// Nanoseconds after which a task that should be done is one that takes its time.
+const OVERDUE: u64 = 100_000_000;
 /// Holders of a result that are looked at.
 const HOLDERS: usize = 4;
 /// What has more dependencies, or dependents, is not worth looking at each of them so often.
@@ -70,6 +73,7 @@ impl State {
                 TaskState::Memory => holders.extend(other.who_has.iter().copied().take(HOLDERS)),
                 TaskState::Processing
                     if !other.long_running
+                        && !self.is_overdue(other)
                         && other.suspicious == 0
                         && !self.is_being_stolen(*dependency)
                         && self.is_short(other) =>
@@ -119,6 +123,23 @@ impl State {
         // What is forwarded is not asked for.
         let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
         free.max(ready.saturating_add(transfer))
+    }
+
+    /// Whether a task should have been done long ago.
+    fn is_overdue(&self, task: &Task) -> bool {
+        self.now > task.ends.saturating_add(OVERDUE)
+    }
+
+    /// Who follows what is overdue waits for it as for any other.
+    pub(super) fn strand_who_follows_the_overdue(&mut self) {
+        let followed = self.workers.iter().filter(|(_, worker)| worker.following > 0).map(|(id, _)| id);
+        for worker in followed.collect::<Vec<_>>() {
+            for task in self.processed_by(worker) {
+                if self.task(task).is_some_and(|task| task.waiting_on == 0 && self.is_overdue(task)) {
+                    self.strand_followers(task);
+                }
+            }
+        }
     }
 
     /// Whether a task is known to be short.

@@ -444,6 +444,7 @@ impl State {
     fn on_tick(&mut self) {
         self.tidy_copies();
         self.workers.starve();
+        self.strand_who_follows_the_overdue();
         // What would have outlasted all workers may by now be known to be shorter.
         if self.workers.iter().any(|(_, worker)| worker.ends < NEVER) {
             let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().take(RECONSIDERED).collect();

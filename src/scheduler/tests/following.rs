@@ -185,6 +185,26 @@ fn who_follows_a_task_that_takes_its_time_waits_for_it_elsewhere() {
 }
 
 #[test]
+fn who_follows_what_is_overdue_gives_its_place_to_others() {
+    let mut bed = Bed::new(0);
+    bed.join(2);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_soon(&mut bed, 101);
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]);
+    assert_eq!(bed.computes().len(), 3);
+    let (worker, follower) = bed.assignment(2);
+    bed.handle(Stimulus::Tick).is(2, TaskState::Processing);
+    // What should take a microsecond takes seconds.
+    bed.now += 1_000_000_000;
+    bed.handle(Stimulus::Tick).is(1, TaskState::Processing).is(2, TaskState::Waiting).is(3, TaskState::Waiting);
+    assert!(bed.frees().contains(&(worker, follower)), "{:?}", bed.told);
+    // What comes now follows it no more, and others have the idle thread.
+    bed.submit(vec![call(4, &[1])], &[4]).is(4, TaskState::Waiting);
+    finish_soon(&mut bed, 1);
+    bed.is(2, TaskState::Processing).is(3, TaskState::Processing).is(4, TaskState::Processing);
+}
+
+#[test]
 fn only_what_may_have_run_is_blamed_for_a_death() {
     let mut bed = bed(1);
     bed.submit(vec![call(1, &[]), call(2, &[1])], &[2]).is(2, TaskState::Processing);
