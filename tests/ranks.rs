@@ -12,7 +12,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rankine::Client;
+use rankine::{Client, array::Chunk};
 
 type Outcome = Result<(), Failed>;
 
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         the_first_rank_computes_too_if_it_is_to,
         another_rank_runs_the_program_if_it_is_to,
         the_transport_asked_for_carries_it,
+        results_that_do_not_fit_into_ranks_go_to_disk,
         processes_that_a_rank_starts_are_no_ranks,
         a_rank_has_a_thread_for_each_core_it_is_bound_to,
         the_programs_status_is_the_launchers,
@@ -54,8 +55,30 @@ fn sum(numbers: Vec<i64>) -> i64 {
     numbers.iter().sum()
 }
 
-/// `sum` prints a sum of squares and how many workers there were, `places` who they are, `exit` ends with a
-/// status, `error`, `panic` and `die` as they say, `wait` never, `leave` with a task that never ends.
+/// Numbers of a chunk: 4 MiB.
+const NUMBERS: usize = 1 << 19;
+
+/// The `j`th number of chunk `i`: noise, which no compression makes smaller.
+fn number(i: u64, j: u64) -> u64 {
+    let mixed = (i << 32 | j).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
+fn chunk(i: u64) -> Chunk<u64> {
+    Chunk::from_vec((0..NUMBERS as u64).map(|j| number(i, j)).collect(), &[NUMBERS]).expect("it has so many")
+}
+
+/// How many numbers of two chunks are not what they were.
+fn wrong(chunks: Vec<Chunk<u64>>, first: u64) -> usize {
+    let of = |(chunk, i): (&Chunk<u64>, u64)| {
+        let numbers = chunk.as_slice().expect("it has no gaps");
+        numbers.iter().zip(0..).filter(|(found, j)| **found != number(i, *j)).count()
+    };
+    chunks.iter().zip(first..).map(of).sum()
+}
+
+/// `sum` prints a sum of squares and how many workers there were, `places` who they are, `chunks` makes 160 MiB
+/// and looks at them in pairs that lie on two workers, `exit` ends with a status, `error`, `panic` and `die` as they say, `wait` never, `leave` with a task that never ends.
 async fn program(client: Client) -> rankine::Result<ExitCode> {
     let words = rankine::args();
     let word = words.first().map_or("sum", String::as_str);
@@ -72,6 +95,18 @@ async fn program(client: Client) -> rankine::Result<ExitCode> {
                     worker.info.name, worker.info.nthreads, worker.info.contact
                 );
             }
+        }
+        "chunks" => {
+            let names: Vec<&str> = workers.iter().map(|worker| &*worker.info.name).collect();
+            let on = |i: u64| client.options().workers([names[i as usize % names.len()]]);
+            let held: Vec<_> = (0..40).map(|i| on(i).submit(chunk, (i,))).collect();
+            client.wait(&held, Default::default(), None).await?;
+            let spilled: u64 =
+                client.scheduler_info().await?.workers.iter().map(|worker| worker.metrics.spilled).sum();
+            let pairs = held.chunks(2).zip((0..).step_by(2));
+            let looked: Vec<_> = pairs.map(|(pair, first)| client.submit(wrong, (pair, first))).collect();
+            let wrong: usize = client.gather(&looked).await?.into_iter().sum();
+            println!("{wrong} wrong of {}, {} MiB spilled", held.len(), spilled >> 20);
         }
         "exit" => return Ok(ExitCode::from(words[1].parse::<u8>().unwrap_or(99))),
         "error" => drop(client.try_submit(|| Err::<(), _>("a mistake of the task's".to_owned()), ()).await?),
@@ -239,6 +274,19 @@ fn the_transport_asked_for_carries_it() -> Outcome {
     let order = ["shm://", "mpi://", "tcp://"].map(|scheme| places.find(scheme));
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{places}");
     assert_eq!(said(job(3, &["sum", "--transport", "auto"]))?, "328350 on 2\n");
+    Ok(())
+}
+
+fn results_that_do_not_fit_into_ranks_go_to_disk() -> Outcome {
+    let place = tempfile::tempdir()?;
+    let directory = place.path().to_string_lossy().into_owned();
+    // Two workers hold 80 MiB each, and may hold 24.
+    let words = ["chunks", "--memory-limit", "24MiB", "--local-directory", &directory, "--threads", "1"];
+    let said = said(job(3, &words))?;
+    let spilled = said.strip_prefix("0 wrong of 40, ").and_then(|said| said.split(' ').next());
+    let spilled: u64 = spilled.and_then(|mib| mib.parse().ok()).ok_or_else(|| said.clone())?;
+    assert!(spilled >= 80, "{said}");
+    assert_eq!(fs::read_dir(&place)?.count(), 0, "nothing is left on disk");
     Ok(())
 }
 
