@@ -66,9 +66,7 @@ impl IoThread {
             .map_err(failed())?;
         let (services, mut started) = unbounded_channel::<Service>();
         let serve = async move {
-            if spinning {
-                task::spawn_local(spin(worker::a_thread_is_idle));
-            }
+            task::spawn_local(spin(spinning, worker::a_thread_is_idle));
             let mut running = JoinSet::new();
             while let Some(service) = started.recv().await {
                 running.spawn_local(service());

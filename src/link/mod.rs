@@ -27,7 +27,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 pub(crate) use packing::traffic;
 pub(crate) use peers::{Endpoint, Peers};
 pub(crate) use session::{Kept, Upstream};
-pub(crate) use spin::spin;
+pub(crate) use spin::{expecting, spin};
 
 use crate::{
     Error, Result,

@@ -6,41 +6,61 @@
 
 use std::{
     cell::{Cell, RefCell},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, task};
 
-/// Longer than a thread takes to be woken, run a trivial task, and answer.
-const SPIN: Duration = Duration::from_micros(20);
+/// After a message: longer than a thread takes to be woken, run a trivial task, and answer.
+const AFTER_MESSAGES: Duration = Duration::from_micros(20);
+/// Where a compute thread waits for what a peer computes: as long as a short task may take there.
+const FOR_PEERS: Duration = Duration::from_micros(200);
 
 thread_local! {
-    /// When the last message was put on this thread, while it spins.
-    static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
-    static SPINNER: RefCell<Option<std::rc::Rc<Notify>>> = const { RefCell::new(None) };
+    /// Until when this thread spins.
+    static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    static SPINNER: RefCell<Option<Spinner>> = const { RefCell::new(None) };
+}
+
+struct Spinner {
+    woken: Rc<Notify>,
+    after_messages: bool,
 }
 
 /// Called for each message that this thread sends: more may follow soon.
 pub(super) fn active() {
+    spin_for(AFTER_MESSAGES, |spinner| spinner.after_messages);
+}
+
+/// Called where nothing can run on this process' compute threads until a peer has sent something.
+pub(crate) fn expecting() {
+    spin_for(FOR_PEERS, |_| true);
+}
+
+fn spin_for(time: Duration, wanted: impl Fn(&Spinner) -> bool) {
     SPINNER.with_borrow(|spinner| {
-        if let Some(spinner) = spinner
-            && LAST.replace(Some(Instant::now())).is_none()
-        {
-            spinner.notify_one();
+        if let Some(spinner) = spinner.as_ref().filter(|spinner| wanted(spinner)) {
+            let until = Instant::now() + time;
+            let before = UNTIL.get();
+            UNTIL.set(before.max(Some(until)));
+            if before.is_none() {
+                spinner.woken.notify_one();
+            }
         }
     });
 }
 
-/// Keeps this thread from sleeping for a moment after each message, while a core is `free`.
-pub(crate) async fn spin(free: impl Fn() -> bool) {
-    let woken = std::rc::Rc::new(Notify::new());
-    SPINNER.replace(Some(woken.clone()));
+/// Keeps this thread from sleeping while something is expected, `after_messages` or from peers, and a core is `free`.
+pub(crate) async fn spin(after_messages: bool, free: impl Fn() -> bool) {
+    let woken = Rc::new(Notify::new());
+    SPINNER.replace(Some(Spinner { woken: woken.clone(), after_messages }));
     loop {
-        match LAST.get() {
+        match UNTIL.get() {
             // The runtime looks for events each time all have yielded.
-            Some(last) if last.elapsed() < SPIN && free() => task::yield_now().await,
+            Some(until) if Instant::now() < until && free() => task::yield_now().await,
             _ => {
-                LAST.set(None);
+                UNTIL.set(None);
                 woken.notified().await;
             }
         }

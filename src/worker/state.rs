@@ -282,6 +282,12 @@ impl State {
         self.tasks.get(&id).is_some_and(|task| task.state == TaskState::Memory)
     }
 
+    /// Whether compute threads are idle, and nothing can run there until peers have sent what it needs.
+    pub fn waits_for_peers(&self) -> bool {
+        let running = self.executing - self.chained;
+        running < self.config.nthreads && self.ready.is_empty() && self.assigned > self.executing
+    }
+
     /// Whether it is to leave.
     pub fn is_retiring(&self) -> bool {
         self.retiring

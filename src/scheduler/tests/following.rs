@@ -196,7 +196,10 @@ fn who_follows_what_is_overdue_gives_its_place_to_others() {
     bed.handle(Stimulus::Tick).is(2, TaskState::Processing);
     // What should take a microsecond takes seconds.
     bed.now += 1_000_000_000;
-    bed.handle(Stimulus::Tick).is(1, TaskState::Processing).is(2, TaskState::Waiting).is(3, TaskState::Waiting);
+    bed.handle(Stimulus::Tick)
+        .is(1, TaskState::Processing)
+        .is(2, TaskState::Waiting)
+        .is(3, TaskState::Waiting);
     assert!(bed.frees().contains(&(worker, follower)), "{:?}", bed.told);
     // What comes now follows it no more, and others have the idle thread.
     bed.submit(vec![call(4, &[1])], &[4]).is(4, TaskState::Waiting);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Error, Result,
     graph::KeyMap,
-    link::{Endpoint, Inbox, Peers, Upstream, split, take_visitors, traffic},
+    link::{Endpoint, Inbox, Peers, Upstream, expecting, split, take_visitors, traffic},
     protocol::{FromWorker, Hello, Member, TaskId, ToWorker, WorkerId, WorkerInfo},
     task::{self, TaskError, Value},
 };
@@ -283,6 +283,9 @@ impl Server {
             self.executor.execute(executions);
         }
         hastened.into_iter().for_each(|id| self.executor.hasten(id));
+        if self.state.borrow().waits_for_peers() {
+            expecting();
+        }
         if self.state.borrow().has_reports() && !self.reporting.replace(true) {
             let server = self.clone();
             tokio::task::spawn_local(async move {

@@ -152,6 +152,23 @@ mod running {
     use super::*;
 
     #[test]
+    fn it_waits_for_peers_where_nothing_else_can_run() {
+        let mut bed = Bed::with(2, vec![]);
+        assert!(!bed.state.waits_for_peers(), "nothing is to be done");
+        // What a peer still computes.
+        bed.compute(task(2, vec![held(1, &[])])).is(2, TaskState::Waiting);
+        assert!(bed.state.waits_for_peers());
+        bed.compute(task(3, vec![]));
+        assert!(bed.state.waits_for_peers(), "a thread is idle");
+        bed.compute(task(4, vec![]));
+        assert!(!bed.state.waits_for_peers());
+        bed.executed(3);
+        assert!(bed.state.waits_for_peers());
+        bed.free(2);
+        assert!(!bed.state.waits_for_peers());
+    }
+
+    #[test]
     fn a_task_without_dependencies_runs_at_once() {
         let mut bed = Bed::new();
         bed.compute(task(1, vec![])).is(1, TaskState::Executing).does(&["execute 1"]);
