@@ -78,7 +78,8 @@ fn wrong(chunks: Vec<Chunk<u64>>, first: u64) -> usize {
 }
 
 /// `sum` prints a sum of squares and how many workers there were, `places` who they are, `chunks` makes 160 MiB
-/// and looks at them in pairs that lie on two workers, `exit` ends with a status, `error`, `panic` and `die` as they say, `wait` never, `leave` with a task that never ends.
+/// and looks at them in pairs that lie on two workers, `exit` ends with a status, `error`, `panic` and `die` as they
+/// say, `wait` never, `leave` with a task that never ends.
 async fn program(client: Client) -> rankine::Result<ExitCode> {
     let words = rankine::args();
     let word = words.first().map_or("sum", String::as_str);
@@ -101,8 +102,13 @@ async fn program(client: Client) -> rankine::Result<ExitCode> {
             let on = |i: u64| client.options().workers([names[i as usize % names.len()]]);
             let held: Vec<_> = (0..40).map(|i| on(i).submit(chunk, (i,))).collect();
             client.wait(&held, Default::default(), None).await?;
-            let spilled: u64 =
-                client.scheduler_info().await?.workers.iter().map(|worker| worker.metrics.spilled).sum();
+            // What has gone is told by heartbeats.
+            let (start, mut spilled) = (Instant::now(), 0);
+            while spilled < 80 << 20 && start.elapsed() < Duration::from_secs(10) {
+                thread::sleep(Duration::from_millis(100));
+                let workers = client.scheduler_info().await?.workers;
+                spilled = workers.iter().map(|worker| worker.metrics.spilled).sum::<u64>();
+            }
             let pairs = held.chunks(2).zip((0..).step_by(2));
             let looked: Vec<_> = pairs.map(|(pair, first)| client.submit(wrong, (pair, first))).collect();
             let wrong: usize = client.gather(&looked).await?.into_iter().sum();

@@ -47,21 +47,18 @@ impl IoThread {
         Self::start_with(false)
     }
 
-    /// A thread that spins a moment before it sleeps, while a compute thread of this process is idle: for
-    /// processes whose compute threads have the machine's cores to themselves.
+    /// A thread that spins a moment after each message before it sleeps, while a compute thread of this process is idle:
+    /// for processes whose compute threads have the machine's cores to themselves.
     pub(super) fn start_spinning() -> Result<Self> {
         Self::start_with(true)
     }
 
     fn start_with(spinning: bool) -> Result<Self> {
         let failed = || Error::io("start the I/O thread");
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             // The runtime looks for events after each turn: turns are batches already.
             .event_interval(7)
-            // They have a stack each, which counts where memory is limited, and more of them would do nothing sooner.
-            .max_blocking_threads(2 * cores + 4)
             .build()
             .map_err(failed())?;
         let (services, mut started) = unbounded_channel::<Service>();

@@ -1,12 +1,14 @@
 //! How the I/O thread waits: it looks for what comes a little longer before it sleeps.
 //!
-//! To wake a thread takes microseconds; in a round trip within a process the I/O thread would sleep and be
-//! woken twice. So where a core is free it spins a moment after each message. Where none is, spinning
-//! would only keep others from theirs.
+//! To wake a thread takes microseconds, and tens of them where its core sleeps. In a round trip within a process the I/O
+//! thread would sleep and be woken twice, so there it spins a moment after each message; and in any process while
+//! compute threads can do nothing until something comes from peers. Only while one of them leaves a core free, and that it
+//! gives to whoever else is ready.
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -57,8 +59,11 @@ pub(crate) async fn spin(after_messages: bool, free: impl Fn() -> bool) {
     SPINNER.replace(Some(Spinner { woken: woken.clone(), after_messages }));
     loop {
         match UNTIL.get() {
-            // The runtime looks for events each time all have yielded.
-            Some(until) if Instant::now() < until && free() => task::yield_now().await,
+            Some(until) if Instant::now() < until && free() => {
+                thread::yield_now();
+                // The runtime looks for events each time all have yielded.
+                task::yield_now().await;
+            }
             _ => {
                 UNTIL.set(None);
                 woken.notified().await;

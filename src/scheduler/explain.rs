@@ -169,7 +169,10 @@ impl State {
         let others = self.processed_by(id).into_iter().filter_map(|other| self.task(other));
         let before = others.filter(|other| !other.long_running && other.priority < task.priority).count();
         let threads = worker.threads as usize;
-        why.push(if task.long_running {
+        why.push(if task.long_running && task.waiting_on > 0 {
+            "It is short and follows another, which takes far longer than it should: it starts there once that is done."
+                .into()
+        } else if task.long_running {
             "It runs there, and said that it will take its time.".into()
         } else if task.waiting_on > 0 {
             let missing =

@@ -9,8 +9,8 @@
 //!
 //! Dependencies under way are named without a holder. Should one of them be computed elsewhere after all, it becomes
 //! another computation, and whoever follows it is taken back and placed anew. So it is where one turns out to take
-//! its time: it may have said so ([`crate::secede`]), and be waiting for what would run in its followers' place; or it
-//! is overdue, and they would keep other work from threads that are idle meanwhile. And nothing follows a
+//! its time ([`crate::secede`]): it may be waiting for what would run in its followers' place. Where one is overdue
+//! without a word, its followers stay, but count no more for what their worker has to do. And nothing follows a
 //! task that a worker died with, since then it is to be known which task it ran.
 
 use smallvec::SmallVec;
@@ -130,16 +130,20 @@ impl State {
         self.now > task.ends.saturating_add(OVERDUE)
     }
 
-    /// Who follows what is overdue waits for it as for any other.
-    pub(super) fn strand_who_follows_the_overdue(&mut self) {
-        let followed = self.workers.iter().filter(|(_, worker)| worker.following > 0).map(|(id, _)| id);
-        for worker in followed.collect::<Vec<_>>() {
-            for task in self.processed_by(worker) {
-                if self.task(task).is_some_and(|task| task.waiting_on == 0 && self.is_overdue(task)) {
-                    self.strand_followers(task);
-                }
-            }
+    /// Who follows what is overdue keeps no thread busy meanwhile: others may have it.
+    pub(super) fn set_aside_who_follows_the_overdue(&mut self) {
+        let overdue = |id: &TaskRef| {
+            self.task(*id).is_some_and(|task| task.state == TaskState::Processing && self.is_overdue(task))
+        };
+        let mut waiting = Vec::new();
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.following > 0) {
+            let tasks = worker.processing.latest().filter_map(|task| self.task(task));
+            let followers = tasks.filter(|task| task.worker == Some(id) && task.following() > 0);
+            waiting
+                .extend(followers.filter(|task| task.dependencies.iter().any(overdue)).map(|task| task.this));
         }
+        // One that came to its worker twice may be listed twice: the second time it does not count any more.
+        waiting.into_iter().for_each(|task| self.set_aside(task));
     }
 
     /// Whether a task is known to be short.

@@ -24,7 +24,6 @@ mod invariants;
 pub(crate) mod journal;
 mod limits;
 mod links;
-mod members;
 mod pausing;
 mod placement;
 mod pool;
@@ -41,6 +40,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod transitions;
+mod worker_set;
 
 pub use state::{Config, State};
 pub use stimulus::{Instruction, Stimulus};

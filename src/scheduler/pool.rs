@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{members::Members, state::Worker};
+use super::{state::Worker, worker_set::WorkerSet};
 use crate::protocol::WorkerId;
 
 /// The load of a worker that has a task for each thread.
@@ -12,9 +12,9 @@ const ASIDE: u32 = u32::MAX;
 
 /// Load and worker, in a word: the less, the sooner it gets something; among equals the one that came first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank(u64);
+struct ByLoad(u64);
 
-impl Rank {
+impl ByLoad {
     fn new(load: u64, id: WorkerId) -> Self {
         // A load beyond this (65,000 tasks for each thread) is as good as any.
         Self(load.min(u64::from(u32::MAX)) << 32 | u64::from(id.0))
@@ -34,12 +34,12 @@ impl Rank {
 #[derive(Default)]
 pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
-    /// Ranks: no entry is less than its parent, that of half its place.
-    heap: Vec<Rank>,
+    /// By load: no entry is less than its parent, that of half its place.
+    heap: Vec<ByLoad>,
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
     /// Those that have more than they run.
-    loaded: Members,
+    loaded: WorkerSet,
     /// Those that ran out of work: the latest first, then those that found none.
     hungry: VecDeque<WorkerId>,
 }
@@ -50,7 +50,7 @@ impl Pool {
         let id = WorkerId(self.workers.len() as u32);
         self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
-        self.heap.push(Rank::of(&worker, id));
+        self.heap.push(ByLoad::of(&worker, id));
         self.workers.push(Some(Box::new(worker)));
         self.settle(self.heap.len() - 1);
         id
@@ -78,7 +78,7 @@ impl Pool {
     /// Puts a worker back into the order.
     pub(super) fn stand_again(&mut self, id: WorkerId) {
         let Some(worker) = self.get(id) else { return };
-        let (rank, loaded) = (Rank::of(worker, id), worker.busy > worker.threads);
+        let (entry, loaded) = (ByLoad::of(worker, id), worker.busy > worker.threads);
         if self.standing[id.0 as usize] != ASIDE {
             return;
         }
@@ -87,7 +87,7 @@ impl Pool {
         }
         self.hungry.push_back(id);
         self.standing[id.0 as usize] = self.heap.len() as u32;
-        self.heap.push(rank);
+        self.heap.push(entry);
         self.settle(self.heap.len() - 1);
     }
 
@@ -105,16 +105,16 @@ impl Pool {
         let Some(worker) = self.get_mut(id) else { return };
         let (threads, before) = (worker.threads, worker.busy);
         change(worker);
-        let (busy, rank, standing) =
-            (worker.busy, Rank::of(worker, id), self.standing[id.0 as usize] as usize);
+        let (busy, changed, standing) =
+            (worker.busy, ByLoad::of(worker, id), self.standing[id.0 as usize] as usize);
         if (before > threads) != (busy > threads) && standing < self.heap.len() {
             if busy > threads { self.loaded.insert(id) } else { self.loaded.remove(id) }
         }
         if busy < before && busy < threads {
             self.hungry.push_front(id);
         }
-        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| **entry != rank) {
-            *entry = rank;
+        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| **entry != changed) {
+            *entry = changed;
             self.settle(standing);
         }
     }
@@ -158,9 +158,9 @@ impl Pool {
         self.hungry.clear();
         let mut places = vec![0];
         while let Some(place) = places.pop() {
-            let full = Rank::new(FULL, WorkerId(0));
-            if let Some(rank) = self.heap.get(place).filter(|rank| **rank < full) {
-                self.hungry.push_back(rank.worker());
+            let full = ByLoad::new(FULL, WorkerId(0));
+            if let Some(entry) = self.heap.get(place).filter(|entry| **entry < full) {
+                self.hungry.push_back(entry.worker());
                 places.extend([2 * place + 1, 2 * place + 2]);
             }
         }
@@ -217,9 +217,9 @@ impl Pool {
         self.stand(hole, moved);
     }
 
-    fn stand(&mut self, standing: usize, rank: Rank) {
-        self.heap[standing] = rank;
-        self.standing[rank.worker().0 as usize] = standing as u32;
+    fn stand(&mut self, standing: usize, entry: ByLoad) {
+        self.heap[standing] = entry;
+        self.standing[entry.worker().0 as usize] = standing as u32;
     }
 
     /// Checks that the order is one.
@@ -237,16 +237,16 @@ impl Pool {
             "those that have more than they run"
         );
         assert_eq!(self.loaded.len(), loaded.len());
-        for (standing, rank) in self.heap.iter().enumerate() {
-            let id = rank.worker();
+        for (standing, entry) in self.heap.iter().enumerate() {
+            let id = entry.worker();
             let worker = self.get(id).expect("the ordered are there");
             assert!(worker.stands(), "{id:?} leaves or is paused");
             assert_eq!(
                 self.standing[id.0 as usize] as usize, standing,
                 "{id:?} stands where it is thought to"
             );
-            assert!(Rank::of(worker, id) == *rank, "{id:?} is ordered by its load");
-            assert!(self.heap[standing.saturating_sub(1) / 2] <= *rank, "{id:?} stands too high");
+            assert!(ByLoad::of(worker, id) == *entry, "{id:?} is ordered by its load");
+            assert!(self.heap[standing.saturating_sub(1) / 2] <= *entry, "{id:?} stands too high");
         }
     }
 }

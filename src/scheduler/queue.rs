@@ -10,7 +10,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use super::{TaskState, members::Members, state::State, task::TaskRef};
+use super::{TaskState, state::State, task::TaskRef, worker_set::WorkerSet};
 use crate::protocol::{Priority, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
@@ -27,7 +27,7 @@ pub(super) struct Queue {
     /// Of each worker, in order.
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
-    holders: Members,
+    holders: WorkerSet,
 }
 
 /// Entries of which the least is taken first. Those of a graph mostly come in order, and wait in a line; what belongs
@@ -182,5 +182,34 @@ impl State {
             &dependents[..dependents.len().min(DEPENDENTS)]
         };
         dependents(one).iter().any(|dependent| dependents(other).contains(dependent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever comes, in whatever order, between whichever it is taken.
+        #[test]
+        fn the_least_is_taken_first(steps in prop::collection::vec(prop::option::of(0u32..50), 0..300)) {
+            let entry = |order| (Priority { order, ..Priority::default() }, TaskRef { index: order, tenant: 0 });
+            let (mut sorted, mut heap) = (Sorted::default(), BinaryHeap::new());
+            for step in steps {
+                match step {
+                    Some(order) => {
+                        sorted.push(entry(order));
+                        heap.push(Reverse(entry(order)));
+                    }
+                    None => {
+                        prop_assert_eq!(sorted.first().copied(), heap.peek().map(|Reverse(first)| *first));
+                        prop_assert_eq!(sorted.pop(), heap.pop().map(|Reverse(first)| first));
+                    }
+                }
+                prop_assert_eq!((sorted.len(), sorted.iter().count()), (heap.len(), heap.len()));
+            }
+        }
     }
 }

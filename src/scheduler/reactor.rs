@@ -426,25 +426,31 @@ impl State {
     }
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
-        let running = self.tasks.computation(id).filter(|t| t.worker == Some(worker) && !t.long_running);
+        let running = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
         let Some(running) = running.map(|task| task.this) else { return };
-        let Some(task) = self.task_mut(running) else { return };
+        self.set_aside(running);
+        // There they would wait for it, and take the place of others that it may be waiting for.
+        self.strand_followers(running);
+    }
+
+    /// A task counts no more for what its worker has to do.
+    pub(super) fn set_aside(&mut self, id: TaskRef) {
+        let Some(task) = self.task_mut(id).filter(|task| !task.long_running) else { return };
         let following = task.following();
         task.long_running = true;
-        let estimate = task.estimate;
+        let (worker, estimate) = (task.worker, task.estimate);
+        let Some(worker) = worker else { return };
         self.workers.change(worker, |worker| {
             worker.busy -= 1;
             worker.occupancy -= estimate;
             worker.following -= following;
         });
-        // There they would wait for it, and take the place of others that it may be waiting for.
-        self.strand_followers(running);
     }
 
     fn on_tick(&mut self) {
         self.tidy_copies();
+        self.set_aside_who_follows_the_overdue();
         self.workers.starve();
-        self.strand_who_follows_the_overdue();
         // What would have outlasted all workers may by now be known to be shorter.
         if self.workers.iter().any(|(_, worker)| worker.ends < NEVER) {
             let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().take(RECONSIDERED).collect();

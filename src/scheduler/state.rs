@@ -56,8 +56,8 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at lies in one line of a processor's cache, and what happens to the worker
-/// itself in the next two: of ten thousand workers hardly any is in the caches when its turn comes.
+/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, and what its
+/// own reports change in the next ones: of ten thousand workers hardly any is in the caches when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Worker {
     /// Its compute threads; one at least.
@@ -92,6 +92,8 @@ pub(super) struct Worker {
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }
+
+const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 
 /// A time that does not come.
 pub(super) const NEVER: u64 = u64::MAX;

@@ -124,8 +124,8 @@ impl State {
             let wanted = fresh.iter().flat_map(dependencies);
             found.extend(wanted.map(|key| self.tasks.find(*key)));
             let mut found = found.iter();
-            for new @ Fresh { order, this } in fresh {
-                for (key, dependency) in dependencies(new).iter().zip(&mut found) {
+            for task @ Fresh { order, this } in fresh {
+                for (key, dependency) in dependencies(task).iter().zip(&mut found) {
                     let Some(dependency) = *dependency else {
                         let broken_one = self.task(*this).map_or(*key, |task| task.key);
                         let why = format!(

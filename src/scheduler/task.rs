@@ -72,7 +72,8 @@ pub(super) struct Task {
     pub(super) id: TaskId,
     pub(super) key: Key,
     pub(super) state: TaskState,
-    /// A worker said that it will take its time: it counts neither for occupancy nor for slots.
+    /// It takes its time, as its worker said, or waits for one that does without a word: it counts neither for occupancy
+    /// nor for slots.
     pub(super) long_running: bool,
     pub(super) suspicious: u8,
     pub(super) retries: u32,

@@ -27,8 +27,8 @@ use crate::{
     task::{self, TaskError, Value},
 };
 
-/// How long an idle compute thread looks for work before it sleeps, giving its core to whoever else is ready. On a virtual
-/// machine, waking it from a sleeping core takes nearly as long.
+/// How long an idle compute thread looks for work before it sleeps, giving its core to whoever else is ready. Where the core
+/// sleeps too, as on a virtual machine, waking both takes nearly as long.
 const SPIN: Duration = Duration::from_micros(100);
 /// How long the ends of brief tasks wait for others to be told with.
 const PATIENCE: Duration = Duration::from_micros(250);

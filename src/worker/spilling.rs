@@ -28,7 +28,7 @@ const SMALLEST: u64 = 4096;
 const WRITES: usize = 3;
 /// Bytes from which on a batch is full, and results that it has at most. A file system does for many files at once what
 /// it takes for one to last.
-const BATCH: u64 = 16 << 20;
+const BATCH_BYTES: u64 = 16 << 20;
 const BATCH_LENGTH: usize = 64;
 /// Nanoseconds until a disk that refused a result is tried again.
 const RETRY: u64 = 2_000_000_000;
@@ -134,7 +134,7 @@ impl Memory {
     }
 
     /// A result that is being written is not waited for any more.
-    fn no_longer_writing(&mut self, file: FileId) -> Option<TaskId> {
+    fn end_writing(&mut self, file: FileId) -> Option<TaskId> {
         let (id, bytes) = self.writing.remove(&file)?;
         self.leaving -= bytes;
         Some(id)
@@ -343,7 +343,7 @@ impl State {
     /// Lets go of what has a file until something is to be written, and gives that.
     fn next_batch(&mut self) -> Vec<(FileId, Value)> {
         let (mut batch, mut together) = (Vec::new(), 0);
-        while self.memory.over() > 0 && together < BATCH && batch.len() < BATCH_LENGTH {
+        while self.memory.over() > 0 && together < BATCH_BYTES && batch.len() < BATCH_LENGTH {
             let Some(id) = self.next_to_go() else { break };
             let file = FileId(self.memory.files);
             let (mut bytes, mut value) = (0, None);
@@ -370,7 +370,10 @@ impl State {
 
     pub(super) fn on_spilled(&mut self, files: Vec<(FileId, Result<u64, SpillError>)>) {
         self.memory.writes -= 1;
-        for (file, written) in files {
+        // A disk that took some of a batch and refused others is one that refuses.
+        let (written, refused): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(_, written)| written.is_ok());
+        for (file, written) in written.into_iter().chain(refused) {
             match written {
                 Ok(on_disk) => self.written(file, on_disk),
                 Err(error) => self.not_written(file, error),
@@ -379,7 +382,7 @@ impl State {
     }
 
     fn written(&mut self, file: FileId, on_disk: u64) {
-        let Some(id) = self.memory.no_longer_writing(file) else { return };
+        let Some(id) = self.memory.end_writing(file) else { return };
         self.memory.refused = None;
         if self.tasks.get(&id).is_none_or(|task| task.disk != Disk::Writing(file)) {
             // It was freed meanwhile.
@@ -394,7 +397,7 @@ impl State {
     }
 
     fn not_written(&mut self, file: FileId, error: SpillError) {
-        let Some(id) = self.memory.no_longer_writing(file) else { return };
+        let Some(id) = self.memory.end_writing(file) else { return };
         let disk = match error {
             SpillError::Value(error) => {
                 tracing::debug!(?id, %error, "a result stays in memory");
@@ -514,6 +517,7 @@ impl State {
         let memory = &self.memory;
         let figures = (memory.managed, memory.spilled, memory.on_disk, memory.pinned);
         assert_eq!(figures, (sum.managed, sum.spilled, sum.on_disk, pinned), "bytes held");
+        assert_eq!(memory.writes == 0, memory.writing.is_empty(), "batches have results");
         assert_eq!(memory.leaving, memory.writing.values().map(|(_, bytes)| bytes).sum::<u64>());
         if memory.limit > 0 {
             assert_eq!(memory.idle, idle, "what could go");

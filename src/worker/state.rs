@@ -207,8 +207,9 @@ pub struct State {
     pub(super) executing: u32,
     /// Those of them that cannot start yet: others with the compute threads make what they need.
     pub(super) chained: u32,
-    /// Tasks that were assigned and are not done.
+    /// Tasks that were assigned and are not done, and those of them that wait for what is not here.
     pub(super) assigned: u32,
+    pub(super) waiting: u32,
     /// Reports of short tasks that wait for others, and since when the first one does.
     pub(super) reports: Vec<Finished>,
     pub(super) reports_since: u64,
@@ -249,6 +250,7 @@ impl State {
             executing: 0,
             chained: 0,
             assigned: 0,
+            waiting: 0,
             reports: Vec::new(),
             reports_since: 0,
             retiring: false,
@@ -282,10 +284,10 @@ impl State {
         self.tasks.get(&id).is_some_and(|task| task.state == TaskState::Memory)
     }
 
-    /// Whether compute threads are idle, and nothing can run there until peers have sent what it needs.
+    /// Whether compute threads are idle, and what could run there waits for others, mostly at peers.
     pub fn waits_for_peers(&self) -> bool {
         let running = self.executing - self.chained;
-        running < self.config.nthreads && self.ready.is_empty() && self.assigned > self.executing
+        running < self.config.nthreads && self.ready.is_empty() && self.waiting > 0
     }
 
     /// Whether it is to leave.
@@ -376,6 +378,8 @@ impl State {
         let assigned = self.tasks.values().filter(|task| task.spec.is_some()).count();
         assert_eq!(assigned as u32, self.assigned, "tasks that were assigned and are not done");
         assert_eq!(chained, self.chained, "tasks that wait for others there");
+        let waiting = self.tasks.values().filter(|task| task.state == TaskState::Waiting).count();
+        assert_eq!(waiting as u32, self.waiting, "tasks that wait for what is not here");
         for id in self.forwards.keys() {
             assert!(
                 self.tasks.get(id).is_some_and(|task| task.spec.is_some()),
@@ -388,6 +392,8 @@ impl State {
     pub(super) fn step(&mut self, id: TaskId, finish: TaskState) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let start = std::mem::replace(&mut task.state, finish);
+        self.waiting += u32::from(finish == TaskState::Waiting);
+        self.waiting -= u32::from(start == TaskState::Waiting);
         if self.story.len() == STORY {
             self.story.pop_front();
         }

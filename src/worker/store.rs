@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,7 +26,7 @@ use super::{FileId, SpillError, directory::Directory};
 use crate::{
     map::map,
     serialize::Frame,
-    task::{Serialized, Value},
+    task::{Serialized, TaskError, Value},
 };
 
 /// Where frames begin, so that they are viewed as numbers of any type.
@@ -88,9 +89,9 @@ impl Store {
         let (mut bytes, mut elapsed) = (0, Duration::ZERO);
         let begun: Vec<_> =
             batch.into_iter().map(|(file, value)| (file, self.begin(file, value, &mut elapsed))).collect();
-        let mut end = |file, (out, layout): (File, Layout)| {
+        let mut end = |file, (awaited, layout): (Option<File>, Layout)| {
             let length = layout.length;
-            if length >= AWAITED {
+            if let Some(out) = awaited {
                 let start = Instant::now();
                 out.sync_data().map_err(|error| self.failed(file, length, error))?;
                 elapsed += start.elapsed();
@@ -107,30 +108,36 @@ impl Store {
         written
     }
 
-    /// Hands a result to the system, which has the disk begin to write one that is to be waited for.
+    /// Hands a result to the system. One that is to be waited for, whose file is given, the disk begins to write.
     fn begin(
         &self,
         file: FileId,
         value: Value,
         elapsed: &mut Duration,
-    ) -> Result<(File, Layout), SpillError> {
-        let serialized = value.serialized().map_err(SpillError::Value)?;
+    ) -> Result<(Option<File>, Layout), SpillError> {
+        // What its type does there is the user's, and must not take others of the batch with it.
+        let serialized = panic::catch_unwind(AssertUnwindSafe(|| value.serialized()));
+        let panicked = |_| Err(TaskError::refused("it panicked while it was serialized"));
+        let serialized = serialized.unwrap_or_else(panicked).map_err(SpillError::Value)?;
         let (parts, layout) = self.lay_out(&serialized);
         let write = || {
             let out = self.directory()?.create(&self.name(file))?;
             for (bytes, part) in parts.iter().zip(&layout.parts) {
                 out.write_all_at(bytes, part.offset)?;
             }
-            if layout.length >= AWAITED {
+            let awaited = layout.length >= AWAITED;
+            if awaited {
                 // Nobody will need these pages, so they are written now. Where that is no help, waiting will do.
                 let _ = rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed);
             }
-            Ok(out)
+            Ok(awaited.then_some(out))
         };
         let start = Instant::now();
-        let out = write().map_err(|error| self.failed(file, layout.length, error))?;
-        *elapsed += start.elapsed();
-        Ok((out, layout))
+        let awaited = write().map_err(|error| self.failed(file, layout.length, error))?;
+        if awaited.is_some() {
+            *elapsed += start.elapsed();
+        }
+        Ok((awaited, layout))
     }
 
     /// Removes what there is of a result that could not be written.
@@ -304,22 +311,39 @@ mod tests {
         assert!(on_disk >= 8 << 18, "samples say that it stays as big");
     }
 
+    #[derive(Clone)]
+    struct Panics;
+
+    impl serde::Serialize for Panics {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            panic!("it cannot be written down");
+        }
+    }
+
+    impl<'de> serde::Deserialize<'de> for Panics {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Ok(Self)
+        }
+    }
+
     #[test]
     fn of_a_batch_each_is_written_or_says_why_not() {
         let (parent, store) = store();
         let big = Value::new(noise(1 << 17));
         let stuck = Value::new(Local::new(std::sync::Mutex::new(1)));
-        let batch = [big.clone(), Value::new(1i64), stuck, big].into_iter().enumerate();
+        let batch = [big.clone(), Value::new(1i64), stuck, big, Value::new(Panics)].into_iter().enumerate();
         let written = store.write(batch.map(|(i, value)| (FileId(i as u64), value)).collect());
-        assert_eq!(written.iter().map(|(file, _)| file.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        assert!(matches!(written[2].1, Err(SpillError::Value(_))));
+        assert_eq!(written.iter().map(|(file, _)| file.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        for stays in [2, 4] {
+            assert!(matches!(written[stays].1, Err(SpillError::Value(_))), "{written:?}");
+        }
         assert_eq!(files(parent.path()).len(), 3);
         for i in [0, 3] {
             assert!(written[i].1.as_ref().is_ok_and(|length| *length >= 1 << 20));
             let back = store.read(FileId(i as u64), false).unwrap().value;
             assert_eq!(*back.get::<Vec<f64>>().unwrap(), noise(1 << 17));
         }
-        // The directory takes nothing more: all of a batch fail, and those that are there stay.
+        // The directory takes nothing more: all of a batch fail.
         let directory = lock(&store.directory).clone().unwrap();
         fs::remove_dir_all(directory.path()).unwrap();
         let written = store.write((4..6).map(|file| (FileId(file), Value::new(2i64))).collect());

@@ -185,26 +185,26 @@ fn who_follows_a_task_that_takes_its_time_waits_for_it_elsewhere() {
 }
 
 #[test]
-fn who_follows_what_is_overdue_gives_its_place_to_others() {
-    let mut bed = Bed::new(0);
-    bed.join(2);
-    bed.submit(vec![call(101, &[])], &[101]);
-    finish_soon(&mut bed, 101);
-    bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[3]);
-    assert_eq!(bed.computes().len(), 3);
-    let (worker, follower) = bed.assignment(2);
-    bed.handle(Stimulus::Tick).is(2, TaskState::Processing);
-    // What should take a microsecond takes seconds.
+fn who_follows_what_is_overdue_keeps_no_thread_from_others() {
+    let mut bed = bed(2);
+    bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2])], &[3]);
+    let (here, _) = bed.assignment(3);
+    let (late, soon) = if bed.assignment(1).0 == here { (2, 1) } else { (1, 2) };
+    finish_soon(&mut bed, soon);
+    let busy = |bed: &Bed| bed.state.workers.get(here).map(|worker| (worker.busy, worker.following > 0));
+    bed.handle(Stimulus::Tick);
+    assert_eq!(busy(&bed), Some((1, true)));
+    // What should take a microsecond takes a second.
     bed.now += 1_000_000_000;
-    bed.handle(Stimulus::Tick)
-        .is(1, TaskState::Processing)
-        .is(2, TaskState::Waiting)
-        .is(3, TaskState::Waiting);
-    assert!(bed.frees().contains(&(worker, follower)), "{:?}", bed.told);
-    // What comes now follows it no more, and others have the idle thread.
-    bed.submit(vec![call(4, &[1])], &[4]).is(4, TaskState::Waiting);
-    finish_soon(&mut bed, 1);
-    bed.is(2, TaskState::Processing).is(3, TaskState::Processing).is(4, TaskState::Processing);
+    bed.handle(Stimulus::Tick).handle(Stimulus::Tick).is(3, TaskState::Processing);
+    assert_eq!((busy(&bed), bed.frees()), (Some((0, false)), vec![]));
+    let why = bed.state.explain(&[Key(3)])[0].why.join(" ");
+    assert!(why.contains("takes far longer than it should"), "{why}");
+    // What comes now does not follow it.
+    bed.submit(vec![call(4, &[late])], &[4]).is(4, TaskState::Waiting);
+    finish_soon(&mut bed, late);
+    finish_soon(&mut bed, 3);
+    bed.is(3, TaskState::Memory).is(4, TaskState::Processing);
 }
 
 #[test]

@@ -23,6 +23,7 @@ const GIVING_BACK: Duration = Duration::from_millis(500);
 impl Server {
     /// Reads a result from disk; one that cannot be read is none any more.
     pub(super) async fn read(self: &Rc<Self>, id: TaskId, file: FileId, touch: bool) -> Option<(Value, u64)> {
+        let _turn = self.reads.acquire().await.ok()?;
         let store = self.store.clone();
         let read = tokio::task::spawn_blocking(move || store.read(file, touch)).await;
         match read.unwrap_or_else(|ending| Err(std::io::Error::other(ending))) {

@@ -12,7 +12,11 @@ use std::{
 };
 
 use rankine_transport::Listener;
-use tokio::{sync::Notify, task::JoinSet, time};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time,
+};
 
 use super::{
     Config, Instruction, State, Stimulus, Thresholds, executor::Executor, resident::Part, store::Store,
@@ -25,6 +29,8 @@ use crate::{
     task::{self, TaskError, Value},
 };
 
+/// Results read from disk at once.
+const READS: usize = 4;
 /// How often a worker says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 
@@ -160,6 +166,8 @@ struct Server {
     /// Told once the worker is to leave, whatever it still holds.
     leave: Notify,
     store: Arc<Store>,
+    /// Results that are read from disk at once: each takes a thread, and the disk gives no more for more of them.
+    reads: Semaphore,
     /// Whether there is a limit to its memory.
     limited: bool,
     /// This worker's part of what its process occupies.
@@ -216,6 +224,7 @@ pub(crate) async fn serve(
         heard: Cell::new(Instant::now()),
         leave: Notify::new(),
         store: Arc::new(Store::new(options.memory.directory.clone())),
+        reads: Semaphore::new(READS),
         limited: options.memory.limit > 0,
         part: RefCell::new(Part::new()),
     });

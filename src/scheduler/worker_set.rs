@@ -6,12 +6,12 @@ use crate::protocol::WorkerId;
 
 /// Some of the workers, a bit for each: ten thousand of them fit into the fastest of a processor's caches.
 #[derive(Default)]
-pub(super) struct Members {
+pub(super) struct WorkerSet {
     words: Vec<u64>,
     count: usize,
 }
 
-impl Members {
+impl WorkerSet {
     fn place(id: WorkerId) -> (usize, u64) {
         (id.0 as usize / 64, 1 << (id.0 % 64))
     }
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn members_are_found_from_any_on_and_around() {
-        let mut members = Members::default();
+        let mut members = WorkerSet::default();
         let ids = [0, 1, 63, 64, 65, 127, 128, 300];
         ids.into_iter().chain(ids).for_each(|id| members.insert(WorkerId(id)));
         [64, 64, 5, 9999].into_iter().for_each(|id| members.remove(WorkerId(id)));
