@@ -61,6 +61,10 @@ impl ClientId {
     pub(crate) const NOBODY: Self = Self(u32::MAX);
 }
 
+/// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much by who is told of them,
+/// so that sums of them never overflow.
+pub(crate) const CREDIBLE: u64 = 1 << 50;
+
 /// Which task runs first: the least.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Priority {

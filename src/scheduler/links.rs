@@ -4,11 +4,8 @@
 //! network that is not flat. Each worker keeps what its own fetches from each peer took; a pair that has not met yet
 //! is taken for one like others of its kind.
 
-use super::{
-    reactor::CREDIBLE,
-    state::{State, Worker},
-};
-use crate::protocol::{Fetch, WorkerId};
+use super::state::{State, Worker};
+use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
 /// Up to so many bytes a fetch tells of the link's latency.
 const SMALL: u64 = 64 << 10;

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     graph::{Key, KeySet},
     protocol::{
-        Answer, ClientId, Finished, FromClient, FromWorker, Metrics, Query, Scattered, TaskId, ToClient,
-        ToWorker, WorkerId, WorkerInfo,
+        Answer, CREDIBLE, ClientId, Finished, FromClient, FromWorker, Metrics, Query, Scattered, TaskId,
+        ToClient, ToWorker, WorkerId, WorkerInfo,
     },
     task::{FailureKind, TaskError},
 };
@@ -22,10 +22,6 @@ const RECONSIDERED: usize = 10_000;
 /// How much the latest task counts for a worker's pace, and how slow it can make it look.
 const RECENT: f32 = 1.0 / 8.0;
 const PACE: f32 = 16.0;
-
-/// Bytes and nanoseconds beyond this (a million gigabytes, thirteen days) are taken for this much, so
-/// that sums of them never overflow.
-pub(super) const CREDIBLE: u64 = 1 << 50;
 
 impl State {
     /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.

@@ -6,7 +6,7 @@ use super::{
     Instruction, TaskState,
     state::{Asked, State},
 };
-use crate::protocol::{Dependency, Fetch, FromWorker, TaskId, WorkerId};
+use crate::protocol::{CREDIBLE, Dependency, Fetch, FromWorker, TaskId, WorkerId};
 
 /// Peers asked at once.
 const GATHERS_AT_ONCE: usize = 50;
@@ -22,7 +22,7 @@ impl State {
     pub(super) fn want(&mut self, dependency: &Dependency) {
         let id = dependency.id;
         let task = self.tasks.entry(id).or_default();
-        task.nbytes = dependency.nbytes;
+        task.nbytes = dependency.nbytes.min(CREDIBLE);
         task.who_has = dependency.who_has.clone();
         match task.state {
             // It is being computed: who does so forwards it, or the scheduler says who has it.

@@ -141,3 +141,21 @@ fn short_tasks_are_reported_some_at_a_time() {
     ran(&mut bed, 8, Ok(8));
     bed.does(&[]).handle(Stimulus::GiveBack(vec![id(8), id(9)])).does(&["finished 8", "kept 8 9"]);
 }
+
+#[test]
+fn sizes_beyond_belief_do_no_harm() {
+    let mut bed = Bed::new();
+    let thresholds = Thresholds { target: Some(0.6), spill: Some(0.7), pause: Some(0.8), terminate: None };
+    let resources = vec![];
+    bed.state =
+        State::new(Config { nthreads: 2, memory_limit: 1 << 20, thresholds, resources, chains: true });
+    bed.compute(quick(1, vec![]));
+    ran(&mut bed, 1, Ok(1));
+    let huge = |n| Dependency { nbytes: u64::MAX, ..coming(n) };
+    bed.compute(quick(2, vec![])).compute(quick(3, vec![]));
+    // It has no room beside them, as far as anybody knows.
+    bed.compute(quick(4, vec![huge(2), huge(3)])).is(4, TaskState::Waiting);
+    ran(&mut bed, 2, Ok(2));
+    ran(&mut bed, 3, Ok(3));
+    bed.is(4, TaskState::Executing);
+}
