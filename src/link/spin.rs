@@ -35,7 +35,7 @@ pub(super) fn active() {
     spin_for(AFTER_MESSAGES, |spinner| spinner.after_messages);
 }
 
-/// Called where nothing can run on this process' compute threads until a peer has sent something.
+/// Called where a worker's compute threads are idle and its tasks wait for others, mostly at peers.
 pub(crate) fn expecting() {
     spin_for(FOR_PEERS, |_| true);
 }

@@ -156,9 +156,8 @@ impl Pool {
     /// as there are of them.
     pub(super) fn starve(&mut self) {
         self.hungry.clear();
-        let mut places = vec![0];
+        let (full, mut places) = (ByLoad::new(FULL, WorkerId(0)), vec![0]);
         while let Some(place) = places.pop() {
-            let full = ByLoad::new(FULL, WorkerId(0));
             if let Some(entry) = self.heap.get(place).filter(|entry| **entry < full) {
                 self.hungry.push_back(entry.worker());
                 places.extend([2 * place + 1, 2 * place + 2]);

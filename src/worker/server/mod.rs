@@ -29,7 +29,7 @@ use crate::{
     task::{self, TaskError, Value},
 };
 
-/// Results read from disk at once.
+/// Results read from disk at once: each takes a thread, with a stack that counts where memory is limited.
 const READS: usize = 4;
 /// How often a worker says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -166,7 +166,7 @@ struct Server {
     /// Told once the worker is to leave, whatever it still holds.
     leave: Notify,
     store: Arc<Store>,
-    /// Results that are read from disk at once: each takes a thread, and the disk gives no more for more of them.
+    /// A turn for each of [`READS`].
     reads: Semaphore,
     /// Whether there is a limit to its memory.
     limited: bool,

@@ -303,6 +303,17 @@ fn a_disk_that_refuses_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn a_disk_that_refuses_one_of_a_batch_is_one_that_refuses() {
+    let mut bed = short();
+    bed.results(1..=3).compute(task(8, vec![])).memory(5 * SIZE).does(&["paused", "spill to 0 1"]);
+    let refused = Err(SpillError::Disk("there is no space left".into()));
+    bed.handle(Stimulus::Spilled(vec![(FileId(0), refused), (FileId(1), Ok(SIZE / 2))])).holds(2, 1);
+    bed.memory(5 * SIZE).does(&[]);
+    bed.now += 3_000_000_000;
+    bed.memory(5 * SIZE).does(&["spill to 2 3"]);
+}
+
+#[test]
 fn a_result_without_a_place_errs_its_task_and_no_other() {
     let mut bed = short();
     bed.results(1..=4).disk_is_full([0]);
