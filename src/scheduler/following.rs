@@ -32,6 +32,14 @@ const HOLDERS: usize = 4;
 /// What has more dependencies, or dependents, is not worth looking at each of them so often.
 const FEW: usize = 16;
 
+/// How a worker would start a task.
+pub(super) struct Start {
+    /// When, by the scheduler's clock in nanoseconds.
+    pub(super) at: u64,
+    /// Nanoseconds of these for which it would wait for results that are done and under way to it.
+    pub(super) waits: u64,
+}
+
 impl State {
     /// A task was just assigned: what waits for it may follow.
     pub(super) fn lead(&mut self, id: TaskRef) {
@@ -97,12 +105,14 @@ impl State {
         let fit = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
         };
-        let start = |id: WorkerId| {
+        let worth = |id: WorkerId| {
             let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
-            (self.starts(task, id), held, id)
+            let Start { at, waits } = self.start_of(task, id);
+            // Whoever needs this one's result and those of its neighbours would wait for a way once more.
+            (at.saturating_add(waits), held, id, at)
         };
         let candidates = leaders.iter().copied().chain(holders).chain(least());
-        let (start, _, first) = candidates.filter(fit).map(start).min()?;
+        let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
         // Who computes none of what it needs is not kept from other work by waiting for it.
         let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
         (room(&first) && !waits).then_some(first)
@@ -110,19 +120,35 @@ impl State {
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done
     /// and has come.
-    pub(super) fn starts(&self, task: &Task, id: WorkerId) -> u64 {
-        let free = self.now.saturating_add(self.workers.get(id).map_or(0, Worker::queueing));
-        let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        let (mut ready, mut forwarded) = (self.now, true);
-        for other in needed.filter(|task| !task.places().contains(&id)) {
+    pub(super) fn start_of(&self, task: &Task, id: WorkerId) -> Start {
+        let (mut here, mut elsewhere) = (self.through(id), self.now);
+        let mut forwarded = true;
+        for other in task.dependencies.iter().filter_map(|dependency| self.task(*dependency)) {
             match other.worker {
-                Some(_) => ready = ready.max(other.ends),
-                None => forwarded = false,
+                Some(worker) if worker == id => here = here.max(self.done(other)),
+                Some(_) => elsewhere = elsewhere.max(self.done(other)),
+                None => forwarded &= other.who_has.contains(&id),
             }
         }
         // What is forwarded is not asked for.
         let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
-        free.max(ready.saturating_add(transfer))
+        let come = elsewhere.saturating_add(transfer);
+        Start { at: here.max(come), waits: come.saturating_sub(here).min(transfer) }
+    }
+
+    /// When a worker will be through with what it has.
+    pub(super) fn through(&self, id: WorkerId) -> u64 {
+        self.now.saturating_add(self.workers.get(id).map_or(0, Worker::queueing))
+    }
+
+    /// When a task that is under way will be done. That is told from what its worker has to do until then and not by the
+    /// clock, or what was wrong about one would be wrong about all that follow it.
+    fn done(&self, task: &Task) -> u64 {
+        let Some(worker) = task.worker.and_then(|worker| self.workers.get(worker)) else { return self.now };
+        // What it has done of it all may by now include this.
+        let left = Some(task.place.wrapping_sub(worker.given.wrapping_sub(worker.occupancy)));
+        let left = left.filter(|left| *left <= worker.occupancy).unwrap_or(0);
+        self.now.saturating_add((left / u64::from(worker.threads)).max(left.min(task.estimate)))
     }
 
     /// Whether a task should have been done long ago.
@@ -171,12 +197,13 @@ impl State {
     /// One of the dependencies of a task that follows is done: where it is is told to who has it not.
     pub(super) fn dependency_done(&mut self, follower: TaskRef, done: TaskRef) {
         let Some(task) = self.task_mut(follower) else { return };
-        let before = task.following();
+        let (following, booked) = (task.following(), task.booked());
         task.waiting_on -= 1;
-        let follows_no_more = before - task.following();
+        let (follows_no_more, less) = (following - task.following(), booked - task.booked());
         let Some(worker) = task.worker else { return };
         if let Some(worker) = self.workers.get_mut(worker).filter(|_| follows_no_more > 0) {
             worker.following -= follows_no_more;
+            worker.occupancy -= less;
         }
         let Some(dependency) = self.dependency(done) else { return };
         if !dependency.who_has.contains(&worker) {

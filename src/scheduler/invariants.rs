@@ -98,7 +98,7 @@ impl State {
                 worker.following,
                 "{id:?}: what follows"
             );
-            assert_eq!(busy.map(|t| t.estimate).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
+            assert_eq!(busy.map(|t| t.booked()).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
             let held = tasks(&worker.has, &held[&id]);
             assert_eq!(held.iter().map(|t| t.nbytes).sum::<u64>(), worker.nbytes, "{id:?}: bytes");
         }

@@ -65,6 +65,7 @@ impl State {
             has: Default::default(),
             nbytes: 0,
             occupancy: 0,
+            given: 0,
             following: 0,
             outgoing: 0,
             incoming: 0,
@@ -432,13 +433,13 @@ impl State {
     /// A task counts no more for what its worker has to do.
     pub(super) fn set_aside(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id).filter(|task| !task.long_running) else { return };
-        let following = task.following();
+        let (following, booked) = (task.following(), task.booked());
         task.long_running = true;
-        let (worker, estimate) = (task.worker, task.estimate);
+        let worker = task.worker;
         let Some(worker) = worker else { return };
         self.workers.change(worker, |worker| {
             worker.busy -= 1;
-            worker.occupancy -= estimate;
+            worker.occupancy -= booked;
             worker.following -= following;
         });
     }

@@ -82,6 +82,8 @@ pub(super) struct Worker {
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
     pub(super) heard: u64,
+    /// Nanoseconds of work that it was ever given, as far as a word holds that.
+    pub(super) given: u64,
     pub(super) nbytes: u64,
     pub(super) processing: TaskList,
     pub(super) has: TaskList,

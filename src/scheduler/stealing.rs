@@ -79,6 +79,7 @@ impl State {
         }
         self.workers.change(id, |worker| {
             worker.occupancy = worker.occupancy + after - before;
+            worker.given = worker.given.wrapping_add(after).wrapping_sub(before);
             worker.following = worker.following + follow - followed;
         });
         if after > before {

@@ -91,6 +91,11 @@ pub(super) struct Task {
     pub(super) nbytes: u64,
     /// What it added to its worker's occupancy, in nanoseconds.
     pub(super) estimate: u64,
+    /// While it follows others: nanoseconds that a thread of its worker is expected to wait for them, and to have nothing
+    /// else to do.
+    pub(super) gap: u64,
+    /// While it is processed: what its worker was ever given, up to and with it, in nanoseconds.
+    pub(super) place: u64,
     /// While it is processed: when its worker is expected to be done with it, by the scheduler's clock in nanoseconds.
     pub(super) ends: u64,
     pub(super) arguments: Arguments,
@@ -122,6 +127,8 @@ impl Task {
             priority: Priority::default(),
             nbytes: 0,
             estimate: 0,
+            gap: 0,
+            place: 0,
             ends: 0,
             arguments: Arguments::default(),
             dependencies: SmallVec::new(),
@@ -139,8 +146,16 @@ impl Task {
 
     /// What it added to the work at its worker that follows other tasks, in nanoseconds.
     pub(super) fn following(&self) -> u64 {
-        let follows = self.worker.is_some() && self.waiting_on > 0 && !self.long_running;
-        if follows { self.estimate } else { 0 }
+        if self.follows() { self.estimate + self.gap } else { 0 }
+    }
+
+    fn follows(&self) -> bool {
+        self.worker.is_some() && self.waiting_on > 0 && !self.long_running
+    }
+
+    /// What it adds to the work at its worker, in nanoseconds.
+    pub(super) fn booked(&self) -> u64 {
+        self.estimate + if self.follows() { self.gap } else { 0 }
     }
 
     /// The workers that hold the result, or the one that computes it.

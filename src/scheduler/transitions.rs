@@ -12,7 +12,7 @@ use super::{
     task::{SCATTERED, Task, TaskRef},
 };
 use crate::{
-    protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
+    protocol::{CREDIBLE, ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
     task::{FailureKind, TaskError, Value},
 };
 
@@ -187,10 +187,15 @@ impl State {
             task.estimate = estimate;
             task.long_running = false;
         }
-        let following = self.task(id).map_or(0, Task::following);
-        // What follows others starts when these are done.
-        let starts =
-            self.task(id).filter(|task| task.waiting_on > 0).map_or(0, |task| self.starts(task, worker));
+        // What follows others starts when these are done; until then a thread may have nothing else to do.
+        let follows = self.task(id).filter(|task| task.waiting_on > 0);
+        let gap =
+            follows.map_or(0, |task| self.start_of(task, worker).at.saturating_sub(self.through(worker)));
+        let (mut following, mut booked) = (0, estimate);
+        if let Some(task) = self.task_mut(id) {
+            task.gap = gap.min(CREDIBLE);
+            (following, booked) = (task.following(), task.booked());
+        }
         let (mut held, mut missing) = (0, 0);
         for dependency in &compute.dependencies {
             let here = dependency.who_has.contains(&worker);
@@ -198,17 +203,18 @@ impl State {
         }
         let wait = self.workers.get(worker).map_or(0, Worker::wait);
         self.choice = Some(Choice { stolen, wait, held, missing });
-        let (mut untidy, mut queueing) = (false, 0);
+        let (mut untidy, mut queueing, mut place) = (false, 0, 0);
         self.workers.change(worker, |worker| {
             untidy = worker.processing.add(id);
             worker.busy += 1;
-            worker.occupancy += estimate;
+            worker.occupancy += booked;
             worker.following += following;
-            queueing = worker.queueing();
+            worker.given = worker.given.wrapping_add(booked);
+            (queueing, place) = (worker.queueing(), worker.given);
         });
-        let ends = self.now.saturating_add(queueing.max(estimate)).max(starts.saturating_add(estimate));
+        let ends = self.now.saturating_add(queueing.max(booked));
         if let Some(task) = self.task_mut(id) {
-            task.ends = ends;
+            (task.place, task.ends) = (place, ends);
         }
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
             processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
@@ -255,8 +261,8 @@ impl State {
     fn leave_active(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
         let following = task.following();
+        let counted = (!task.long_running).then(|| task.booked());
         task.waiting_on = 0;
-        let counted = (!task.long_running).then_some(task.estimate);
         let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
         self.end_theft(id);
         if let Some(worker) = worker {
@@ -266,9 +272,9 @@ impl State {
             self.workers.change(worker, |worker| {
                 worker.processing.remove_one();
                 worker.following -= following;
-                if let Some(estimate) = counted {
+                if let Some(booked) = counted {
                     worker.busy -= 1;
-                    worker.occupancy -= estimate;
+                    worker.occupancy -= booked;
                 }
             });
         }

@@ -117,6 +117,23 @@ fn columns_that_exchange_their_results_stay_apart() {
 }
 
 #[test]
+fn what_was_wrong_about_one_step_is_not_wrong_about_all_that_follow() {
+    let mut bed = Bed::new(2);
+    bed.submit(vec![call(1001, &[])], &[1001]);
+    finish_after(&mut bed, 1001, 200_000);
+    // Each row is done sooner than one would think who waits for the way from one worker to the other.
+    bed.submit(columns(400), &[800, 801]);
+    let mut places = Vec::new();
+    for key in 2..=801 {
+        places.push(bed.assignment(key).0);
+        bed.now += 101_000;
+        finish_after(&mut bed, key, 200_000);
+    }
+    let apart = places.chunks(2).filter(|row| row[0] != row[1]).count();
+    assert!(apart > 390, "{apart} of 400 rows are shared: {places:?}");
+}
+
+#[test]
 fn columns_of_tasks_shorter_than_the_way_stay_together() {
     let mut bed = bed(2);
     bed.submit(columns(100), &[200, 201]);
