@@ -1,8 +1,11 @@
 //! The cores that a process may use, as whoever launched it bound it.
 
-use std::{fs, thread};
+use std::{fs, io, ops::Range, thread};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// A set of cores, written as the kernel writes it: `0-3,8`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,14 +20,57 @@ impl Cores {
         }))
     }
 
+    /// What a user wrote.
+    ///
+    /// # Errors
+    /// If that names no cores.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let names = |range: Range<usize>| !range.is_empty() && range.end <= CpuSet::MAX_CPU;
+        if text.split(',').all(|part| range(part).is_some_and(names)) {
+            return Ok(Self(text.into()));
+        }
+        Err(Error::Usage(format!("cores are written as 0-3,8, and not as `{text}`")))
+    }
+
+    /// Each of them.
+    fn all(&self) -> impl Iterator<Item = usize> {
+        self.0.split(',').filter_map(range).flatten()
+    }
+
     /// How many they are.
     pub(crate) fn count(&self) -> usize {
-        let range = |part: &str| match part.split_once('-') {
-            Some((first, last)) => Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1),
-            None => part.parse::<usize>().ok().map(|_| 1),
-        };
-        self.0.split(',').filter_map(|part| range(part.trim())).sum()
+        self.0.split(',').filter_map(range).map(|range| range.len()).sum()
     }
+
+    /// Those of one of several who divide them, `None` where it is none of these. Neighbours stay together, since they share
+    /// caches and memory; where there are fewer cores than parts, several have the same.
+    pub(crate) fn part(&self, index: usize, parts: usize) -> Option<Self> {
+        let count = self.count();
+        let first = index * count / parts.max(1);
+        let beyond = ((index + 1) * count / parts.max(1)).max(first + 1);
+        let own: Vec<String> = self.all().take(beyond).skip(first).map(|core| core.to_string()).collect();
+        (index < parts && !own.is_empty()).then(|| Self(own.join(",")))
+    }
+
+    /// Binds this thread to them, and all that it starts from now on.
+    ///
+    /// # Errors
+    /// If this process may use none of them.
+    pub(crate) fn bind(&self) -> Result<()> {
+        let mut set = CpuSet::new();
+        self.all().take_while(|core| *core < CpuSet::MAX_CPU).for_each(|core| set.set(core));
+        sched_setaffinity(None, &set).map_err(io::Error::from).map_err(Error::io(format!(
+            "run on the cores {} (this process may use {})",
+            self.0,
+            Self::bound().0
+        )))
+    }
+}
+
+/// Cores as the kernel writes neighbours among them.
+fn range(part: &str) -> Option<Range<usize>> {
+    let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+    Some(first.parse().ok()?..last.parse::<usize>().ok()?.checked_add(1)?)
 }
 
 /// What follows `name` in a file of lines.
@@ -89,6 +135,42 @@ mod tests {
             assert_eq!(cores(text).count(), count, "{text}");
         }
         assert!(Cores::bound().count() >= 1);
+    }
+
+    #[test]
+    fn cores_are_divided_among_neighbours() {
+        let parts = |text, parts| -> Vec<Option<String>> {
+            (0..=parts).map(|index| Some(cores(text).part(index, parts)?.0)).collect()
+        };
+        let some = |parts: &[&str]| -> Vec<Option<String>> {
+            parts.iter().map(|part| Some((*part).to_owned())).chain([None]).collect()
+        };
+        assert_eq!(parts("0-3,8", 2), some(&["0,1", "2,3,8"]));
+        assert_eq!(parts("4,5", 2), some(&["4", "5"]));
+        assert_eq!(parts("0-1", 3), some(&["0", "0", "1"]));
+        assert_eq!(parts("", 1), [None, None]);
+    }
+
+    #[test]
+    fn what_names_no_cores_is_refused() {
+        for text in ["", "x", "3-1", "0,,1", "1-", "-1", "0-18446744073709551615", "0-1024"] {
+            let refused = Cores::parse(text).expect_err(text).to_string();
+            assert!(refused.contains(&format!("not as `{text}`")), "{refused}");
+        }
+        assert_eq!(Cores::parse("0-3,8").expect("they are cores").count(), 5);
+    }
+
+    #[test]
+    fn a_thread_is_bound_where_it_may_be() {
+        let bound = thread::spawn(|| {
+            let part = Cores::bound().part(0, usize::MAX)?;
+            part.bind().ok()?;
+            Some((part.count(), thread::available_parallelism().ok()?.get()))
+        });
+        assert_eq!(bound.join().expect("it does not panic"), Some((1, 1)));
+        let refused = thread::spawn(|| cores("1000-1023").bind().expect_err("no machine has so many"));
+        let refused = refused.join().expect("it does not panic").to_string();
+        assert!(refused.contains("run on the cores 1000-1023"), "{refused}");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::{
 use rankine_transport::Secret;
 
 use super::{
-    IoThread, LOOPBACK, SchedulerFile, connect, endpoint,
+    IoThread, LOOPBACK, SchedulerFile, connect,
+    cores::Cores,
+    endpoint,
     memory::{Bound, Memory, Part},
     nanny::Nanny,
     roles::SPAWNED,
@@ -56,6 +58,7 @@ pub struct Builder {
     pub(super) workers: Option<usize>,
     pub(super) threads: Option<u32>,
     pub(super) processes: bool,
+    pub(super) bind: bool,
     pub(super) memory_limit: Option<MemoryLimit>,
     pub(super) resources: Vec<(String, f64)>,
     pub(super) settings: Option<Settings>,
@@ -68,6 +71,7 @@ impl LocalCluster {
             workers: None,
             threads: None,
             processes: false,
+            bind: false,
             memory_limit: None,
             resources: Vec::new(),
             settings: None,
@@ -100,7 +104,7 @@ impl LocalCluster {
     /// If it cannot be started.
     pub fn add_worker(&mut self, builder: &Builder) -> Result<()> {
         if builder.processes {
-            return self.nanny.add(builder.threads_each(1));
+            return self.nanny.add(builder.threads_each(1), None);
         }
         let io = self.io.as_ref().ok_or_else(|| Error::closed("the cluster was shut down"))?;
         let resources = builder.resources.clone();
@@ -132,6 +136,14 @@ impl Builder {
     /// then be a `#[rankine::main]`, or call [`init`](crate::init) first.
     pub fn processes(mut self, processes: bool) -> Self {
         self.processes = processes;
+        self
+    }
+
+    /// Whether each worker process is bound to cores of its own, as `mpirun` and `srun` bind ranks: what its threads hand to
+    /// each other stays in the caches. By default they run wherever the system puts them; whoever shares the machine with
+    /// others, a second cluster among them, leaves it at that. Workers that come later are not bound.
+    pub fn bind(mut self, bind: bool) -> Self {
+        self.bind = bind;
         self
     }
 
@@ -188,6 +200,11 @@ impl Builder {
                     .into(),
             ));
         }
+        if self.bind && !self.processes {
+            let advice = "worker processes can be bound to cores, threads of this process cannot: say how many \
+                          processes there are to be (--processes), or leave out that they are bound";
+            return Err(Error::Usage(advice.into()));
+        }
         let secret = Secret::random();
         let settings = self.settings.clone().map_or_else(Settings::load, Ok)?;
         let endpoint = endpoint(&settings, secret.clone())?;
@@ -221,7 +238,9 @@ impl Builder {
         };
         for index in 0..self.worker_count() {
             if self.processes {
-                cluster.nanny.add(cluster.options.nthreads)?;
+                let own = |cores: Cores| cores.part(index, self.worker_count());
+                let cores = self.bind.then(Cores::bound).and_then(own);
+                cluster.nanny.add(cluster.options.nthreads, cores)?;
             } else if let Some(io) = &cluster.io {
                 let options = Options { name: Some(format!("worker-{index}")), ..cluster.options.clone() };
                 Worker::start(io, cluster.endpoint.clone(), cluster.file.contact(), options)?;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Builder, SchedulerFile, launch::of_a_launcher, roles::SPAWNED};
+use super::{Builder, SchedulerFile, cores::Cores, launch::of_a_launcher, roles::SPAWNED};
 use crate::{Error, Result, settings::Settings};
 
 /// How often it is looked whether all live.
@@ -48,6 +48,8 @@ struct Kept {
 struct Worker {
     process: Child,
     threads: u32,
+    /// What it is bound to.
+    cores: Option<Cores>,
     born: Instant,
 }
 
@@ -58,12 +60,12 @@ impl Nanny {
         Self { shared: Arc::new(shared), watch: None }
     }
 
-    /// Starts one more worker process.
+    /// Starts one more worker process, bound to `cores` if there are any.
     ///
     /// # Errors
     /// If the system starts none.
-    pub(super) fn add(&self, threads: u32) -> Result<()> {
-        let worker = self.shared.spawn(threads)?;
+    pub(super) fn add(&self, threads: u32, cores: Option<Cores>) -> Result<()> {
+        let worker = self.shared.spawn(threads, cores)?;
         self.shared.lock().workers.push(worker);
         Ok(())
     }
@@ -115,7 +117,7 @@ impl Shared {
                 }
                 quick = if worker.born.elapsed() < QUICKLY { quick + 1 } else { 0 };
                 replaced = Instant::now();
-                match self.spawn(worker.threads) {
+                match self.spawn(worker.threads, worker.cores.clone()) {
                     Ok(again) => {
                         tracing::warn!(pid = worker.process.id(), %status, "a worker died; another takes its place");
                         *worker = again;
@@ -130,12 +132,15 @@ impl Shared {
 
     /// Starts this program again as a worker. The secret goes through its standard input, which stays
     /// open: its end tells the worker that this process is gone, however it went.
-    fn spawn(&self, threads: u32) -> Result<Worker> {
+    fn spawn(&self, threads: u32, cores: Option<Cores>) -> Result<Worker> {
         let program = env::current_exe().map_err(Error::io("find this program's file"))?;
         let mut command = Command::new(&program);
         command.arg("worker").arg(&self.file.address).args(["--threads", &threads.to_string()]);
         if let Some(limit) = self.builder.memory_limit {
             command.args(["--memory-limit", &limit.to_string()]);
+        }
+        if let Some(Cores(list)) = &cores {
+            command.args(["--cores", list]);
         }
         for (name, amount) in &self.builder.resources {
             command.args(["--resource", &format!("{name}={amount}")]);
@@ -153,7 +158,7 @@ impl Shared {
         if let Some(stdin) = &mut process.stdin {
             writeln!(stdin, "{text}").map_err(attempt())?;
         }
-        Ok(Worker { process, threads, born: Instant::now() })
+        Ok(Worker { process, threads, cores, born: Instant::now() })
     }
 }
 

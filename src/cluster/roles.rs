@@ -18,7 +18,9 @@ use rankine_transport::Secret;
 use tokio::runtime;
 
 use super::{
-    IoThread, LOOPBACK, SchedulerFile, cores, endpoint,
+    IoThread, LOOPBACK, SchedulerFile,
+    cores::{self, Cores},
+    endpoint,
     flags::Flags,
     fleet,
     launch::{Launch, Step},
@@ -51,8 +53,9 @@ pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 const HELP: &str = "\
 A program of Rankine's plays one of these roles:
 
-  PROGRAM [--processes N] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
-      runs the program on a cluster of its own: workers in this process, or N processes
+  PROGRAM [--processes N [--bind]] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
+      runs the program on a cluster of its own: workers in this process, or N processes, each of them bound to
+      cores of its own if you say so
   mpirun -n RANKS PROGRAM [--client-rank RANK] [--worker-on-scheduler-rank] [--threads N]
                           [SETTINGS] [ARGUMENTS]
       (srun the same) runs it on a cluster of these ranks: the first is the scheduler and runs the program,
@@ -62,7 +65,7 @@ A program of Rankine's plays one of these roles:
       with the workers and clients, which wait for it
   PROGRAM worker [tcp://HOST:PORT] [--scheduler-file FILE] [--threads N] [--name NAME]
                  [--resource NAME=AMOUNT] [--listen ADDRESS]
-                 [--lifetime SECONDS] [SETTINGS]
+                 [--cores 0-3,8] [--lifetime SECONDS] [SETTINGS]
       runs a worker of that scheduler; SIGTERM, SIGUSR1 or the end of its time (in a Slurm job, of the job's)
       make it hand its results over to others before it goes
   PROGRAM client [tcp://HOST:PORT] [--scheduler-file FILE] [SETTINGS] [ARGUMENTS]
@@ -358,16 +361,26 @@ fn work(file: &SchedulerFile, flags: &mut Flags, by: By, begun: impl FnOnce(&Wor
     let local = ["127.", "[::1]", "localhost:"].iter().any(|loopback| place.starts_with(loopback));
     let listen = flags.listen(if local { LOOPBACK } else { EVERY_INTERFACE })?;
     let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref(), step.is_some())?;
+    let cores = flags.value("--cores")?.map(|cores| Cores::parse(&cores)).transpose()?;
     flags.nothing_left("worker")?;
+    if builder.bind {
+        return Err(Error::Usage(
+            "a worker is bound to the cores that --cores 0-3,8 names, not by --bind".into(),
+        ));
+    }
     let handover = settings.handover();
-    let bound = cores::Cores::bound();
+    // Of memory it has the part that its cores are of all.
+    let all = Cores::bound();
+    // The threads that are started from here on are bound as well.
+    cores.iter().try_for_each(Cores::bind)?;
+    let bound = Cores::bound();
     let nthreads = builder.threads.unwrap_or_else(|| {
         step.as_ref().map_or_else(|| cores::threads(&bound, 1), |step| step.threads(&bound))
     });
     // Whoever starts several workers on a node by hand gives each some of its cores.
     let part = match &step {
         Some(step) => Part::one_of(step.neighbours),
-        None => Part::of_cores(nthreads as usize, bound.count()),
+        None => Part::of_cores(nthreads as usize, all.count()),
     };
     let options = Options {
         name,

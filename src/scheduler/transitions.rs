@@ -9,7 +9,7 @@ use super::{
     explain::Choice,
     placement::Placement,
     state::{State, Worker},
-    task::{SCATTERED, Task, TaskRef},
+    task::{SCATTERED, TaskRef},
 };
 use crate::{
     protocol::{CREDIBLE, ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},

@@ -57,6 +57,10 @@ pub struct Options {
     /// Compute threads of each worker; by default the cores divided among the workers.
     #[arg(long)]
     pub threads: Option<u32>,
+    /// Over tcp, lets worker processes run wherever the system puts them. Otherwise each is bound to cores of its own, as
+    /// mpirun binds ranks.
+    #[arg(long)]
+    pub unbound: bool,
     /// Finds the minimum effective task granularity: halves -iter until too little of the time is useful.
     #[arg(long)]
     pub metg: bool,
