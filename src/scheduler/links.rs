@@ -4,6 +4,8 @@
 //! network that is not flat. Each worker keeps what its own fetches from each peer took; a pair that has not met yet
 //! is taken for one like others of its kind.
 
+use smallvec::SmallVec;
+
 use super::state::{State, Worker};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
@@ -11,39 +13,50 @@ use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 const SMALL: u64 = 64 << 10;
 /// From so many on it tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
-/// How much the latest fetch counts at least: the last sixteen or so matter.
+/// How much the latest big fetch counts at least: the last sixteen or so matter.
 const RECENT: f64 = 1.0 / 16.0;
+/// Small fetches of which the quickest tells the latency.
+const LATEST: usize = 8;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
 
 /// What fetches over a link take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Link {
     /// Nanoseconds that any fetch takes.
     latency: f64,
+    /// What the latest small ones took.
+    small: SmallVec<[f32; LATEST]>,
     /// Nanoseconds for each byte.
     byte: f64,
-    /// Fetches that told of each.
-    told: [u32; 2],
+    /// Fetches that told of that.
+    big: u32,
 }
 
 impl Link {
     pub(super) fn new(latency: f64, bandwidth: f64) -> Self {
-        Self { latency, byte: 1e9 / bandwidth, told: [0; 2] }
+        Self { latency, small: SmallVec::new(), byte: 1e9 / bandwidth, big: 0 }
+    }
+
+    /// One that is taken for such a link until more is known of it.
+    fn like(&self) -> Self {
+        Self { small: SmallVec::new(), big: 0, ..*self }
     }
 
     fn learn(&mut self, Fetch { nbytes, nanos, .. }: Fetch) {
-        let Self { latency, byte, told: [small, big] } = self;
         let nanos = nanos as f64;
-        let mix = |mean: &mut f64, told: &mut u32, one: f64| {
-            *told = told.saturating_add(1);
-            // The first counts for as much as what was taken for granted before.
-            *mean += (one - *mean) * (1.0 / f64::from(*told + 1)).max(RECENT);
-        };
         if nbytes <= SMALL {
-            mix(latency, small, nanos);
+            if self.small.len() == LATEST {
+                self.small.remove(0);
+            }
+            self.small.push(nanos as f32);
+            // What the others took longer they waited for somebody: what comes next may not.
+            self.latency = f64::from(self.small.iter().copied().fold(f32::INFINITY, f32::min));
         } else if nbytes >= BIG {
-            mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f64);
+            self.big = self.big.saturating_add(1);
+            let one = (nanos - self.latency).max(0.0) / nbytes as f64;
+            // The first counts for as much as what was taken for granted before.
+            self.byte += (one - self.byte) * (1.0 / f64::from(self.big + 1)).max(RECENT);
         }
     }
 
@@ -94,7 +107,7 @@ impl State {
                 continue;
             };
             let like = &mut self.links.0[Links::distance(asker, holder) as usize];
-            let mut link = asker.links.get(&fetch.from).copied().unwrap_or(Link { told: [0; 2], ..*like });
+            let mut link = asker.links.get(&fetch.from).cloned().unwrap_or_else(|| like.like());
             like.learn(fetch);
             link.learn(fetch);
             if let Some(asker) = self.workers.get_mut(worker) {

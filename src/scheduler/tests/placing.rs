@@ -131,6 +131,20 @@ fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
 }
 
 #[test]
+fn the_quickest_of_the_latest_fetches_tells_the_latency() {
+    let mut bed = two_gigabytes();
+    let mut fetch = |times: &[u64]| {
+        let fetches = times.iter().map(|nanos| Fetch { from: WorkerId(0), nbytes: 100, nanos: *nanos });
+        bed.worker_says(WorkerId(1), FromWorker::Fetched(fetches.collect()));
+        bed.state.fetching(WorkerId(1), [(100, &[WorkerId(0)][..])].into_iter()) / 1000
+    };
+    assert_eq!(fetch(&[70_000]), 70, "what was guessed counts no more");
+    assert_eq!(fetch(&[9_600_000, 40_000, 300_000]), 40);
+    assert_eq!(fetch(&[2_000_000; 6]), 40);
+    assert_eq!(fetch(&[2_000_000; 2]), 2000, "the way has become longer");
+}
+
+#[test]
 fn within_a_host_and_a_process_results_move_for_less() {
     let mut bed = Bed::new(0);
     let [a, b, c, d] = [("x", 1), ("x", 1), ("x", 2), ("y", 1)].map(|(host, pid)| bed.join_at(host, pid));
