@@ -1,6 +1,6 @@
-//! The cores that a process may use, as whoever launched it bound it.
+//! The cores that a process may use: as whoever launched it bound it, or as it binds itself.
 
-use std::{fs, io, ops::Range, thread};
+use std::{fs, ops::Range, thread};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -32,9 +32,10 @@ impl Cores {
         Err(Error::Usage(format!("cores are written as 0-3,8, and not as `{text}`")))
     }
 
-    /// Each of them.
+    /// Each of them that a thread can be bound to by itself.
     fn all(&self) -> impl Iterator<Item = usize> {
-        self.0.split(',').filter_map(range).flatten()
+        let known = |cores: Range<usize>| cores.start..cores.end.min(CpuSet::MAX_CPU);
+        self.0.split(',').filter_map(range).flat_map(known)
     }
 
     /// How many they are.
@@ -42,13 +43,15 @@ impl Cores {
         self.0.split(',').filter_map(range).map(|range| range.len()).sum()
     }
 
-    /// Those of one of several who divide them, `None` where it is none of these. Neighbours stay together, since they share
-    /// caches and memory; where there are fewer cores than parts, several have the same.
+    /// One of so many parts of them; `None` where there are not so many. Neighbours stay together, since they share caches and
+    /// memory; where there are fewer cores than parts, several parts are the same core.
     pub(crate) fn part(&self, index: usize, parts: usize) -> Option<Self> {
-        let count = self.count();
+        let all: Vec<usize> = self.all().collect();
+        let count = all.len();
         let first = index * count / parts.max(1);
         let beyond = ((index + 1) * count / parts.max(1)).max(first + 1);
-        let own: Vec<String> = self.all().take(beyond).skip(first).map(|core| core.to_string()).collect();
+        let own: Vec<String> =
+            all.into_iter().take(beyond).skip(first).map(|core| core.to_string()).collect();
         (index < parts && !own.is_empty()).then(|| Self(own.join(",")))
     }
 
@@ -58,12 +61,11 @@ impl Cores {
     /// If this process may use none of them.
     pub(crate) fn bind(&self) -> Result<()> {
         let mut set = CpuSet::new();
-        self.all().take_while(|core| *core < CpuSet::MAX_CPU).for_each(|core| set.set(core));
-        sched_setaffinity(None, &set).map_err(io::Error::from).map_err(Error::io(format!(
-            "run on the cores {} (this process may use {})",
-            self.0,
-            Self::bound().0
-        )))
+        self.all().for_each(|core| set.set(core));
+        sched_setaffinity(None, &set).map_err(|error| {
+            let attempt = format!("run on the cores {} (this process may use {})", self.0, Self::bound().0);
+            Error::io(attempt)(error.into())
+        })
     }
 }
 

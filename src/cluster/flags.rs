@@ -92,7 +92,7 @@ impl Flags {
             builder.processes = true;
             builder.workers = Some(processes as usize);
         }
-        builder.bind = self.switch("--bind");
+        builder.bind_cores = self.switch("--bind-cores");
         builder.threads = self.number("--threads")?;
         while let Some(resource) = self.value("--resource")? {
             let parsed =

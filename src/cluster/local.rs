@@ -58,7 +58,7 @@ pub struct Builder {
     pub(super) workers: Option<usize>,
     pub(super) threads: Option<u32>,
     pub(super) processes: bool,
-    pub(super) bind: bool,
+    pub(super) bind_cores: bool,
     pub(super) memory_limit: Option<MemoryLimit>,
     pub(super) resources: Vec<(String, f64)>,
     pub(super) settings: Option<Settings>,
@@ -71,7 +71,7 @@ impl LocalCluster {
             workers: None,
             threads: None,
             processes: false,
-            bind: false,
+            bind_cores: false,
             memory_limit: None,
             resources: Vec::new(),
             settings: None,
@@ -139,11 +139,12 @@ impl Builder {
         self
     }
 
-    /// Whether each worker process is bound to cores of its own, as `mpirun` and `srun` bind ranks: what its threads hand to
-    /// each other stays in the caches. By default they run wherever the system puts them; whoever shares the machine with
-    /// others, a second cluster among them, leaves it at that. Workers that come later are not bound.
-    pub fn bind(mut self, bind: bool) -> Self {
-        self.bind = bind;
+    /// Whether the cores are divided among the worker processes and each is bound to its own (to one of them, where there are
+    /// fewer cores than processes), as `mpirun` and `srun` bind ranks: what its threads hand to each other stays in the
+    /// caches. By default they run wherever the system puts them; whoever shares the machine with others, a second cluster
+    /// among them, leaves it at that. Who replaces a worker that died has its cores; workers that are added are not bound.
+    pub fn bind_cores(mut self, bind: bool) -> Self {
+        self.bind_cores = bind;
         self
     }
 
@@ -200,7 +201,7 @@ impl Builder {
                     .into(),
             ));
         }
-        if self.bind && !self.processes {
+        if self.bind_cores && !self.processes {
             let advice = "worker processes can be bound to cores, threads of this process cannot: say how many \
                           processes there are to be (--processes), or leave out that they are bound";
             return Err(Error::Usage(advice.into()));
@@ -239,7 +240,7 @@ impl Builder {
         for index in 0..self.worker_count() {
             if self.processes {
                 let own = |cores: Cores| cores.part(index, self.worker_count());
-                let cores = self.bind.then(Cores::bound).and_then(own);
+                let cores = self.bind_cores.then(Cores::bound).and_then(own);
                 cluster.nanny.add(cluster.options.nthreads, cores)?;
             } else if let Some(io) = &cluster.io {
                 let options = Options { name: Some(format!("worker-{index}")), ..cluster.options.clone() };

@@ -60,9 +60,9 @@ impl Said {
         let worker_on_scheduler = flags.switch("--worker-on-scheduler-rank");
         let listen = flags.listen(EVERY_INTERFACE)?;
         let mut builder = flags.builder(meeting.defaults())?;
-        if builder.processes || builder.workers.is_some() || builder.bind {
+        if builder.processes || builder.workers.is_some() || builder.bind_cores {
             return Err(Error::Usage(
-                "--workers, --processes and --bind are for a cluster within one machine; here a launcher started \
+                "--workers, --processes and --bind-cores are for a cluster within one machine; here a launcher started \
                  several ranks, of which each but the first is a worker: leave them out, or start one rank"
                     .into(),
             ));

@@ -53,7 +53,7 @@ pub(super) const SPAWNED: &str = "RANKINE_SPAWNED";
 const HELP: &str = "\
 A program of Rankine's plays one of these roles:
 
-  PROGRAM [--processes N [--bind]] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
+  PROGRAM [--processes N [--bind-cores]] [--workers N] [--threads N] [SETTINGS] [ARGUMENTS]
       runs the program on a cluster of its own: workers in this process, or N processes, each of them bound to
       cores of its own if you say so
   mpirun -n RANKS PROGRAM [--client-rank RANK] [--worker-on-scheduler-rank] [--threads N]
@@ -363,13 +363,13 @@ fn work(file: &SchedulerFile, flags: &mut Flags, by: By, begun: impl FnOnce(&Wor
     let lifetime = lifetime::told(flags.value("--lifetime")?.as_deref(), step.is_some())?;
     let cores = flags.value("--cores")?.map(|cores| Cores::parse(&cores)).transpose()?;
     flags.nothing_left("worker")?;
-    if builder.bind {
+    if builder.bind_cores {
         return Err(Error::Usage(
-            "a worker is bound to the cores that --cores 0-3,8 names, not by --bind".into(),
+            "a worker is bound to the cores that --cores 0-3,8 names, not by --bind-cores".into(),
         ));
     }
     let handover = settings.handover();
-    // Of memory it has the part that its cores are of all.
+    // Of memory it has the part that its threads are of all cores it was given, not only of those it binds itself to.
     let all = Cores::bound();
     // The threads that are started from here on are bound as well.
     cores.iter().try_for_each(Cores::bind)?;

@@ -201,7 +201,7 @@ pub struct WorkerStatus {
     pub in_memory: u64,
     /// Bytes of these results.
     pub nbytes: u64,
-    /// Seconds of work expected to be waiting there.
+    /// Seconds of work expected to be waiting there, and of gaps in which it waits for what others compute.
     pub occupancy: f64,
     /// What it last said of itself.
     pub metrics: Metrics,

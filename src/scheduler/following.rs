@@ -2,7 +2,7 @@
 //!
 //! A task that waits for others usually gets its place when the last of them is done: a report comes, an assignment
 //! goes. Where tasks are short, those two messages cost much beside them. So a short task whose dependencies
-//! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first, and
+//! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first with few ways between, and
 //! that worker starts it by itself when it has all it needs. What others compute for it they forward
 //! ([`ToWorker::Forward`]) as soon as they have it; and once the scheduler hears where such a result is, it
 //! says so ([`ToWorker::WhoHas`]), so that nothing depends on forwarding.
@@ -36,8 +36,10 @@ const FEW: usize = 16;
 pub(super) struct Start {
     /// When, by the scheduler's clock in nanoseconds.
     pub(super) at: u64,
-    /// Nanoseconds of these for which it would wait for results that are done and under way to it.
-    pub(super) waits: u64,
+    /// Nanoseconds before that in which it would have nothing to do, as far as they count.
+    pub(super) gap: u64,
+    /// How much of these results would be on their way.
+    pub(super) way: u64,
 }
 
 impl State {
@@ -58,7 +60,7 @@ impl State {
     }
 
     /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
-    /// whoever has the least to do, wherever it would start first.
+    /// whoever has the least to do, wherever it would start first; a way that is waited for counts twice.
     pub(super) fn follow(&mut self, id: TaskRef) {
         if let Some(worker) = self.leader_of(id) {
             self.assign(id, worker, false);
@@ -107,9 +109,9 @@ impl State {
         };
         let worth = |id: WorkerId| {
             let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
-            let Start { at, waits } = self.start_of(task, id);
+            let Start { at, way, .. } = self.start_of(task, id);
             // Whoever needs this one's result and those of its neighbours would wait for a way once more.
-            (at.saturating_add(waits), held, id, at)
+            (at.saturating_add(way), held, id, at)
         };
         let candidates = leaders.iter().copied().chain(holders).chain(least());
         let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
@@ -133,22 +135,25 @@ impl State {
         // What is forwarded is not asked for.
         let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
         let come = elsewhere.saturating_add(transfer);
-        Start { at: here.max(come), waits: come.saturating_sub(here).min(transfer) }
+        let at = here.max(come);
+        // To others a worker that waits for long should not look busy.
+        let gap = (at - self.through(id)).min(SHORT);
+        Start { at, gap, way: come.saturating_sub(here).min(transfer) }
     }
 
     /// When a worker will be through with what it has.
-    pub(super) fn through(&self, id: WorkerId) -> u64 {
+    fn through(&self, id: WorkerId) -> u64 {
         self.now.saturating_add(self.workers.get(id).map_or(0, Worker::queueing))
     }
 
     /// When a task that is under way will be done. That is told from what its worker has to do until then and not by the
-    /// clock, or what was wrong about one would be wrong about all that follow it.
-    fn done(&self, task: &Task) -> u64 {
+    /// clock, or what was wrong about one step of a chain would be wrong about all that follow.
+    pub(super) fn done(&self, task: &Task) -> u64 {
         let Some(worker) = task.worker.and_then(|worker| self.workers.get(worker)) else { return self.now };
-        // What it has done of it all may by now include this.
-        let left = Some(task.place.wrapping_sub(worker.given.wrapping_sub(worker.occupancy)));
-        let left = left.filter(|left| *left <= worker.occupancy).unwrap_or(0);
-        self.now.saturating_add((left / u64::from(worker.threads)).max(left.min(task.estimate)))
+        // Its worker may have run others first, or have been rid of some.
+        let left = (task.place.wrapping_sub(worker.done) as i64).max(0) as u64;
+        let left = left.min(worker.occupancy);
+        self.now.saturating_add((left / u64::from(worker.threads)).max(left.min(task.booked())))
     }
 
     /// Whether a task should have been done long ago.
@@ -204,6 +209,7 @@ impl State {
         if let Some(worker) = self.workers.get_mut(worker).filter(|_| follows_no_more > 0) {
             worker.following -= follows_no_more;
             worker.occupancy -= less;
+            worker.done = worker.done.wrapping_add(less);
         }
         let Some(dependency) = self.dependency(done) else { return };
         if !dependency.who_has.contains(&worker) {

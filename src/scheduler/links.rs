@@ -13,56 +13,74 @@ use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 const SMALL: u64 = 64 << 10;
 /// From so many on it tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
-/// How much the latest big fetch counts at least: the last sixteen or so matter.
+/// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f64 = 1.0 / 16.0;
-/// Small fetches of which the quickest tells the latency.
+/// Small fetches over a link of which the quickest tells its latency.
 const LATEST: usize = 8;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
 
 /// What fetches over a link take.
-#[derive(Debug, Clone)]
-pub(super) struct Link {
+#[derive(Debug, Clone, Copy)]
+struct Costs {
     /// Nanoseconds that any fetch takes.
     latency: f64,
-    /// What the latest small ones took.
-    small: SmallVec<[f32; LATEST]>,
     /// Nanoseconds for each byte.
     byte: f64,
-    /// Fetches that told of that.
-    big: u32,
+    /// Fetches that told of each.
+    told: [u32; 2],
 }
 
-impl Link {
-    pub(super) fn new(latency: f64, bandwidth: f64) -> Self {
-        Self { latency, small: SmallVec::new(), byte: 1e9 / bandwidth, big: 0 }
-    }
-
-    /// One that is taken for such a link until more is known of it.
-    fn like(&self) -> Self {
-        Self { small: SmallVec::new(), big: 0, ..*self }
+impl Costs {
+    fn new(latency: f64, bandwidth: f64) -> Self {
+        Self { latency, byte: 1e9 / bandwidth, told: [0; 2] }
     }
 
     fn learn(&mut self, Fetch { nbytes, nanos, .. }: Fetch) {
+        let Self { latency, byte, told: [small, big] } = self;
         let nanos = nanos as f64;
-        if nbytes <= SMALL {
-            if self.small.len() == LATEST {
-                self.small.remove(0);
-            }
-            self.small.push(nanos as f32);
-            // What the others took longer they waited for somebody: what comes next may not.
-            self.latency = f64::from(self.small.iter().copied().fold(f32::INFINITY, f32::min));
-        } else if nbytes >= BIG {
-            self.big = self.big.saturating_add(1);
-            let one = (nanos - self.latency).max(0.0) / nbytes as f64;
+        let mix = |mean: &mut f64, told: &mut u32, one: f64| {
+            *told = told.saturating_add(1);
             // The first counts for as much as what was taken for granted before.
-            self.byte += (one - self.byte) * (1.0 / f64::from(self.big + 1)).max(RECENT);
+            *mean += (one - *mean) * (1.0 / f64::from(*told + 1)).max(RECENT);
+        };
+        if nbytes <= SMALL {
+            mix(latency, small, nanos);
+        } else if nbytes >= BIG {
+            mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f64);
         }
     }
 
     /// Nanoseconds of which as many pass for each result that is fetched.
     fn moving(&self, nbytes: u64) -> f64 {
         self.byte * nbytes as f64
+    }
+}
+
+/// What a worker's own fetches from a peer tell.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    costs: Costs,
+    /// What the latest small ones took.
+    latest: SmallVec<[f32; LATEST]>,
+}
+
+impl Link {
+    /// One that is taken for such a link until more is known of it.
+    fn like(costs: &Costs) -> Self {
+        Self { costs: Costs { told: [0; 2], ..*costs }, latest: SmallVec::new() }
+    }
+
+    fn learn(&mut self, fetch: Fetch) {
+        if fetch.nbytes > SMALL {
+            return self.costs.learn(fetch);
+        }
+        if self.latest.len() == LATEST {
+            self.latest.remove(0);
+        }
+        self.latest.push(fetch.nanos as f32);
+        // What the others took longer they waited for somebody: what comes next may not.
+        self.costs.latency = f64::from(self.latest.iter().copied().fold(f32::INFINITY, f32::min));
     }
 }
 
@@ -75,16 +93,16 @@ enum Distance {
 }
 
 /// What links cost of which nothing more is known.
-pub(super) struct Links([Link; 3]);
+pub(super) struct Links([Costs; 3]);
 
 impl Links {
     /// Begins with guesses, that between hosts being `bandwidth` in bytes a second.
     pub(super) fn new(bandwidth: f64) -> Self {
         // Within a process values change hands, whatever their size.
-        Self([Link::new(20e3, 1e12), Link::new(100e3, 2.0 * bandwidth), Link::new(100e3, bandwidth)])
+        Self([Costs::new(20e3, 1e12), Costs::new(100e3, 2.0 * bandwidth), Costs::new(100e3, bandwidth)])
     }
 
-    fn of(&self, one: &Worker, other: &Worker) -> &Link {
+    fn of(&self, one: &Worker, other: &Worker) -> &Costs {
         &self.0[Self::distance(one, other) as usize]
     }
 
@@ -107,9 +125,10 @@ impl State {
                 continue;
             };
             let like = &mut self.links.0[Links::distance(asker, holder) as usize];
-            let mut link = asker.links.get(&fetch.from).cloned().unwrap_or_else(|| like.like());
-            like.learn(fetch);
+            let mut link = asker.links.get(&fetch.from).cloned().unwrap_or_else(|| Link::like(like));
             link.learn(fetch);
+            let proved = if fetch.nbytes <= SMALL { link.costs.latency as u64 } else { fetch.nanos };
+            like.learn(Fetch { nanos: proved, ..fetch });
             if let Some(asker) = self.workers.get_mut(worker) {
                 asker.links.insert(fetch.from, link);
             }
@@ -128,9 +147,9 @@ impl State {
         for (nbytes, holders) in results {
             let links = holders.iter().take(HOLDERS).filter_map(|holder| {
                 let known = || Some(self.links.of(asker, self.workers.get(*holder)?));
-                asker.links.get(holder).or_else(known)
+                asker.links.get(holder).map(|link| &link.costs).or_else(known)
             });
-            let took = |link: &Link| link.latency + link.moving(nbytes);
+            let took = |link: &Costs| link.latency + link.moving(nbytes);
             if let Some(link) = links.min_by(|a, b| took(a).total_cmp(&took(b))) {
                 latency = latency.max(link.latency);
                 moving += link.moving(nbytes);

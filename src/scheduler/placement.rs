@@ -11,6 +11,8 @@ use crate::{graph::TaskOptions, protocol::WorkerId};
 /// Nanoseconds that a task is taken for until any has run; one of a function that has not run is taken for one like
 /// the others.
 const UNKNOWN_DURATION: u64 = 500_000;
+/// Nanoseconds (five hours) that a task is taken for at most: a million of them can be summed.
+const LONGEST: u64 = 1 << 44;
 /// Nanoseconds of short tasks that a thread is given ahead of time.
 pub(super) const AHEAD: u64 = 2_000_000;
 /// And never more than this many tasks a thread.
@@ -178,7 +180,7 @@ impl State {
     /// Nanoseconds that a task is expected to take a worker.
     pub(super) fn expected_on(&self, worker: WorkerId, task: &Task) -> u64 {
         let pace = self.workers.get(worker).map_or(1.0, Worker::slowness);
-        (self.expected_duration(task) as f64 * pace) as u64
+        ((self.expected_duration(task) as f64 * pace) as u64).min(LONGEST)
     }
 
     /// Nanoseconds that a task is expected to take.

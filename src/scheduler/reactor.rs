@@ -65,7 +65,7 @@ impl State {
             has: Default::default(),
             nbytes: 0,
             occupancy: 0,
-            given: 0,
+            done: 0,
             following: 0,
             outgoing: 0,
             incoming: 0,
@@ -440,6 +440,7 @@ impl State {
         self.workers.change(worker, |worker| {
             worker.busy -= 1;
             worker.occupancy -= booked;
+            worker.done = worker.done.wrapping_add(booked);
             worker.following -= following;
         });
     }

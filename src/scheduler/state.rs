@@ -70,7 +70,7 @@ pub(super) struct Worker {
     pub(super) pace: f32,
     /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
     pub(super) ends: u64,
-    /// Nanoseconds of work expected to be waiting.
+    /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
     pub(super) occupancy: u64,
     /// Of these, what follows others that are still to be done: nobody else would get to it sooner.
     pub(super) following: u64,
@@ -82,8 +82,8 @@ pub(super) struct Worker {
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
     pub(super) heard: u64,
-    /// Nanoseconds of work that it was ever given, as far as a word holds that.
-    pub(super) given: u64,
+    /// Nanoseconds of its work that are behind it, as far as a word holds that.
+    pub(super) done: u64,
     pub(super) nbytes: u64,
     pub(super) processing: TaskList,
     pub(super) has: TaskList,

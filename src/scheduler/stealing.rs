@@ -68,18 +68,22 @@ impl State {
     /// do look again.
     pub(super) fn estimate_anew(&mut self, id: WorkerId) {
         let (mut before, mut after, mut followed, mut follow) = (0, 0, 0, 0);
-        for task in self.processed_by(id) {
+        let Some(mut place) = self.workers.get(id).map(|worker| worker.done) else { return };
+        let mut tasks = self.processed_by(id);
+        tasks.sort_by_key(|task| self.task(*task).map(|task| task.place.wrapping_sub(place) as i64));
+        for task in tasks {
             let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
             if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
                 (before, followed) = (before + task.estimate, followed + task.following());
                 task.ends = task.ends.saturating_add(expected).saturating_sub(task.estimate);
                 task.estimate = expected;
                 (after, follow) = (after + task.estimate, follow + task.following());
+                place = place.wrapping_add(task.booked());
+                task.place = place;
             }
         }
         self.workers.change(id, |worker| {
             worker.occupancy = worker.occupancy + after - before;
-            worker.given = worker.given.wrapping_add(after).wrapping_sub(before);
             worker.following = worker.following + follow - followed;
         });
         if after > before {

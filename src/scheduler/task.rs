@@ -89,12 +89,12 @@ pub(super) struct Task {
     pub(super) worker: Option<WorkerId>,
     pub(super) priority: Priority,
     pub(super) nbytes: u64,
-    /// What it added to its worker's occupancy, in nanoseconds.
+    /// Nanoseconds that it is expected to take its worker.
     pub(super) estimate: u64,
     /// While it follows others: nanoseconds that a thread of its worker is expected to wait for them, and to have nothing
     /// else to do.
     pub(super) gap: u64,
-    /// While it is processed: what its worker was ever given, up to and with it, in nanoseconds.
+    /// While it is processed: how much of its worker's work will be behind that with it, in nanoseconds.
     pub(super) place: u64,
     /// While it is processed: when its worker is expected to be done with it, by the scheduler's clock in nanoseconds.
     pub(super) ends: u64,

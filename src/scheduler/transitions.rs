@@ -9,10 +9,10 @@ use super::{
     explain::Choice,
     placement::Placement,
     state::{State, Worker},
-    task::{SCATTERED, TaskRef},
+    task::{SCATTERED, Task, TaskRef},
 };
 use crate::{
-    protocol::{CREDIBLE, ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
+    protocol::{ClientId, ComputeTask, Dependency, TaskId, ToClient, ToWorker, WorkerId},
     task::{FailureKind, TaskError, Value},
 };
 
@@ -189,11 +189,11 @@ impl State {
         }
         // What follows others starts when these are done; until then a thread may have nothing else to do.
         let follows = self.task(id).filter(|task| task.waiting_on > 0);
-        let gap =
-            follows.map_or(0, |task| self.start_of(task, worker).at.saturating_sub(self.through(worker)));
+        let start = follows.map(|task| self.start_of(task, worker));
+        let (starts, gap) = start.map_or((0, 0), |start| (start.at, start.gap));
         let (mut following, mut booked) = (0, estimate);
         if let Some(task) = self.task_mut(id) {
-            task.gap = gap.min(CREDIBLE);
+            task.gap = gap;
             (following, booked) = (task.following(), task.booked());
         }
         let (mut held, mut missing) = (0, 0);
@@ -209,10 +209,9 @@ impl State {
             worker.busy += 1;
             worker.occupancy += booked;
             worker.following += following;
-            worker.given = worker.given.wrapping_add(booked);
-            (queueing, place) = (worker.queueing(), worker.given);
+            (queueing, place) = (worker.queueing(), worker.done.wrapping_add(worker.occupancy));
         });
-        let ends = self.now.saturating_add(queueing.max(booked));
+        let ends = self.now.saturating_add(queueing.max(estimate)).max(starts.saturating_add(estimate));
         if let Some(task) = self.task_mut(id) {
             (task.place, task.ends) = (place, ends);
         }
@@ -338,7 +337,11 @@ impl State {
 
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
+        let booked = self.task(id).filter(|task| !task.long_running).map_or(0, Task::booked);
         self.leave_active(id);
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.done = worker.done.wrapping_add(booked);
+        }
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
         task.suspicious = 0;

@@ -34,7 +34,7 @@ impl Place {
         settings.transport = transports.into();
         let workers = options.workers.unwrap_or(workers);
         let mut builder = LocalCluster::builder().workers(workers).processes(processes).settings(settings);
-        builder = builder.bind(processes && !options.unbound);
+        builder = builder.bind_cores(processes && !options.unbound);
         if let Some(threads) = options.threads {
             builder = builder.threads(threads);
         }

@@ -134,6 +134,25 @@ fn what_was_wrong_about_one_step_is_not_wrong_about_all_that_follow() {
 }
 
 #[test]
+fn when_a_task_will_be_done_is_told_anew_where_others_go_or_take_less() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(1, &[])], &[1]);
+    finish_after(&mut bed, 1, 4_000_000);
+    bed.submit((2..=11).map(|key| call(key, &[1])).collect(), &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    let done = |bed: &Bed, key: u128| {
+        let task = bed.state.task(bed.state.tasks.find(Key(key)).unwrap()).unwrap();
+        (bed.state.done(task) - bed.now) as f64 / 1e6
+    };
+    assert_eq!([2, 7, 11].map(|key| done(&bed, key)), [4.0, 24.0, 40.0]);
+    // A surprise: it takes an eighth, so that the others are expected to take less, too.
+    finish_after(&mut bed, 2, 500_000);
+    assert_eq!([3, 7, 11].map(|key| done(&bed, key)), [1.0, 5.0, 9.0].map(|tasks| tasks * 3.5625));
+    // Who goes undone does not count as done.
+    bed.release(&[7, 8, 9, 10, 11]);
+    assert_eq!([3, 6].map(|key| done(&bed, key)), [1.0, 4.0].map(|tasks| tasks * 3.5625));
+}
+
+#[test]
 fn columns_of_tasks_shorter_than_the_way_stay_together() {
     let mut bed = bed(2);
     bed.submit(columns(100), &[200, 201]);
