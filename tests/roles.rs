@@ -4,10 +4,14 @@
 
 use std::{
     env, fs,
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{self, Child, Command, ExitCode, Output, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -33,6 +37,10 @@ fn main() -> ExitCode {
             each_pair_of_peers_says_once_what_it_talks_over,
         ),
         Trial::test("peers_on_another_host_take_the_next_best", peers_on_another_host_take_the_next_best),
+        Trial::test(
+            "a_worker_that_peers_cannot_reach_is_told_of",
+            a_worker_that_peers_cannot_reach_is_told_of,
+        ),
         Trial::test(
             "a_vanished_scheduler_ends_workers_and_clients",
             a_vanished_scheduler_ends_workers_and_clients,
@@ -460,6 +468,45 @@ fn peers_on_another_host_take_the_next_best() -> Outcome {
             assert_eq!(schemes, all, "{log}");
         }
     }
+    Ok(())
+}
+
+fn a_worker_that_peers_cannot_reach_is_told_of() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (scheduler, file) = scheduler(directory.path());
+    let _scheduler = Ending(scheduler);
+    let worker = |more: &[&str]| {
+        let words = ["worker", "--scheduler-file", &file, "--threads", "1"];
+        Ending(start(&[&words, more].concat()))
+    };
+    // One talks over TCP alone, and the other listens on shared memory alone.
+    let _hidden = worker(&["--name", "hidden", "--listen", "shm://*"]);
+    let mut asks = worker(&["--name", "asks", "--transport", "tcp"]);
+    let (said, log) = (asks.0.stderr.take().ok_or("it is captured")?, Arc::new(Mutex::new(String::new())));
+    let heard = log.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(said).lines().map_while(Result::ok) {
+            *heard.lock().unwrap() += &(line + "\n");
+        }
+    });
+    let client = joined(&file)?;
+    client.wait_for_workers(2)?;
+    let there = client.options().workers(["hidden"]).submit(|| vec![1i64; 1 << 17], ());
+    let total = client.options().workers(["asks"]).submit(sum, (&there,));
+    let warning = "a worker that lives cannot be reached from here";
+    until("the warning", || log.lock().unwrap().contains(warning));
+    let before = client.story(there.key())?.len();
+    // It goes on trying, and says it once.
+    until("it is tried again", || client.story(there.key()).is_ok_and(|story| story.len() > before + 20));
+    let log = log.lock().unwrap().clone();
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
+    assert!(
+        log.contains("shm://") && log.contains("--interface"),
+        "where it was looked for, and what to do: {log}"
+    );
+    // Who can be reached gets both.
+    client.cancel(&[total]);
+    assert_eq!(client.options().pure(false).submit(sum, (there,)).result()?, 1 << 17);
     Ok(())
 }
 
