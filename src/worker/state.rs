@@ -7,7 +7,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{FileId, Instruction, spilling::Memory};
+use super::{FileId, Instruction, memory::Memory};
 use crate::{
     graph::{KeyMap, KeySet},
     protocol::{ComputeTask, Fetch, Finished, FromWorker, Metrics, Priority, TaskId, WorkerId},
