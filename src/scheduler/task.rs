@@ -146,7 +146,7 @@ impl Task {
 
     /// What it added to the work at its worker that follows other tasks, in nanoseconds.
     pub(super) fn following(&self) -> u64 {
-        if self.follows() { self.estimate + self.gap } else { 0 }
+        if self.follows() { self.booked() } else { 0 }
     }
 
     fn follows(&self) -> bool {

@@ -337,7 +337,8 @@ impl State {
 
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
-        let booked = self.task(id).filter(|task| !task.long_running).map_or(0, Task::booked);
+        let counted = |task: &&Task| task.worker == Some(worker) && !task.long_running;
+        let booked = self.task(id).filter(counted).map_or(0, Task::booked);
         self.leave_active(id);
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.done = worker.done.wrapping_add(booked);
