@@ -2,7 +2,7 @@
 //!
 //! A task that waits for others usually gets its place when the last of them is done: a report comes, an assignment
 //! goes. Where tasks are short, those two messages cost much beside them. So a short task whose dependencies
-//! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first with few ways between, and
+//! are all done or under way *follows* them: it is assigned at once, to where it is expected to start first, and
 //! that worker starts it by itself when it has all it needs. What others compute for it they forward
 //! ([`ToWorker::Forward`]) as soon as they have it; and once the scheduler hears where such a result is, it
 //! says so ([`ToWorker::WhoHas`]), so that nothing depends on forwarding.
@@ -25,6 +25,9 @@ use crate::protocol::{Dependency, ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
 const SHORT: u64 = 10_000_000;
+/// Nanoseconds of work that a worker has when nothing more follows others there. Reports tell of it last that tasks with
+/// followers are done, and each time that all of it is done a worker waits for the way to the scheduler and back.
+const ROOM: u64 = 8_000_000;
 /// Nanoseconds after which a task that should be done is one that takes its time.
 const OVERDUE: u64 = 100_000_000;
 /// Holders of a result that are looked at.
@@ -60,7 +63,7 @@ impl State {
     }
 
     /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
-    /// whoever has the least to do, wherever it would start first; a way that is waited for counts twice.
+    /// whoever has the least to do, wherever it would start first; a way counts twice between those that compute them.
     pub(super) fn follow(&mut self, id: TaskRef) {
         if let Some(worker) = self.leader_of(id) {
             self.assign(id, worker, false);
@@ -97,7 +100,7 @@ impl State {
             self.workers.get(*id).is_some_and(|worker| {
                 let tasks = AHEAD_TASKS * u64::from(worker.threads);
                 // However long they are, one may follow.
-                let ahead = worker.queueing() <= AHEAD || worker.following == 0;
+                let ahead = worker.queueing() <= ROOM || worker.following == 0;
                 ahead && u64::from(worker.busy) < tasks
             })
         };
@@ -110,8 +113,10 @@ impl State {
         let worth = |id: WorkerId| {
             let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
             let Start { at, way, .. } = self.start_of(task, id);
-            // Whoever needs this one's result and those of its neighbours would wait for a way once more.
-            (at.saturating_add(way), held, id, at)
+            // Where those that compute its inputs are apart whoever needs its own result waits for a way again; whoever
+            // computes none is worth a way to have them apart.
+            let again = if leaders.contains(&id) { way } else { 0 };
+            (at.saturating_add(again), held, id, at)
         };
         let candidates = leaders.iter().copied().chain(holders).chain(least());
         let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
@@ -133,12 +138,12 @@ impl State {
             }
         }
         // What is forwarded is not asked for.
-        let transfer = self.transfer(task, id) / if forwarded { 2 } else { 1 };
-        let come = elsewhere.saturating_add(transfer);
+        let way = self.fetching(id, self.lacked(task, id), |costs| costs.hoped(self.now));
+        let way = way / if forwarded { 2 } else { 1 };
+        let come = elsewhere.saturating_add(way);
         let at = here.max(come);
         // To others a worker that waits for long should not look busy.
-        let gap = (at - self.through(id)).min(SHORT);
-        Start { at, gap, way: come.saturating_sub(here).min(transfer) }
+        Start { at, gap: (at - self.through(id)).min(SHORT), way: come.saturating_sub(here).min(way) }
     }
 
     /// When a worker will be through with what it has.

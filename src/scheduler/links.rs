@@ -4,8 +4,6 @@
 //! network that is not flat. Each worker keeps what its own fetches from each peer took; a pair that has not met yet
 //! is taken for one like others of its kind.
 
-use smallvec::SmallVec;
-
 use super::state::{State, Worker};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
@@ -15,29 +13,32 @@ const SMALL: u64 = 64 << 10;
 const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f64 = 1.0 / 16.0;
-/// Small fetches over a link of which the quickest tells its latency.
-const LATEST: usize = 8;
+/// Nanoseconds after which what a small fetch took is forgotten, and after which a link that tells nothing is taken for one
+/// twice as quick.
+const FADES: u64 = 200_000_000;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
 
 /// What fetches over a link take.
 #[derive(Debug, Clone, Copy)]
-struct Costs {
+pub(super) struct Costs {
     /// Nanoseconds that any fetch takes.
     latency: f64,
     /// Nanoseconds for each byte.
     byte: f64,
     /// Fetches that told of each.
     told: [u32; 2],
+    /// When the latest told of the latency, by the scheduler's clock in nanoseconds.
+    heard: u64,
 }
 
 impl Costs {
     fn new(latency: f64, bandwidth: f64) -> Self {
-        Self { latency, byte: 1e9 / bandwidth, told: [0; 2] }
+        Self { latency, byte: 1e9 / bandwidth, told: [0; 2], heard: 0 }
     }
 
-    fn learn(&mut self, Fetch { nbytes, nanos, .. }: Fetch) {
-        let Self { latency, byte, told: [small, big] } = self;
+    fn learn(&mut self, Fetch { nbytes, nanos, .. }: Fetch, now: u64) {
+        let Self { latency, byte, told: [small, big], heard } = self;
         let nanos = nanos as f64;
         let mix = |mean: &mut f64, told: &mut u32, one: f64| {
             *told = told.saturating_add(1);
@@ -46,9 +47,17 @@ impl Costs {
         };
         if nbytes <= SMALL {
             mix(latency, small, nanos);
+            *heard = now;
         } else if nbytes >= BIG {
             mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f64);
         }
+    }
+
+    /// What it may cost now. A link that looked slow is used no more, and what is not used does not show that it has become
+    /// quicker: so it has to look quicker with time.
+    pub(super) fn hoped(&self, now: u64) -> Self {
+        let halvings = (now.saturating_sub(self.heard) / FADES).min(32);
+        Self { latency: self.latency / (1u64 << halvings) as f64, ..*self }
     }
 
     /// Nanoseconds of which as many pass for each result that is fetched.
@@ -61,26 +70,29 @@ impl Costs {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     costs: Costs,
-    /// What the latest small ones took.
-    latest: SmallVec<[f32; LATEST]>,
+    /// What the quickest small ones took: of those since some moment, and of those shortly before it.
+    quickest: [f64; 2],
+    since: u64,
 }
 
 impl Link {
     /// One that is taken for such a link until more is known of it.
-    fn like(costs: &Costs) -> Self {
-        Self { costs: Costs { told: [0; 2], ..*costs }, latest: SmallVec::new() }
+    fn like(costs: &Costs, now: u64) -> Self {
+        Self { costs: Costs { told: [0; 2], ..*costs }, quickest: [f64::INFINITY; 2], since: now }
     }
 
-    fn learn(&mut self, fetch: Fetch) {
+    fn learn(&mut self, fetch: Fetch, now: u64) {
         if fetch.nbytes > SMALL {
-            return self.costs.learn(fetch);
+            return self.costs.learn(fetch, now);
         }
-        if self.latest.len() == LATEST {
-            self.latest.remove(0);
+        if now.saturating_sub(self.since) >= FADES {
+            self.quickest = [f64::INFINITY, self.quickest[0]];
+            self.since = now;
         }
-        self.latest.push(fetch.nanos as f32);
+        self.quickest[0] = self.quickest[0].min(fetch.nanos as f64);
         // What the others took longer they waited for somebody: what comes next may not.
-        self.costs.latency = f64::from(self.latest.iter().copied().fold(f32::INFINITY, f32::min));
+        self.costs.latency = self.quickest[0].min(self.quickest[1]);
+        self.costs.heard = now;
     }
 }
 
@@ -125,10 +137,11 @@ impl State {
                 continue;
             };
             let like = &mut self.links.0[Links::distance(asker, holder) as usize];
-            let mut link = asker.links.get(&fetch.from).cloned().unwrap_or_else(|| Link::like(like));
-            link.learn(fetch);
+            let known = asker.links.get(&fetch.from).cloned();
+            let mut link = known.unwrap_or_else(|| Link::like(like, self.now));
+            link.learn(fetch, self.now);
             let proved = if fetch.nbytes <= SMALL { link.costs.latency as u64 } else { fetch.nanos };
-            like.learn(Fetch { nanos: proved, ..fetch });
+            like.learn(Fetch { nanos: proved, ..fetch }, self.now);
             if let Some(asker) = self.workers.get_mut(worker) {
                 asker.links.insert(fetch.from, link);
             }
@@ -136,18 +149,19 @@ impl State {
     }
 
     /// Nanoseconds until a worker has these results, of which it holds none: each comes from the holder that gives it
-    /// soonest, all on their way at the same time, over the worker's one wire.
+    /// soonest, all on their way at the same time, over the worker's one wire, over links that cost what `costs` says.
     pub(super) fn fetching<'a>(
         &self,
         asker: WorkerId,
         results: impl Iterator<Item = (u64, &'a [WorkerId])>,
+        costs: impl Fn(&Costs) -> Costs,
     ) -> u64 {
         let Some(asker) = self.workers.get(asker) else { return 0 };
         let (mut latency, mut moving) = (0f64, 0f64);
         for (nbytes, holders) in results {
             let links = holders.iter().take(HOLDERS).filter_map(|holder| {
-                let known = || Some(self.links.of(asker, self.workers.get(*holder)?));
-                asker.links.get(holder).map(|link| &link.costs).or_else(known)
+                let like = || Some(self.links.of(asker, self.workers.get(*holder)?));
+                asker.links.get(holder).map(|link| &link.costs).or_else(like).map(&costs)
             });
             let took = |link: &Costs| link.latency + link.moving(nbytes);
             if let Some(link) = links.min_by(|a, b| took(a).total_cmp(&took(b))) {

@@ -229,8 +229,17 @@ impl State {
     /// Nanoseconds until a worker has what it lacks of a task's dependencies. What is being computed counts as if it
     /// lay where that is done already.
     pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
+        self.fetching(worker, self.lacked(task, worker), |costs| *costs)
+    }
+
+    /// What a worker lacks of a task's dependencies: the bytes of each, and where it is.
+    pub(super) fn lacked<'a>(
+        &'a self,
+        task: &'a Task,
+        worker: WorkerId,
+    ) -> impl Iterator<Item = (u64, &'a [WorkerId])> {
         let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        self.fetching(worker, needed.map(|d| (d.nbytes, d.places())).filter(|(_, at)| !at.contains(&worker)))
+        needed.map(|d| (d.nbytes, d.places())).filter(move |(_, at)| !at.contains(&worker))
     }
 }
 

@@ -3,7 +3,8 @@
 //! A report of its own for each task costs a message there, and those that follow from it back: where tasks are short
 //! that is more than they take themselves. So while there is more to do here, the scheduler hears of short tasks a
 //! little later, of several at once. Those who wait for such a result do not wait for the report: compute threads and
-//! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once.
+//! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where somebody follows
+//! here or at a peer already, the scheduler has the least to do about a result, and hears of it last.
 
 use super::{forwarding::SMALL, state::State};
 use crate::protocol::{Finished, FromWorker};
@@ -12,36 +13,44 @@ use crate::protocol::{Finished, FromWorker};
 pub(super) const SHORT: u64 = 1_000_000;
 /// Nanoseconds that a report waits for others.
 const PATIENCE: u64 = 500_000;
+/// The same where others follow.
+const PATIENCE_FOLLOWED: u64 = 2_000_000;
+/// Nanoseconds after which reports take along what fetches took.
+const FETCHES_TOLD: u64 = 10_000_000;
 
 impl State {
     /// Reports that a task is done: at once, or with the next ones.
-    pub(super) fn report(&mut self, finished: Finished, wanted: bool) {
+    pub(super) fn report(&mut self, finished: Finished, wanted: bool, followed: bool) {
         let waits = self.config.chains && !wanted && finished.duration < SHORT && finished.nbytes <= SMALL;
         if !waits {
             return self.send(FromWorker::Finished(finished));
         }
-        if self.reports.is_empty() {
-            self.reports_since = self.now;
-        }
+        let due = self.now.saturating_add(if followed { PATIENCE_FOLLOWED } else { PATIENCE });
+        self.reports_due = if self.reports.is_empty() { due } else { self.reports_due.min(due) };
         self.reports.push(finished);
     }
 
     /// Sends what waited long enough, or waits for tasks that are not there.
     pub(super) fn send_due_reports(&mut self) {
         let busy = self.assigned > self.config.nthreads;
-        if !busy || self.now.saturating_sub(self.reports_since) >= PATIENCE {
+        if !busy || self.now >= self.reports_due {
             self.send_reports();
         }
     }
 
-    /// Sends all reports, in order.
+    /// Sends all reports, in order, and what fetches took lately.
     pub(super) fn send_reports(&mut self) {
+        if !self.fetches.is_empty() && self.now.saturating_sub(self.fetches_told) >= FETCHES_TOLD {
+            self.fetches_told = self.now;
+            let fetches = FromWorker::Fetched(self.take_fetches());
+            self.out.push(super::Instruction::Send(fetches));
+        }
         let reports = self.reports.drain(..).map(FromWorker::Finished);
         self.out.extend(reports.map(super::Instruction::Send));
     }
 
-    /// Whether there are reports that wait for others: should none come, [`super::Stimulus::Report`] is to.
-    pub fn has_reports(&self) -> bool {
-        !self.reports.is_empty()
+    /// When reports that wait for others are to be sent, should nothing happen until then: [`super::Stimulus::Report`] does so.
+    pub fn reports_due(&self) -> Option<u64> {
+        (!self.reports.is_empty()).then_some(self.reports_due)
     }
 }

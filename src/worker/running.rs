@@ -260,7 +260,10 @@ impl State {
             let mean = self.durations.entry(entry).or_insert(duration);
             *mean = mean.saturating_mul(7).saturating_add(duration) / 8;
         }
-        let wanted = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).is_some_and(|spec| spec.wanted);
+        let task = self.tasks.get(&id);
+        let wanted = task.and_then(|task| task.spec.as_ref()).is_some_and(|spec| spec.wanted);
+        let followed =
+            task.is_some_and(|task| !task.dependents.is_empty()) || self.forwards.contains_key(&id);
         if cancelled {
             return self.end_cancelled(id);
         }
@@ -270,7 +273,7 @@ impl State {
                 self.drop_spec(id);
                 self.hold(id, value.clone(), nbytes);
                 let value = Some(value).filter(|_| wanted && nbytes <= INLINE_BYTES);
-                self.report(Finished { id, nbytes, duration, value }, wanted);
+                self.report(Finished { id, nbytes, duration, value }, wanted, followed);
             }
             Err(error) => self.fail(id, error),
         }

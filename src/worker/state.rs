@@ -199,6 +199,8 @@ pub struct State {
     pub(super) asked: SmallVec<[Asked; 8]>,
     /// What the latest fetches took, that the scheduler was not told yet.
     pub(super) fetches: Vec<Fetch>,
+    /// When reports took them along.
+    pub(super) fetches_told: u64,
     /// Peers that answered before.
     pub(super) met: KeySet<WorkerId>,
     /// Peers that wait for results of tasks here.
@@ -210,9 +212,9 @@ pub struct State {
     /// Tasks that were assigned and are not done, and those of them that wait for what is not here.
     pub(super) assigned: u32,
     pub(super) waiting: u32,
-    /// Reports of short tasks that wait for others, and since when the first one does.
+    /// Reports of short tasks that wait for others, and until when at most.
     pub(super) reports: Vec<Finished>,
-    pub(super) reports_since: u64,
+    pub(super) reports_due: u64,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
     pub(super) backlog: u64,
@@ -245,6 +247,7 @@ impl State {
             to_fetch: BTreeMap::new(),
             asked: SmallVec::new(),
             fetches: Vec::new(),
+            fetches_told: 0,
             met: KeySet::default(),
             forwards: KeyMap::default(),
             executing: 0,
@@ -252,7 +255,7 @@ impl State {
             assigned: 0,
             waiting: 0,
             reports: Vec::new(),
-            reports_since: 0,
+            reports_due: 0,
             retiring: false,
             backlog: 0,
             durations: KeyMap::default(),

@@ -305,7 +305,7 @@ impl Cluster {
             moves.extend((!worker.outbox.is_empty()).then_some(Move::WorkerSends(*id)));
             moves.extend(worker.running.iter().any(can_start).then_some(Move::Runs(*id)));
             moves.extend((!worker.forwards.is_empty()).then_some(Move::Forwards(*id)));
-            moves.extend(worker.state.has_reports().then_some(Move::Reports(*id)));
+            moves.extend(worker.state.reports_due().is_some().then_some(Move::Reports(*id)));
             moves.extend((!worker.gathers.is_empty()).then_some(Move::Gathers(*id)));
             moves.extend((!worker.disk.writes.is_empty()).then_some(Move::Writes(*id)));
             moves.extend((!worker.disk.reads.is_empty()).then_some(Move::Reads(*id)));

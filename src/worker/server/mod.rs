@@ -36,8 +36,6 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// After so many failures in a row a peer that lives is one that cannot be reached.
 const UNREACHED: u32 = 5;
-/// Reports wait for others no longer, should nothing happen here.
-const REPORTS: Duration = Duration::from_millis(1);
 /// A peer that cannot be asked is asked again after this long, and twice as long each time.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -258,8 +256,7 @@ impl Server {
         if stimuli.is_empty() {
             return;
         }
-        let now = self.start.elapsed().as_nanos() as u64;
-        let instructions = self.state.borrow_mut().handle_many(stimuli, now);
+        let instructions = self.state.borrow_mut().handle_many(stimuli, self.now());
         let (mut executions, mut hastened, mut discarded) = (Vec::new(), Vec::new(), Vec::new());
         for instruction in instructions {
             match instruction {
@@ -295,14 +292,31 @@ impl Server {
         if self.state.borrow().waits_for_peers() {
             expecting();
         }
-        if self.state.borrow().has_reports() && !self.reporting.replace(true) {
-            let server = self.clone();
-            tokio::task::spawn_local(async move {
-                time::sleep(REPORTS).await;
-                server.reporting.set(false);
-                server.handle(vec![Stimulus::Report]);
-            });
+        if self.reports_due().is_some() && !self.reporting.replace(true) {
+            tokio::task::spawn_local(self.clone().report());
         }
+    }
+
+    /// Sees to it that reports are sent, should nothing happen here.
+    async fn report(self: Rc<Self>) {
+        while let Some(due) = self.reports_due() {
+            let left = due.saturating_sub(self.now());
+            if left == 0 {
+                self.handle(vec![Stimulus::Report]);
+            } else {
+                time::sleep(Duration::from_nanos(left)).await;
+            }
+        }
+        self.reporting.set(false);
+    }
+
+    fn reports_due(&self) -> Option<u64> {
+        self.state.borrow().reports_due()
+    }
+
+    /// Nanoseconds since the server's start.
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 
     /// Values that cannot leave the process stay: whoever wants one asks and is told why not.

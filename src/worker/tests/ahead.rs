@@ -130,7 +130,7 @@ fn short_tasks_are_reported_some_at_a_time() {
     bed.does(&["finished 4", "finished 5"]);
     // Nor for ever.
     ran(&mut bed, 6, Ok(6));
-    assert!(bed.told.is_empty() && bed.state.has_reports());
+    assert!(bed.told.is_empty() && bed.state.reports_due().is_some());
     bed.now += 1_000_000;
     bed.handle(Stimulus::Memory { resident: 0 }).does(&["finished 6"]);
     bed.compute(quick(9, vec![]));
@@ -140,6 +140,51 @@ fn short_tasks_are_reported_some_at_a_time() {
     bed.compute(quick(10, vec![]));
     ran(&mut bed, 8, Ok(8));
     bed.does(&[]).handle(Stimulus::GiveBack(vec![id(8), id(9)])).does(&["finished 8", "kept 8 9"]);
+}
+
+#[test]
+fn what_others_follow_is_reported_last() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).compute(quick(4, vec![coming(3)]));
+    ran(&mut bed, 2, Ok(2));
+    bed.now += 1_000_000;
+    bed.handle(Stimulus::Memory { resident: 0 }).does(&[]);
+    assert_eq!(bed.state.reports_due().map(|due| due > bed.now), Some(true));
+    bed.now += 1_000_000;
+    bed.handle(Stimulus::Memory { resident: 0 }).does(&["finished 2"]);
+    // So it is where peers follow; but what came before goes with what does not wait as long.
+    bed.compute(quick(5, vec![])).compute(quick(6, vec![])).compute(quick(7, vec![coming(6)]));
+    bed.handle(Stimulus::Forward { id: id(5), to: ALICE });
+    ran(&mut bed, 5, Ok(5));
+    assert!(bed.told.iter().all(|told| matches!(told, Instruction::Forward { .. })), "{:?}", bed.told);
+    bed.now += 1_000_000;
+    bed.handle(Stimulus::Memory { resident: 0 }).does(&[]);
+    bed.compute(quick(8, vec![]));
+    ran(&mut bed, 8, Ok(8));
+    bed.does(&[]);
+    bed.now += 500_000;
+    bed.handle(Stimulus::Memory { resident: 0 }).does(&["finished 5", "finished 8"]);
+}
+
+#[test]
+fn reports_take_along_what_fetches_took() {
+    let told = |bed: &Bed| {
+        let fetched = |told: &Instruction| matches!(told, Instruction::Send(FromWorker::Fetched(_)));
+        bed.told.iter().filter(|told| fetched(told)).count()
+    };
+    let mut bed = bed();
+    bed.now += 10_000_000;
+    let mut fetch = |n: u32| {
+        bed.now += 2_000_000;
+        let asked = told(bed.compute(quick(n, vec![held(n + 1, &[ALICE])])));
+        let came = told(bed.gathered(ALICE, &[n + 1]));
+        ran(&mut bed, n, Ok(0));
+        asked + came + told(&bed)
+    };
+    // The first time a peer may have to be connected to.
+    assert_eq!([10, 20].map(&mut fetch), [0, 1]);
+    // Every ten milliseconds is enough.
+    assert_eq!([30, 40, 50, 60, 70, 80, 90].map(&mut fetch).iter().sum::<usize>(), 1);
 }
 
 #[test]
