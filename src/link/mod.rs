@@ -178,10 +178,10 @@ impl<M> Outbox<M> {
         if self.queue.closing.get() || self.queue.broken.get() {
             return;
         }
-        spin::active();
         let mut waiting = self.queue.waiting.borrow_mut();
         waiting.push(message);
         if waiting.len() == 1 {
+            spin::active();
             self.queue.changed.notify_one();
         }
     }

@@ -30,7 +30,7 @@ struct Spinner {
     after_messages: bool,
 }
 
-/// Called for each message that this thread sends: more may follow soon.
+/// Called where this thread sends messages: more may follow soon.
 pub(super) fn active() {
     spin_for(AFTER_MESSAGES, |spinner| spinner.after_messages);
 }

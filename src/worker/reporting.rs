@@ -11,6 +11,8 @@ use crate::protocol::{Finished, FromWorker};
 
 /// Nanoseconds below which a task is short.
 pub(super) const SHORT: u64 = 1_000_000;
+/// The same where others follow.
+const SHORT_FOLLOWED: u64 = 10_000_000;
 /// Nanoseconds that a report waits for others.
 const PATIENCE: u64 = 500_000;
 /// The same where others follow.
@@ -21,7 +23,8 @@ const FETCHES_TOLD: u64 = 10_000_000;
 impl State {
     /// Reports that a task is done: at once, or with the next ones.
     pub(super) fn report(&mut self, finished: Finished, wanted: bool, followed: bool) {
-        let waits = self.config.chains && !wanted && finished.duration < SHORT && finished.nbytes <= SMALL;
+        let short = finished.duration < if followed { SHORT_FOLLOWED } else { SHORT };
+        let waits = self.config.chains && !wanted && short && finished.nbytes <= SMALL;
         if !waits {
             return self.send(FromWorker::Finished(finished));
         }

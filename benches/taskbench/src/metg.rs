@@ -169,13 +169,20 @@ impl Sweep {
 
     async fn point(&self, runner: Runner<'_>, graphs: &[Graph], iterations: u64) -> Result<Point, Error> {
         let all: u64 = graphs.iter().map(Graph::iterations).sum();
-        // Beside each run: whoever else uses the machine takes from both.
-        let bare = bare_rate(&graphs[0].work, self.cores);
+        // Before and after each run: whoever else uses the machine takes from all three.
+        let before = self.quiet_rate(graphs);
         let Run { tasks, wall } = runner.run(graphs).await?;
+        let bare = f64::midpoint(before, self.quiet_rate(graphs));
         let wall = wall.as_secs_f64();
         let rate = all as f64 / wall;
         let granularity = wall * self.cores as f64 / tasks as f64;
         Ok(Point { iterations, tasks, wall, granularity, rate, efficiency: rate / bare })
+    }
+
+    fn quiet_rate(&self, graphs: &[Graph]) -> f64 {
+        // Of the run before there may be something to be cleared up.
+        thread::sleep(BARE);
+        bare_rate(&graphs[0].work, self.cores)
     }
 
     fn median(seen: &[Point]) -> Point {

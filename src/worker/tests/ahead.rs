@@ -164,6 +164,11 @@ fn what_others_follow_is_reported_last() {
     bed.does(&[]);
     bed.now += 500_000;
     bed.handle(Stimulus::Memory { resident: 0 }).does(&["finished 5", "finished 8"]);
+    // Longer ones alone are worth a word at once; not those that others follow.
+    let long =
+        |n| Stimulus::Executed { id: id(n), result: Ok(Value::new(0)), nbytes: 8, duration: 5_000_000 };
+    bed.handle(long(3)).does(&[]);
+    bed.handle(long(4)).does(&["finished 3", "finished 4"]);
 }
 
 #[test]
