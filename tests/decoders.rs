@@ -149,6 +149,7 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
             priority: Default::default(),
             resources,
             wanted: true,
+            dependents: 0,
         })
     });
     let error = || TaskError::new(FailureKind::Failed, "no");

@@ -181,7 +181,6 @@ impl<M> Outbox<M> {
         let mut waiting = self.queue.waiting.borrow_mut();
         waiting.push(message);
         if waiting.len() == 1 {
-            spin::active();
             self.queue.changed.notify_one();
         }
     }
@@ -229,6 +228,7 @@ async fn write<M: Serialize + Send + 'static>(
             continue;
         }
         queue.taken.notify_waiters();
+        spin::active();
         let mut sent = Ok(());
         while sent.is_ok() && !batch.is_empty() {
             let rest = batch.split_off(batch.len().min(BATCH));

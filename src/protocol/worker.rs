@@ -41,6 +41,8 @@ pub struct ComputeTask {
     pub resources: Vec<(String, f64)>,
     /// Whether a client wants the result itself: a small one then comes with the report.
     pub wanted: bool,
+    /// Tasks that need the result, as far as they are known.
+    pub dependents: u32,
 }
 
 /// From the scheduler to a worker.

@@ -41,7 +41,7 @@ pub(super) struct Start {
     pub(super) at: u64,
     /// Nanoseconds before that in which it would have nothing to do, as far as they count.
     pub(super) gap: u64,
-    /// How much of these results would be on their way.
+    /// Where others compute some of what it needs: nanoseconds for which it would wait for that to come.
     pub(super) way: u64,
 }
 
@@ -63,7 +63,7 @@ impl State {
     }
 
     /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
-    /// whoever has the least to do, wherever it would start first; a way counts twice between those that compute them.
+    /// whoever has the least to do, wherever it would start first; between those that compute them a way counts twice.
     pub(super) fn follow(&mut self, id: TaskRef) {
         if let Some(worker) = self.leader_of(id) {
             self.assign(id, worker, false);
@@ -113,10 +113,10 @@ impl State {
         let worth = |id: WorkerId| {
             let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
             let Start { at, way, .. } = self.start_of(task, id);
-            // Where those that compute its inputs are apart whoever needs its own result waits for a way again; whoever
-            // computes none is worth a way to have them apart.
-            let again = if leaders.contains(&id) { way } else { 0 };
-            (at.saturating_add(again), held, id, at)
+            // Where those that compute its inputs stay apart, whoever needs its own result waits for a way again. Whoever computes
+            // none is worth a way to have them part.
+            let second_way = if leaders.contains(&id) { way } else { 0 };
+            (at.saturating_add(second_way), held, id, at)
         };
         let candidates = leaders.iter().copied().chain(holders).chain(least());
         let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
@@ -129,11 +129,14 @@ impl State {
     /// and has come.
     pub(super) fn start_of(&self, task: &Task, id: WorkerId) -> Start {
         let (mut here, mut elsewhere) = (self.through(id), self.now);
-        let mut forwarded = true;
+        let (mut forwarded, mut apart) = (true, false);
         for other in task.dependencies.iter().filter_map(|dependency| self.task(*dependency)) {
             match other.worker {
                 Some(worker) if worker == id => here = here.max(self.done(other)),
-                Some(_) => elsewhere = elsewhere.max(self.done(other)),
+                Some(_) => {
+                    elsewhere = elsewhere.max(self.done(other));
+                    apart = true;
+                }
                 None => forwarded &= other.who_has.contains(&id),
             }
         }
@@ -143,7 +146,11 @@ impl State {
         let come = elsewhere.saturating_add(way);
         let at = here.max(come);
         // To others a worker that waits for long should not look busy.
-        Start { at, gap: (at - self.through(id)).min(SHORT), way: come.saturating_sub(here).min(way) }
+        Start {
+            at,
+            gap: (at - self.through(id)).min(SHORT),
+            way: if apart { come.saturating_sub(here).min(way) } else { 0 },
+        }
     }
 
     /// When a worker will be through with what it has.

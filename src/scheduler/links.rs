@@ -13,9 +13,11 @@ const SMALL: u64 = 64 << 10;
 const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f64 = 1.0 / 16.0;
-/// Nanoseconds after which what a small fetch took is forgotten, and after which a link that tells nothing is taken for one
-/// twice as quick.
+/// Nanoseconds after which the quickest of the small fetches until then counts no more, once another has come; and after which a
+/// link that tells nothing is hoped to be twice as quick.
 const FADES: u64 = 200_000_000;
+/// How often that is hoped.
+const HOPES: u64 = 3;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
 
@@ -56,7 +58,7 @@ impl Costs {
     /// What it may cost now. A link that looked slow is used no more, and what is not used does not show that it has become
     /// quicker: so it has to look quicker with time.
     pub(super) fn hoped(&self, now: u64) -> Self {
-        let halvings = (now.saturating_sub(self.heard) / FADES).min(32);
+        let halvings = (now.saturating_sub(self.heard) / FADES).min(HOPES);
         Self { latency: self.latency / (1u64 << halvings) as f64, ..*self }
     }
 

@@ -179,6 +179,7 @@ impl State {
             priority: task.priority,
             resources: options.resources.clone(),
             wanted: !task.who_wants.is_empty(),
+            dependents: task.live_dependents,
         };
         self.introduce(worker, &compute.dependencies);
         self.no_worker.remove(&id);

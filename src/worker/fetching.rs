@@ -15,7 +15,7 @@ const SMALL: u64 = 64 << 10;
 /// Bytes asked of a peer in one request, one result at least.
 const GATHER_BYTES: u64 = 64 << 20;
 /// Fetches that the scheduler is told of at a time.
-const FETCHES: usize = 64;
+const FETCHES: usize = 16;
 
 impl State {
     /// Sees to it that a dependency that is not here is fetched.

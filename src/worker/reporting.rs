@@ -3,28 +3,30 @@
 //! A report of its own for each task costs a message there, and those that follow from it back: where tasks are short
 //! that is more than they take themselves. So while there is more to do here, the scheduler hears of short tasks a
 //! little later, of several at once. Those who wait for such a result do not wait for the report: compute threads and
-//! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where somebody follows
-//! here or at a peer already, the scheduler has the least to do about a result, and hears of it last.
+//! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where all that need a
+//! result follow already, here or at peers, the scheduler has the least to do about it, and hears of it last.
 
-use super::{forwarding::SMALL, state::State};
-use crate::protocol::{Finished, FromWorker};
+use super::{
+    forwarding::SMALL,
+    state::{State, Task},
+};
+use crate::protocol::{Finished, FromWorker, TaskId};
 
 /// Nanoseconds below which a task is short.
 pub(super) const SHORT: u64 = 1_000_000;
-/// The same where others follow.
-const SHORT_FOLLOWED: u64 = 10_000_000;
 /// Nanoseconds that a report waits for others.
 const PATIENCE: u64 = 500_000;
-/// The same where others follow.
+/// The same where all that need the result follow.
 const PATIENCE_FOLLOWED: u64 = 2_000_000;
+/// Reports that wait for no more: a worker should hear of what is next before all that it was given is done.
+const MANY: usize = 512;
 /// Nanoseconds after which reports take along what fetches took.
-const FETCHES_TOLD: u64 = 10_000_000;
+const FETCHES_TOLD: u64 = 20_000_000;
 
 impl State {
     /// Reports that a task is done: at once, or with the next ones.
     pub(super) fn report(&mut self, finished: Finished, wanted: bool, followed: bool) {
-        let short = finished.duration < if followed { SHORT_FOLLOWED } else { SHORT };
-        let waits = self.config.chains && !wanted && short && finished.nbytes <= SMALL;
+        let waits = self.config.chains && !wanted && finished.duration < SHORT && finished.nbytes <= SMALL;
         if !waits {
             return self.send(FromWorker::Finished(finished));
         }
@@ -33,17 +35,25 @@ impl State {
         self.reports.push(finished);
     }
 
+    /// Whether all that need a result follow, as far as they are known: tasks here, and peers that it is forwarded to.
+    pub(super) fn is_followed(&self, id: TaskId, task: &Task) -> bool {
+        let known = task.spec.as_ref().map_or(0, |spec| spec.dependents as usize);
+        let following = task.dependents.len() + self.forwards.get(&id).map_or(0, |peers| peers.len());
+        following >= known.max(1)
+    }
+
     /// Sends what waited long enough, or waits for tasks that are not there.
     pub(super) fn send_due_reports(&mut self) {
         let busy = self.assigned > self.config.nthreads;
-        if !busy || self.now >= self.reports_due {
+        if !busy || self.now >= self.reports_due || self.reports.len() >= MANY {
             self.send_reports();
         }
     }
 
     /// Sends all reports, in order, and what fetches took lately.
     pub(super) fn send_reports(&mut self) {
-        if !self.fetches.is_empty() && self.now.saturating_sub(self.fetches_told) >= FETCHES_TOLD {
+        let due = self.now.saturating_sub(self.fetches_told) >= FETCHES_TOLD;
+        if due && !self.reports.is_empty() && !self.fetches.is_empty() {
             self.fetches_told = self.now;
             let fetches = FromWorker::Fetched(self.take_fetches());
             self.out.push(super::Instruction::Send(fetches));

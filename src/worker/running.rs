@@ -262,8 +262,7 @@ impl State {
         }
         let task = self.tasks.get(&id);
         let wanted = task.and_then(|task| task.spec.as_ref()).is_some_and(|spec| spec.wanted);
-        let followed =
-            task.is_some_and(|task| !task.dependents.is_empty()) || self.forwards.contains_key(&id);
+        let followed = task.is_some_and(|task| self.is_followed(id, task));
         if cancelled {
             return self.end_cancelled(id);
         }

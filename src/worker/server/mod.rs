@@ -157,8 +157,8 @@ struct Server {
     addresses: RefCell<KeyMap<WorkerId, Arc<str>>>,
     /// How often in a row each peer could not be asked.
     unreached: RefCell<KeyMap<WorkerId, u32>>,
-    /// Whether reports will be sent that wait for others.
-    reporting: Cell<bool>,
+    /// When reports that wait for others will be looked after, in nanoseconds since the start.
+    alarm: Cell<Option<u64>>,
     start: Instant,
     heard: Cell<Instant>,
     /// Told once the worker is to leave, whatever it still holds.
@@ -217,7 +217,7 @@ pub(crate) async fn serve(
         peers: Peers::new(endpoint.clone()),
         addresses: RefCell::default(),
         unreached: RefCell::default(),
-        reporting: Cell::new(false),
+        alarm: Cell::new(None),
         start: Instant::now(),
         heard: Cell::new(Instant::now()),
         leave: Notify::new(),
@@ -292,26 +292,26 @@ impl Server {
         if self.state.borrow().waits_for_peers() {
             expecting();
         }
-        if self.reports_due().is_some() && !self.reporting.replace(true) {
-            tokio::task::spawn_local(self.clone().report());
-        }
+        self.see_to_reports();
     }
 
     /// Sees to it that reports are sent, should nothing happen here.
-    async fn report(self: Rc<Self>) {
-        while let Some(due) = self.reports_due() {
-            let left = due.saturating_sub(self.now());
-            if left == 0 {
-                self.handle(vec![Stimulus::Report]);
-            } else {
-                time::sleep(Duration::from_nanos(left)).await;
-            }
+    fn see_to_reports(self: &Rc<Self>) {
+        let Some(due) = self.state.borrow().reports_due() else { return };
+        if self.alarm.get().is_none_or(|alarm| due < alarm) {
+            self.alarm.set(Some(due));
+            tokio::task::spawn_local(self.clone().send_reports(due));
         }
-        self.reporting.set(false);
     }
 
-    fn reports_due(&self) -> Option<u64> {
-        self.state.borrow().reports_due()
+    async fn send_reports(self: Rc<Self>, due: u64) {
+        time::sleep(Duration::from_nanos(due.saturating_sub(self.now()))).await;
+        // Else another one rings sooner.
+        if self.alarm.get() == Some(due) {
+            self.alarm.set(None);
+            let are_due = self.state.borrow().reports_due().is_some_and(|due| due <= self.now());
+            if are_due { self.handle(vec![Stimulus::Report]) } else { self.see_to_reports() }
+        }
     }
 
     /// Nanoseconds since the server's start.

@@ -39,6 +39,7 @@ fn task(n: u32, dependencies: Vec<Dependency>) -> ComputeTask {
         priority: Priority { order: n, ..Priority::default() },
         resources: vec![],
         wanted: false,
+        dependents: 0,
     }
 }
 

@@ -298,6 +298,7 @@ impl Dask {
             priority: Priority { order: task.order, ..Priority::default() },
             resources: Vec::new(),
             wanted: task.wanted.is_some(),
+            dependents: 0,
         };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
         let task = &mut self.tasks[place as usize];
