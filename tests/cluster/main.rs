@@ -4,6 +4,7 @@
 
 mod dying;
 mod managing;
+mod reports;
 mod transports;
 
 use std::{
@@ -21,6 +22,7 @@ use rankine::{Error, FailureKind, Local, LocalCluster, ReturnWhen, Status, block
 
 use dying::*;
 use managing::*;
+use reports::*;
 use transports::*;
 
 type Outcome = Result<(), Failed>;
@@ -94,6 +96,7 @@ fn main() {
         processes_end_with_the_cluster,
         a_cluster_that_ends_at_once_tells_its_clients,
         resources_keep_tasks_apart,
+        a_brief_task_is_told_of_while_the_next_one_takes_its_time,
     );
     libtest_mimic::run(&arguments, trials).exit();
 }

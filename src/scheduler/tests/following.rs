@@ -166,6 +166,22 @@ fn columns_of_tasks_shorter_than_the_way_stay_together() {
 }
 
 #[test]
+fn what_lies_elsewhere_already_does_not_count_twice() {
+    let mut bed = bed(3);
+    // A big result, on a worker that takes nothing more.
+    bed.submit(vec![call(1, &[])], &[1]);
+    let (holder, id) = bed.assignment(1);
+    bed.worker_says(
+        holder,
+        FromWorker::Finished(Finished { id, nbytes: 1 << 20, duration: 1000, value: None }),
+    );
+    bed.worker_says(holder, FromWorker::Paused(true));
+    // Whoever takes the task has to fetch it: that is no reason to have what else it needs on its way, too.
+    bed.submit(vec![call(2, &[]), call(3, &[2, 1]), call(4, &[2])], &[3, 4]);
+    assert_eq!(bed.assignment(3).0, bed.assignment(2).0);
+}
+
+#[test]
 fn columns_part_when_the_way_may_have_become_shorter() {
     let mut bed = Bed::new(2);
     bed.submit(vec![call(1001, &[])], &[1001]);
