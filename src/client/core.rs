@@ -75,7 +75,7 @@ pub(crate) async fn serve(
         tokio::select! {
             biased;
             // What was put before goes out first: who submits faster waits.
-            () = async { core.scheduler.drained().await; shared.commanded.notified().await } => {
+            () = async { core.scheduler.drained().await; shared.commands.changed().await } => {
                 if let Some(closer) = core.obey() {
                     break ("the client was closed".to_owned(), Some(closer));
                 }
@@ -97,8 +97,7 @@ pub(crate) async fn serve(
             },
             _ = beat.tick() => {
                 core.scheduler.put(FromClient::Alive);
-                // For what waits without having woken anybody.
-                shared.commanded.notify_one();
+                shared.commands.look();
                 if core.heard.get().elapsed() > endpoint.silence {
                     break (format!("the scheduler was silent for {:?}", endpoint.silence), None);
                 }
@@ -122,15 +121,7 @@ impl Drop for Ending {
 
 /// Tells everybody who waits on `shared` that the cluster is gone, unless they were told already.
 pub(crate) fn end(shared: &Shared, reason: Arc<str>) {
-    let waiting = {
-        let mut commands = Shared::lock(&shared.commands);
-        if commands.closed.is_some() {
-            return;
-        }
-        commands.closed = Some(reason.clone());
-        shared.taken.notify_all();
-        std::mem::take(&mut commands.waiting)
-    };
+    let Some(waiting) = shared.commands.end(reason.clone()) else { return };
     // Closers and askers are told by the drop of what they wait for.
     drop(waiting);
     let states: Vec<_> = Shared::lock(&shared.table).values().cloned().collect();
@@ -153,7 +144,7 @@ impl Core {
             let _ = asker.send(Err(Error::closed(format!("{lost}; it is waited for: ask again"))));
         }
         let closing = async {
-            while !self.shared.is_to_close() {
+            while !self.shared.commands.is_to_close() {
                 time::sleep(HEARTBEAT).await;
             }
         };
@@ -166,16 +157,10 @@ impl Core {
 
     /// Does what the handles want; gives whom to tell when the client is to close.
     fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
-        let commands = {
-            let mut commands = Shared::lock(&self.shared.commands);
-            (commands.told, commands.tasks, commands.nbytes) = (false, 0, 0);
-            self.shared.taken.notify_all();
-            std::mem::take(&mut commands.waiting)
-        };
         let mut graph = GraphBuilder::default();
         let mut released = Released::default();
         let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
-        for command in commands {
+        for command in self.shared.commands.take() {
             match &command {
                 // What was released and is submitted again must reach the scheduler in this order.
                 Command::Submit(submissions) => {

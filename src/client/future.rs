@@ -237,7 +237,7 @@ impl Shared {
                 Standing::Memory { value: Some(value), .. } => return Ok(value),
                 Standing::Memory { .. } => {
                     let (tell, told) = tokio::sync::oneshot::channel();
-                    self.put(Command::Fetch { state: state.clone(), tell });
+                    self.commands.put(Command::Fetch { state: state.clone(), tell });
                     match told.await {
                         Ok(Some(value)) => return Ok(value?),
                         // Whoever held it does not any more; the scheduler sees to it.

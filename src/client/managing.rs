@@ -92,7 +92,7 @@ impl Client {
 
     /// Has tasks run even if this program drops their futures or ends: for what they do, not for what they return.
     pub fn fire_and_forget<T>(&self, futures: &[TaskFuture<T>]) {
-        self.shared.put(Command::FireAndForget(futures.iter().map(TaskFuture::key).collect()));
+        self.shared.commands.put(Command::FireAndForget(futures.iter().map(TaskFuture::key).collect()));
     }
 
     /// Lets at most `most` tasks of a name run at once in the whole cluster (any number for `None`), say those

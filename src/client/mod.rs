@@ -6,6 +6,7 @@
 
 mod as_completed;
 pub mod blocking;
+mod commands;
 pub(crate) mod core;
 mod future;
 mod managing;
@@ -14,25 +15,26 @@ mod submit;
 use std::{
     future::Future,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_timer::Delay;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 pub use as_completed::AsCompleted;
+pub(crate) use commands::{Command, Commands, Submission};
 pub use future::{Awaited, Status, TaskFuture};
 pub(crate) use future::{KeyState, Standing};
 pub use submit::Options;
 
 use crate::{
     Error, Result,
-    graph::{Function, GraphTask, Key, KeyMap, TaskOptions},
+    graph::{Key, KeyMap},
     protocol::{Answer, Query},
-    task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskError, TaskFn, Value},
+    task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskFn, Value},
 };
 
 /// A connection to a cluster. Cheap to clone; usable from any thread.
@@ -51,67 +53,7 @@ pub(crate) struct Shared {
     seed: u128,
     counter: AtomicU64,
     table: Mutex<KeyMap<Key, Arc<KeyState>>>,
-    commands: Mutex<Commands>,
-    commanded: Notify,
-    /// Told whenever commands were taken.
-    taken: Condvar,
-}
-
-struct Commands {
-    waiting: Vec<Command>,
-    /// Tasks among them, and bytes of their arguments.
-    tasks: usize,
-    nbytes: u64,
-    /// The I/O thread was told that something waits.
-    told: bool,
-    /// Why nothing is taken any more.
-    closed: Option<Arc<str>>,
-}
-
-/// What the handles want of the I/O thread.
-pub(crate) enum Command {
-    Submit(Vec<Submission>),
-    /// Of a small result this travels with the command that follows, or with the next heartbeat: it is not worth
-    /// waking the I/O thread, and who submits one task after the other would wake it twice for each.
-    Release {
-        key: Key,
-        small: bool,
-    },
-    FireAndForget(Vec<Key>),
-    Cancel {
-        keys: Vec<Key>,
-        force: bool,
-    },
-    /// `None`: it was lost meanwhile.
-    Fetch {
-        state: Arc<KeyState>,
-        tell: oneshot::Sender<Option<Result<Value, TaskError>>>,
-    },
-    Scatter {
-        data: Vec<(Key, Value)>,
-        everywhere: bool,
-        tell: oneshot::Sender<Result<()>>,
-    },
-    Ask {
-        query: Query,
-        tell: oneshot::Sender<Result<Answer>>,
-    },
-    Close {
-        tell: oneshot::Sender<()>,
-    },
-}
-
-/// Tasks, and bytes of their arguments, that wait for the I/O thread before handles wait too.
-const TASKS_WAITING: usize = 1 << 16;
-const BYTES_WAITING: u64 = 64 << 20;
-
-/// A task on its way to the scheduler.
-pub(crate) struct Submission {
-    pub(crate) function: Function,
-    pub(crate) options: Option<Arc<TaskOptions>>,
-    pub(crate) task: GraphTask,
-    /// Dropped once the task is on its way.
-    pub(crate) kept: crate::task::Kept,
+    commands: Commands,
 }
 
 impl Shared {
@@ -120,15 +62,7 @@ impl Shared {
             seed: rand::random(),
             counter: AtomicU64::new(0),
             table: Mutex::default(),
-            commands: Mutex::new(Commands {
-                waiting: Vec::new(),
-                tasks: 0,
-                nbytes: 0,
-                told: false,
-                closed: None,
-            }),
-            commanded: Notify::new(),
-            taken: Condvar::new(),
+            commands: Commands::default(),
         })
     }
 
@@ -141,42 +75,9 @@ impl Shared {
         Key::unique(self.seed, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Puts tasks for the I/O thread. Waits while that has not sent many earlier ones, so that who submits faster than
-    /// the scheduler takes in does not fill the memory.
-    fn put_submissions(&self, submissions: Vec<Submission>) {
-        if submissions.is_empty() {
-            return;
-        }
-        let nbytes: u64 = submissions.iter().map(|submission| submission.task.arguments.nbytes()).sum();
-        let too_many = |commands: &mut Commands| {
-            commands.closed.is_none()
-                && commands.tasks > 0
-                && (commands.tasks + submissions.len() > TASKS_WAITING
-                    || commands.nbytes.saturating_add(nbytes) > BYTES_WAITING)
-        };
-        let commands = Self::lock(&self.commands);
-        let mut commands = self.taken.wait_while(commands, too_many).unwrap_or_else(PoisonError::into_inner);
-        commands.tasks += submissions.len();
-        commands.nbytes = commands.nbytes.saturating_add(nbytes);
-        self.put_into(commands, Command::Submit(submissions));
-    }
-
-    /// Puts a command for the I/O thread, which is woken unless the command can wait for another.
-    fn put(&self, command: Command) {
-        self.put_into(Self::lock(&self.commands), command);
-    }
-
-    fn put_into(&self, mut commands: MutexGuard<'_, Commands>, command: Command) {
-        if commands.closed.is_some() {
-            // Dropping the command tells whoever waits for its answer.
-            return;
-        }
-        let waits = matches!(command, Command::Release { small: true, .. });
-        commands.waiting.push(command);
-        let tell = !waits && !std::mem::replace(&mut commands.told, true);
-        drop(commands);
-        if tell {
-            self.commanded.notify_one();
+    fn submit(&self, submissions: Vec<Submission>) {
+        if !submissions.is_empty() {
+            self.commands.put(Command::Submit(submissions));
         }
     }
 
@@ -210,17 +111,12 @@ impl Shared {
         if table.get(&state.key).is_some_and(|current| Arc::ptr_eq(current, state)) {
             table.remove(&state.key);
             // Under the lock, so that a new submission of the key comes after.
-            self.put(Command::Release { key: state.key, small: state.is_small() });
+            self.commands.put(Command::Release { key: state.key, small: state.is_small() });
         }
     }
 
-    /// Whether somebody wants the connection to be closed.
-    fn is_to_close(&self) -> bool {
-        Self::lock(&self.commands).waiting.iter().any(|command| matches!(command, Command::Close { .. }))
-    }
-
     fn closed(&self) -> Option<Arc<str>> {
-        Self::lock(&self.commands).closed.clone()
+        self.commands.closed()
     }
 
     fn why_closed(&self) -> Arc<str> {
@@ -229,12 +125,12 @@ impl Shared {
 
     /// Asks for the connection to be closed, without waiting.
     pub(crate) fn begin_close(&self) {
-        self.put(Command::Close { tell: oneshot::channel().0 });
+        self.commands.put(Command::Close { tell: oneshot::channel().0 });
     }
 
     async fn ask(&self, query: Query) -> Result<Answer> {
         let (tell, told) = oneshot::channel();
-        self.put(Command::Ask { query, tell });
+        self.commands.put(Command::Ask { query, tell });
         told.await.unwrap_or_else(|_| Err(Error::closed(&*self.why_closed())))
     }
 }
@@ -346,7 +242,7 @@ impl Client {
             let coming = match state.standing() {
                 Standing::Memory { value: None, .. } => {
                     let (tell, told) = oneshot::channel();
-                    self.shared.put(Command::Fetch { state: state.clone(), tell });
+                    self.shared.commands.put(Command::Fetch { state: state.clone(), tell });
                     Some(told)
                 }
                 _ => None,
@@ -396,7 +292,7 @@ impl Client {
         }
         if !data.is_empty() {
             let (tell, told) = oneshot::channel();
-            self.shared.put(Command::Scatter { data, everywhere, tell });
+            self.shared.commands.put(Command::Scatter { data, everywhere, tell });
             told.await.unwrap_or_else(|_| Err(Error::closed(&*self.shared.why_closed())))?;
         }
         Ok(futures)
@@ -466,13 +362,13 @@ impl Client {
     }
 
     fn cancel_keys(&self, keys: Vec<Key>, force: bool) {
-        self.shared.put(Command::Cancel { keys, force });
+        self.shared.commands.put(Command::Cancel { keys, force });
     }
 
     /// Leaves the cluster: what only this client wanted is released, its futures are lost.
     pub async fn close(&self) {
         let (tell, told) = oneshot::channel();
-        self.shared.put(Command::Close { tell });
+        self.shared.commands.put(Command::Close { tell });
         let _ = told.await;
     }
 

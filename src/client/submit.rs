@@ -81,7 +81,7 @@ impl<'a> Options<'a> {
     {
         let mut call = Call::new(&self, entry_of::<F, P, A::Repr, M>(function));
         let (submission, future) = call.make(|encoder| arguments.write(encoder));
-        self.client.shared.put_submissions(submission.into_iter().collect());
+        self.client.shared.submit(submission.into_iter().collect());
         future
     }
 
@@ -162,12 +162,12 @@ impl<'a> Call<'a> {
                 let (submission, future) = self.make(|encoder| write(argument, encoder));
                 submissions.extend(submission);
                 if submissions.len() == BATCH {
-                    self.client.shared.put_submissions(std::mem::take(&mut submissions));
+                    self.client.shared.submit(std::mem::take(&mut submissions));
                 }
                 future
             })
             .collect();
-        self.client.shared.put_submissions(submissions);
+        self.client.shared.submit(submissions);
         futures
     }
 
