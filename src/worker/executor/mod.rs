@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::thread::sched_getcpu;
 use tokio::{sync::Notify, time};
 
 use super::{Execution, Input, Stimulus};
@@ -30,6 +31,8 @@ use tasks::Tasks;
 /// How long an idle compute thread looks for work before it sleeps, giving its core to whoever else is ready. Where the core
 /// sleeps too, as on a virtual machine, waking both takes nearly as long.
 const SPIN: Duration = Duration::from_micros(100);
+/// What a look counts for at most: a thread that was displaced meanwhile did not look for longer.
+const A_LOOK: Duration = Duration::from_micros(5);
 /// After how long the I/O thread looks by itself, in case a brief task was none; and after how long at most, the more
 /// often it looked in vain.
 const LOOK: Duration = Duration::from_millis(1);
@@ -49,6 +52,8 @@ struct Shared {
     work: Condvar,
     ended: AtomicBool,
     told: Notify,
+    /// The core on which the I/O thread looked last: it will most likely be woken there.
+    core: AtomicUsize,
 }
 
 /// Compute threads of this process, and those of them that run a task.
@@ -104,6 +109,7 @@ impl Executor {
             work: Condvar::new(),
             ended: AtomicBool::new(false),
             told: Notify::new(),
+            core: AtomicUsize::new(0),
         });
         let executor = Self { shared };
         for _ in 0..threads {
@@ -127,6 +133,7 @@ impl Executor {
     pub(crate) async fn happened(&self) -> Vec<Stimulus> {
         let mut patience = LOOK;
         loop {
+            self.shared.core.store(sched_getcpu(), Ordering::Relaxed);
             let (done, watch) = lock(&self.shared.tasks).take();
             if !done.is_empty() {
                 return done;
@@ -205,7 +212,7 @@ impl Shared {
     }
 
     fn next(&self) -> Option<Execution> {
-        let mut spinning = None::<Instant>;
+        let (mut looked, mut spun) = (None::<Instant>, Duration::ZERO);
         loop {
             if self.ended.load(Ordering::SeqCst) {
                 return None;
@@ -219,11 +226,13 @@ impl Shared {
                     return next;
                 }
             }
-            if spinning.get_or_insert_with(Instant::now).elapsed() < SPIN {
+            let now = Instant::now();
+            spun += looked.replace(now).map_or(Duration::ZERO, |before| (now - before).min(A_LOOK));
+            if spun < SPIN {
                 thread::yield_now();
                 continue;
             }
-            spinning = None;
+            (looked, spun) = (None, Duration::ZERO);
             let tasks = lock(&self.tasks);
             self.sleeping.fetch_add(1, Ordering::SeqCst);
             if tasks.ready.is_empty() && !self.ended.load(Ordering::SeqCst) {
@@ -270,7 +279,7 @@ impl Shared {
 
     /// Wakes the I/O thread, if what happened is not to be told with more of it.
     fn tell(&self, mut tasks: MutexGuard<'_, Tasks>, brief: bool) {
-        let tell = tasks.is_to_be_told(brief);
+        let tell = tasks.is_to_be_told(brief, || sched_getcpu() == self.core.load(Ordering::Relaxed));
         drop(tasks);
         if tell {
             self.told.notify_one();

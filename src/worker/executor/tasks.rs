@@ -15,9 +15,9 @@ use crate::{
     worker::{Execution, Input, Stimulus},
 };
 
-/// How long the ends of brief tasks wait for others to be told with.
+/// How long the ends of brief tasks wait for others to be told with; twice as long where somebody else should tell.
 const PATIENCE: Duration = Duration::from_micros(250);
-/// And how many are told together at most.
+/// And how many are told together at most, likewise.
 const TOGETHER: usize = 64;
 /// What the threads have to do, and what they did.
 #[derive(Default)]
@@ -151,15 +151,18 @@ impl Tasks {
         }
     }
 
-    /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`.
-    pub(super) fn is_to_be_told(&mut self, brief: bool) -> bool {
+    /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`; `here` is
+    /// whether it would displace this thread, which is between two tasks, and not another one, which may be in one.
+    pub(super) fn is_to_be_told(&mut self, brief: bool, here: impl FnOnce() -> bool) -> bool {
         if self.told || self.done.is_empty() {
             return false;
         }
         let more = self.brief_running > 0 || self.ready.front().is_some_and(|next| next.brief);
         let since = *self.since.get_or_insert_with(Instant::now);
-        let waits = brief && more && self.watched && self.done.len() < TOGETHER;
-        self.told = !waits || since.elapsed() >= PATIENCE;
+        let waits = brief && more && self.watched;
+        let (waited, tasks) = (since.elapsed(), self.done.len());
+        let at_least = |times: u32| waited >= times * PATIENCE || tasks >= times as usize * TOGETHER;
+        self.told = !waits || at_least(2) || at_least(1) && here();
         self.told
     }
 
@@ -249,23 +252,41 @@ mod tests {
     fn brief_tasks_are_told_of_together() {
         let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[]), (4, &[])]);
         finish(&mut tasks, 1, Ok(10));
-        assert!(tasks.is_to_be_told(true), "the I/O thread does not look by itself yet");
+        assert!(tasks.is_to_be_told(true, || true), "the I/O thread does not look by itself yet");
         let (told, watch) = tasks.take();
         assert!(told.len() == 1 && watch);
         finish(&mut tasks, 2, Ok(20));
-        assert!(!tasks.is_to_be_told(true), "two are to follow");
+        assert!(!tasks.is_to_be_told(true, || true), "two are to follow");
         let last = [tasks.start(), tasks.start()];
         for (execution, told) in last.into_iter().flatten().zip([false, true]) {
             tasks.finish(execution.id, Ok(Value::new(0)), 1, true);
-            assert_eq!(tasks.is_to_be_told(true), told, "{:?}", execution.id);
+            assert_eq!(tasks.is_to_be_told(true, || true), told, "{:?}", execution.id);
         }
-        assert!(!tasks.is_to_be_told(true), "once is enough");
+        assert!(!tasks.is_to_be_told(true, || true), "once is enough");
         assert_eq!(tasks.take().0.len(), 3);
         tasks.add(execution(5, &[]));
         tasks.add(execution(6, &[]));
         assert!(tasks.take().1);
         finish(&mut tasks, 5, Ok(50));
-        assert!(tasks.is_to_be_told(false), "somebody waits for it");
+        assert!(tasks.is_to_be_told(false, || true), "somebody waits for it");
+    }
+
+    #[test]
+    fn who_would_displace_another_thread_waits_for_that_to_tell() {
+        let brief: Vec<(u32, &[u32])> = (0..=2 * TOGETHER as u32).map(|n| (n, &[][..])).collect();
+        let mut tasks = tasks(&brief);
+        tasks.take();
+        for n in 0..2 * TOGETHER as u32 {
+            finish(&mut tasks, n, Ok(0));
+            // However slow this is, no time counts.
+            tasks.since = Some(Instant::now());
+            assert_eq!(tasks.is_to_be_told(true, || false), tasks.done.len() == 2 * TOGETHER, "{n}");
+        }
+        assert_eq!(tasks.take().0.len(), 2 * TOGETHER);
+        finish(&mut tasks, 2 * TOGETHER as u32, Ok(0));
+        tasks.add(execution(1000, &[]));
+        tasks.since = Instant::now().checked_sub(PATIENCE);
+        assert!(tasks.is_to_be_told(true, || true));
     }
 
     #[test]
@@ -275,7 +296,7 @@ mod tests {
         tasks.secede(id(1), true);
         assert_eq!(unstarted(&tasks), [id(2), id(3)]);
         assert_eq!((tasks.brief, tasks.brief_running, tasks.blocked.len()), (0, 0, 0));
-        assert!(tasks.is_to_be_told(false));
+        assert!(tasks.is_to_be_told(false, || true));
         tasks.finish(id(1), Ok(Value::new(10)), 1, false);
         assert!(tasks.ready.is_empty() && tasks.unfinished.is_empty());
     }
