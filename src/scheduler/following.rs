@@ -45,6 +45,16 @@ pub(super) struct Start {
     pub(super) way: u64,
 }
 
+impl Worker {
+    /// Whether it takes more that follows others.
+    fn has_room(&self) -> bool {
+        let tasks = AHEAD_TASKS * u64::from(self.threads);
+        // However long they are, one may follow.
+        let ahead = self.queueing() <= ROOM || self.following == 0;
+        ahead && u64::from(self.busy) < tasks
+    }
+}
+
 impl State {
     /// A task was just assigned: what waits for it may follow.
     pub(super) fn lead(&mut self, id: TaskRef) {
@@ -64,13 +74,31 @@ impl State {
 
     /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
     /// whoever has the least to do, wherever it would start first; between those that compute them a way counts twice.
+    ///
+    /// Where that one has no room, and computes all that the task waits for, the task is kept out until it has.
     pub(super) fn follow(&mut self, id: TaskRef) {
-        if let Some(worker) = self.leader_of(id) {
-            self.assign(id, worker, false);
+        let Some((worker, alone)) = self.leader_of(id) else { return };
+        match self.workers.get_mut(worker) {
+            Some(leader) if leader.has_room() => self.assign(id, worker, false),
+            Some(leader) if alone => leader.kept_out.push_back(id),
+            _ => {}
         }
     }
 
-    fn leader_of(&self, id: TaskRef) -> Option<WorkerId> {
+    /// A worker is done with something: those that were kept out there may follow, as far as there is room. Were they let in
+    /// only when what they wait for is done, it would have nothing to do meanwhile.
+    pub(super) fn admit(&mut self, worker: WorkerId) {
+        while let Some(leader) = self.workers.get_mut(worker).filter(|leader| leader.has_room())
+            && let Some(id) = leader.kept_out.pop_front()
+        {
+            if self.task(id).is_some_and(|task| task.state == TaskState::Waiting) {
+                self.follow(id);
+            }
+        }
+    }
+
+    /// Whom a task would follow, and whether all that it waits for is computed there.
+    fn leader_of(&self, id: TaskRef) -> Option<(WorkerId, bool)> {
         let task = self.task(id)?;
         let options = self.options_of(task);
         let free = options.workers.is_empty() && options.resources.is_empty();
@@ -96,14 +124,6 @@ impl State {
                 _ => return None,
             }
         }
-        let room = |id: &WorkerId| {
-            self.workers.get(*id).is_some_and(|worker| {
-                let tasks = AHEAD_TASKS * u64::from(worker.threads);
-                // However long they are, one may follow.
-                let ahead = worker.queueing() <= ROOM || worker.following == 0;
-                ahead && u64::from(worker.busy) < tasks
-            })
-        };
         // A chain runs on where it is; what else needs the same may be done sooner by whoever has the least to do.
         let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
         let least = || self.workers.least_loaded().filter(|_| task.dependencies.iter().any(several));
@@ -122,7 +142,7 @@ impl State {
         let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
         // Who computes none of what it needs is not kept from other work by waiting for it.
         let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
-        (room(&first) && !waits).then_some(first)
+        (!waits).then(|| (first, leaders.iter().all(|leader| *leader == first)))
     }
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done

@@ -67,6 +67,7 @@ impl State {
             occupancy: 0,
             done: 0,
             following: 0,
+            kept_out: Default::default(),
             outgoing: 0,
             incoming: 0,
             pace: 1.0,
@@ -372,6 +373,7 @@ impl State {
         if is_surprising(estimate, duration) {
             self.estimate_anew(worker);
         }
+        self.admit(worker);
     }
 
     /// A worker has a copy of a result.

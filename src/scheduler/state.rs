@@ -87,6 +87,8 @@ pub(super) struct Worker {
     pub(super) nbytes: u64,
     pub(super) processing: TaskList,
     pub(super) has: TaskList,
+    /// Tasks that would follow others here, had there been room.
+    pub(super) kept_out: VecDeque<TaskRef>,
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
     /// What its fetches from each peer took.

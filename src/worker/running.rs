@@ -1,6 +1,6 @@
 //! Tasks to the compute threads and back.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, mem};
 
 use super::{Execution, Input, Instruction, TaskState, reporting::SHORT, state::State};
 use crate::{
@@ -12,9 +12,9 @@ use crate::{
 const INLINE_BYTES: u64 = 4096;
 /// Short tasks are handed to the compute threads ahead of time, this many nanoseconds of them a
 /// thread, so that no thread waits for the next one to cross over.
-const AHEAD_NS: u64 = 1_000_000;
+const AHEAD_NS: u64 = 2_000_000;
 /// And never more than this many a thread.
-const AHEAD_TASKS: u32 = 256;
+const AHEAD_TASKS: u32 = 512;
 
 impl State {
     pub(super) fn make_ready(&mut self, id: TaskId) {
@@ -45,6 +45,7 @@ impl State {
             self.ready.pop();
             self.start(id, estimate.unwrap_or(AHEAD_NS));
         }
+        self.admit();
     }
 
     fn execute_constrained(&mut self) {
@@ -140,23 +141,38 @@ impl State {
         }
     }
 
-    /// Hands a waiting task to the compute threads, if others there make all that it still needs.
-    fn chain(&mut self, id: TaskId) -> bool {
-        if !self.config.chains {
-            return false;
+    /// The compute threads are done with something: those that were kept out join them, as far as there is room.
+    fn admit(&mut self) {
+        while let Some(&id) = self.kept_out.front() {
+            if self.chainable(id).is_some_and(|estimate| !self.has_room(Some(estimate))) {
+                return;
+            }
+            self.kept_out.pop_front();
+            self.chain_from(id);
         }
-        let Some(task) = self.tasks.get(&id).filter(|task| task.state == TaskState::Waiting) else {
-            return false;
-        };
-        let Some(spec) = task.spec.as_ref().filter(|spec| spec.resources.is_empty()) else { return false };
-        let known = self.durations.get(&spec.entry).copied();
-        let Some(estimate) = known.filter(|estimate| self.has_room(Some(*estimate))) else { return false };
+    }
+
+    /// Of a waiting task whose missing inputs are all made by others with the compute threads, how long it will take.
+    fn chainable(&self, id: TaskId) -> Option<u64> {
+        let task =
+            self.tasks.get(&id).filter(|task| self.config.chains && task.state == TaskState::Waiting)?;
+        let spec = task.spec.as_ref().filter(|spec| spec.resources.is_empty())?;
+        let estimate = *self.durations.get(&spec.entry)?;
         let comes = |id| {
             self.tasks.get(&id).is_some_and(|needed: &super::state::Task| {
                 needed.value.is_some() || needed.state == TaskState::Executing && needed.estimate < AHEAD_NS
             })
         };
-        if !spec.dependencies.iter().all(|dependency| comes(dependency.id)) || !self.fits(id) {
+        let all_come = spec.dependencies.iter().all(|dependency| comes(dependency.id)) && self.fits(id);
+        all_come.then_some(estimate)
+    }
+
+    /// Hands a waiting task to the compute threads, if others there make all that it still needs and there is room; else
+    /// keeps it out for now.
+    fn chain(&mut self, id: TaskId) -> bool {
+        let Some(estimate) = self.chainable(id) else { return false };
+        if !self.has_room(Some(estimate)) {
+            self.kept_out.push_back(id);
             return false;
         }
         self.chained += 1;
@@ -321,9 +337,9 @@ impl State {
         if let Some(task) = self.tasks.get_mut(&id) {
             // One that is being read counts there what is not read yet.
             if task.state != TaskState::Reading {
-                self.chained -= u32::from(std::mem::take(&mut task.missing) > 0);
+                self.chained -= u32::from(mem::take(&mut task.missing) > 0);
             }
-            self.backlog -= std::mem::take(&mut task.estimate);
+            self.backlog -= mem::take(&mut task.estimate);
         }
     }
 }

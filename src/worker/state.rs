@@ -209,6 +209,8 @@ pub struct State {
     pub(super) executing: u32,
     /// Those of them that cannot start yet: others with the compute threads make what they need.
     pub(super) chained: u32,
+    /// Tasks that would wait for others there, had there been room.
+    pub(super) kept_out: VecDeque<TaskId>,
     /// Tasks that were assigned and are not done, and those of them that wait for what is not here.
     pub(super) assigned: u32,
     pub(super) waiting: u32,
@@ -252,6 +254,7 @@ impl State {
             forwards: KeyMap::default(),
             executing: 0,
             chained: 0,
+            kept_out: VecDeque::new(),
             assigned: 0,
             waiting: 0,
             reports: Vec::new(),

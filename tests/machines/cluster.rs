@@ -255,9 +255,13 @@ impl Cluster {
     }
 
     pub fn work(&mut self, id: WorkerId, stimulus: worker::Stimulus) {
+        self.work_many(id, vec![stimulus]);
+    }
+
+    fn work_many(&mut self, id: WorkerId, stimuli: Vec<worker::Stimulus>) {
         self.now += 1;
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let instructions = worker.state.handle(stimulus, self.now);
+        let instructions = worker.state.handle_many(stimuli, self.now);
         if self.scheduler.task_count() < FEW {
             worker.state.validate();
         }
@@ -450,11 +454,10 @@ impl Cluster {
             let executed =
                 worker::Stimulus::Executed { id: id_of_task, result: Err(error), nbytes: 0, duration };
             let unstarted = strand(running, id_of_task);
-            self.work(id, executed);
-            if !unstarted.is_empty() {
-                self.work(id, worker::Stimulus::Unstarted(unstarted));
-            }
-            return;
+            // As the compute threads say it: at once.
+            let unstarted = Some(unstarted).filter(|unstarted| !unstarted.is_empty());
+            let unstarted = unstarted.map(worker::Stimulus::Unstarted);
+            return self.work_many(id, [executed].into_iter().chain(unstarted).collect());
         }
         let value = Value::new(i64::from_le_bytes(number) + inputs.sum::<i64>());
         hand_on(running, id_of_task, &value);

@@ -49,6 +49,24 @@ fn a_chain_goes_to_its_worker_at_once() {
 }
 
 #[test]
+fn who_was_kept_out_is_let_in_before_its_worker_is_through() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_after(&mut bed, 101, 500_000);
+    let chain = [call(1, &[])].into_iter().chain((2..=60).map(|key| call(key, &[key - 1])));
+    bed.submit(chain.collect(), &[60]);
+    let ahead = bed.computes().len() as u128;
+    assert!((15..20).contains(&ahead), "as much as it has room for: {ahead}");
+    for key in 1..=60 {
+        finish_after(&mut bed, key, 500_000);
+        let next: Vec<_> = (key + ahead..=60).take(1).map(|key| (WorkerId(0), key)).collect();
+        assert_eq!(bed.computes(), next);
+    }
+    bed.release(&[60]);
+    assert_eq!(bed.state.task_count(), 1);
+}
+
+#[test]
 fn what_others_compute_for_it_is_forwarded_and_where_it_is_is_said() {
     let mut bed = bed(2);
     bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2])], &[3]).is(3, TaskState::Processing);

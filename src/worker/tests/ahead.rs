@@ -42,6 +42,27 @@ fn a_short_task_joins_those_that_the_compute_threads_have() {
 }
 
 #[test]
+fn who_has_no_room_joins_as_soon_as_there_is_some() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![]));
+    for n in 3..=600 {
+        bed.compute(quick(n, vec![coming(n - 1)]));
+    }
+    bed.is(513, TaskState::Executing).is(514, TaskState::Waiting).free(600);
+    for n in 2..=600 {
+        ran(&mut bed, n, Ok(0));
+        let joined = format!("execute {}", n + 512);
+        let joins = bed.told.iter().any(|told| matches!(told, Instruction::Execute(_)));
+        assert_eq!(joins, n + 512 < 600, "{n}");
+        if joins {
+            bed.does(&[&joined]);
+        }
+    }
+    bed.is_forgotten(600);
+    assert_eq!(bed.state.metrics().executing, 0);
+}
+
+#[test]
 fn it_comes_back_where_what_it_needs_fails() {
     let mut bed = bed();
     bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).compute(quick(4, vec![coming(3)]));
