@@ -19,8 +19,8 @@ use crate::{
 /// Tasks, and bytes of their arguments, that wait for the I/O thread before handles wait too.
 const TASKS_WAITING: usize = 1 << 16;
 const BYTES_WAITING: u64 = 64 << 20;
-/// Tasks of several submissions that the I/O thread takes at once, or more where one submission has more: the first run
-/// while it takes the next.
+/// Tasks of several submissions that the I/O thread takes at once, or more where one submission has more; or twice as many
+/// as the last time, so that these run while it takes the next, and of very many most are taken together.
 const TAKEN_TOGETHER: usize = 256;
 
 /// What the handles want of the I/O thread.
@@ -87,6 +87,8 @@ struct Queue {
     /// Tasks among them, and bytes of their arguments.
     tasks: usize,
     nbytes: u64,
+    /// Tasks that were taken last.
+    taken: usize,
     /// The I/O thread was told that something waits.
     told: bool,
     /// Why nothing is taken any more.
@@ -136,14 +138,15 @@ impl Commands {
     pub(super) fn take(&self) -> VecDeque<Command> {
         let mut queue = self.lock();
         let (mut tasks, mut nbytes) = (0, 0u64);
+        let enough = TAKEN_TOGETHER.max(2 * queue.taken);
         let last = queue.waiting.iter().position(|command| {
             let (more, more_bytes) = weight(command);
             (tasks, nbytes) = (tasks + more, nbytes.saturating_add(more_bytes));
-            tasks >= TAKEN_TOGETHER
+            tasks >= enough
         });
         (queue.tasks, queue.nbytes) = (queue.tasks - tasks, queue.nbytes.saturating_sub(nbytes));
         let end = last.map(|last| last + 1).filter(|end| *end < queue.waiting.len());
-        queue.told = end.is_some();
+        (queue.taken, queue.told) = (tasks, end.is_some());
         let taken = match end {
             Some(end) => queue.waiting.drain(..end).collect(),
             None => mem::take(&mut queue.waiting),
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn many_tasks_are_taken_some_at_a_time() {
         let commands = Commands::default();
-        for tasks in [200, 100, 0, 1, 5000, 3] {
+        for tasks in [200, 100, 0, 1, 5000, 9000, 1000, 2, 3] {
             commands.put(submit(tasks));
         }
         commands.put(release(true));
@@ -235,8 +238,10 @@ mod tests {
         assert_eq!(taken(&commands), [200, 100]);
         assert!(is_told(&commands), "there is more");
         assert_eq!(taken(&commands), [0, 1, 5000]);
+        // Twice as many as just now.
+        assert_eq!(taken(&commands), [9000, 1000, 2]);
         assert_eq!(taken(&commands), [3, 0]);
-        assert!(is_told(&commands), "by the second take");
+        assert!(is_told(&commands), "by the third");
         assert!(!is_told(&commands) && taken(&commands).is_empty());
         let queue = commands.lock();
         assert_eq!((queue.tasks, queue.nbytes), (0, 0));
