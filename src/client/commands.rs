@@ -26,7 +26,7 @@ const TAKEN_TOGETHER: usize = 256;
 /// What the handles want of the I/O thread.
 pub(crate) enum Command {
     Submit(Vec<Submission>),
-    /// Of a small result this travels with the command that follows, or with the next heartbeat: it is not worth
+    /// Of a small result this travels with the command that follows, or soon after a result came, or with the next heartbeat: it is not worth
     /// waking the I/O thread, and who submits one task after the other would wake it twice for each.
     Release {
         key: Key,

@@ -24,6 +24,10 @@ use crate::{
 /// Bytes asked of a worker in one request, one result at least.
 const FETCH_BYTES: u64 = 64 << 20;
 
+/// How long after a result came it is looked whether it was let go of, which wakes nobody where it is small: who reads results and
+/// goes on should not find the last ones being forgotten when the next ones are computed.
+const READ: Duration = Duration::from_millis(5);
+
 struct Core {
     shared: Arc<Shared>,
     scheduler: Upstream<FromClient>,
@@ -71,6 +75,7 @@ pub(crate) async fn serve(
     });
     let mut beat = time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut read = None::<time::Instant>;
     let (reason, closer) = loop {
         tokio::select! {
             biased;
@@ -83,6 +88,9 @@ pub(crate) async fn serve(
             reports = from.recv() => match reports {
                 Ok(Some(reports)) => {
                     core.heard.set(Instant::now());
+                    if reports.iter().any(|report| matches!(report, ToClient::InMemory { .. })) {
+                        read.get_or_insert_with(|| time::Instant::now() + READ);
+                    }
                     if let Some(reason) = reports.into_iter().find_map(|report| core.report(report)) {
                         break (reason, None);
                     }
@@ -95,6 +103,10 @@ pub(crate) async fn serve(
                     }
                 }
             },
+            () = async { time::sleep_until(read.unwrap_or_else(time::Instant::now)).await }, if read.is_some() => {
+                read = None;
+                shared.commands.look();
+            }
             _ = beat.tick() => {
                 core.scheduler.put(FromClient::Alive);
                 shared.commands.look();

@@ -55,6 +55,7 @@ fn main() {
         cancelled_futures_say_so,
         dropped_futures_are_released,
         what_a_silent_client_drops_is_released,
+        small_results_that_are_read_and_dropped_are_released_soon,
         questions_are_answered,
         functions_run_on_every_worker,
         retired_workers_leave_their_results,
@@ -270,6 +271,21 @@ fn what_a_silent_client_drops_is_released(cluster: &LocalCluster, client: &Clien
     big.result()?;
     drop(big);
     until("a big result is released", gone)
+}
+
+/// Some milliseconds after they came, not with the heartbeat, twice a second.
+fn small_results_that_are_read_and_dropped_are_released_soon(
+    cluster: &LocalCluster,
+    client: &Client,
+) -> Outcome {
+    let silent = Client::from(cluster.client()?);
+    let start = Instant::now();
+    for round in 0..8 {
+        silent.submit(inc, (round,)).result()?;
+        until("it is released", || Ok(client.scheduler_info()?.tasks.is_empty()))?;
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    Ok(())
 }
 
 fn questions_are_answered(_: &LocalCluster, client: &Client) -> Outcome {
