@@ -19,13 +19,17 @@ use crate::{
 /// Tasks, and bytes of their arguments, that wait for the I/O thread before handles wait too.
 const TASKS_WAITING: usize = 1 << 16;
 const BYTES_WAITING: u64 = 64 << 20;
-/// Tasks of several submissions that the I/O thread takes at once, or more where one submission has more; or twice as many
-/// as the last time, so that these run while it takes the next, and of very many most are taken together.
+/// Tasks of several submissions that the I/O thread takes at once; more where one submission has more, and up to twice as many as
+/// the last time: those run meanwhile, and of very many most are taken together.
 const TAKEN_TOGETHER: usize = 256;
 
 /// What the handles want of the I/O thread.
 pub(crate) enum Command {
-    Submit(Vec<Submission>),
+    Submit {
+        tasks: Vec<Submission>,
+        /// Bytes of their arguments.
+        nbytes: u64,
+    },
     /// Of a small result this travels with the command that follows, or soon after a result came, or with the next heartbeat: it is not worth
     /// waking the I/O thread, and who submits one task after the other would wake it twice for each.
     Release {
@@ -65,11 +69,16 @@ pub(crate) struct Submission {
     pub(crate) kept: Kept,
 }
 
-/// Tasks and bytes of their arguments that a command submits.
-fn weight(command: &Command) -> (usize, u64) {
-    let Command::Submit(submissions) = command else { return (0, 0) };
-    let nbytes = submissions.iter().map(|submission| submission.task.arguments.nbytes()).sum();
-    (submissions.len(), nbytes)
+impl Command {
+    pub(super) fn submit(tasks: Vec<Submission>) -> Self {
+        let nbytes = tasks.iter().map(|submission| submission.task.arguments.nbytes()).sum();
+        Self::Submit { tasks, nbytes }
+    }
+
+    /// Tasks that it submits, and bytes of their arguments.
+    fn weight(&self) -> (usize, u64) {
+        if let Self::Submit { tasks, nbytes } = self { (tasks.len(), *nbytes) } else { (0, 0) }
+    }
 }
 
 /// The queue of commands.
@@ -100,7 +109,7 @@ impl Commands {
     /// submitted and that has not taken many earlier ones, so that who submits faster than the scheduler takes in does
     /// not fill the memory.
     pub(super) fn put(&self, command: Command) {
-        let (tasks, nbytes) = weight(&command);
+        let (tasks, nbytes) = command.weight();
         let too_many = |queue: &mut Queue| {
             queue.closed.is_none()
                 && queue.tasks.min(tasks) > 0
@@ -140,7 +149,7 @@ impl Commands {
         let (mut tasks, mut nbytes) = (0, 0u64);
         let enough = TAKEN_TOGETHER.max(2 * queue.taken);
         let last = queue.waiting.iter().position(|command| {
-            let (more, more_bytes) = weight(command);
+            let (more, more_bytes) = command.weight();
             (tasks, nbytes) = (tasks + more, nbytes.saturating_add(more_bytes));
             tasks >= enough
         });
@@ -211,7 +220,7 @@ mod tests {
             },
             kept: Kept::default(),
         };
-        Command::Submit((0..tasks).map(submission).collect())
+        Command::submit((0..tasks).map(submission).collect())
     }
 
     fn release(small: bool) -> Command {
@@ -220,7 +229,7 @@ mod tests {
 
     /// The tasks of each command that is taken.
     fn taken(commands: &Commands) -> Vec<usize> {
-        commands.take().iter().map(|command| weight(command).0).collect()
+        commands.take().iter().map(|command| command.weight().0).collect()
     }
 
     fn is_told(commands: &Commands) -> bool {

@@ -24,8 +24,8 @@ use crate::{
 /// Bytes asked of a worker in one request, one result at least.
 const FETCH_BYTES: u64 = 64 << 20;
 
-/// How long after a result came it is looked whether it was let go of, which wakes nobody where it is small: who reads results and
-/// goes on should not find the last ones being forgotten when the next ones are computed.
+/// How long after results came it is looked whether they were let go of, which wakes nobody where they are small: who reads
+/// results and goes on should not find the last ones being forgotten when the next ones are computed.
 const READ: Duration = Duration::from_millis(5);
 
 struct Core {
@@ -75,7 +75,8 @@ pub(crate) async fn serve(
     });
     let mut beat = time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut read = None::<time::Instant>;
+    // When it is looked next, and when the latest results came.
+    let (mut look, mut came) = (None::<time::Instant>, time::Instant::now());
     let (reason, closer) = loop {
         tokio::select! {
             biased;
@@ -89,7 +90,8 @@ pub(crate) async fn serve(
                 Ok(Some(reports)) => {
                     core.heard.set(Instant::now());
                     if reports.iter().any(|report| matches!(report, ToClient::InMemory { .. })) {
-                        read.get_or_insert_with(|| time::Instant::now() + READ);
+                        came = time::Instant::now();
+                        look.get_or_insert(came + READ);
                     }
                     if let Some(reason) = reports.into_iter().find_map(|report| core.report(report)) {
                         break (reason, None);
@@ -103,9 +105,9 @@ pub(crate) async fn serve(
                     }
                 }
             },
-            () = async { time::sleep_until(read.unwrap_or_else(time::Instant::now)).await }, if read.is_some() => {
-                read = None;
+            () = async { time::sleep_until(look.unwrap_or(came)).await }, if look.is_some() => {
                 shared.commands.look();
+                look = Some(came + READ).filter(|next| *next > time::Instant::now());
             }
             _ = beat.tick() => {
                 core.scheduler.put(FromClient::Alive);
@@ -175,8 +177,8 @@ impl Core {
         for command in self.shared.commands.take() {
             match &command {
                 // What was released and is submitted again must reach the scheduler in this order.
-                Command::Submit(submissions) => {
-                    if graph.is_empty() || released.any_of(submissions) {
+                Command::Submit { tasks, .. } => {
+                    if graph.is_empty() || released.any_of(tasks) {
                         self.flush(&mut graph, &mut released);
                     }
                 }
@@ -184,7 +186,7 @@ impl Core {
                 _ => self.flush(&mut graph, &mut released),
             }
             match command {
-                Command::Submit(submissions) => graph.add(submissions),
+                Command::Submit { tasks, .. } => graph.add(tasks),
                 Command::Release { key, .. } => released.add(key, !graph.is_empty()),
                 Command::FireAndForget(keys) => self.scheduler.put(FromClient::FireAndForget(keys)),
                 Command::Cancel { keys, force } => {

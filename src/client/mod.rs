@@ -77,7 +77,7 @@ impl Shared {
 
     fn submit(&self, submissions: Vec<Submission>) {
         if !submissions.is_empty() {
-            self.commands.put(Command::Submit(submissions));
+            self.commands.put(Command::submit(submissions));
         }
     }
 

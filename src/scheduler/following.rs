@@ -75,29 +75,42 @@ impl State {
     /// Assigns a task that still waits for others, if it may follow them: to one of the workers that compute these, or to
     /// whoever has the least to do, wherever it would start first; between those that compute them a way counts twice.
     ///
-    /// Where that one has no room, and computes all that the task waits for, the task is kept out until it has.
+    /// Where that one has no room, and nobody else would ever come into question, the task is kept out until it has.
     pub(super) fn follow(&mut self, id: TaskRef) {
-        let Some((worker, alone)) = self.leader_of(id) else { return };
+        let Some((worker, only)) = self.leader_of(id) else { return };
         match self.workers.get_mut(worker) {
             Some(leader) if leader.has_room() => self.assign(id, worker, false),
-            Some(leader) if alone => leader.kept_out.push_back(id),
+            Some(leader) if only => leader.kept_out.push_back(id),
             _ => {}
         }
     }
 
-    /// A worker is done with something: those that were kept out there may follow, as far as there is room. Were they let in
-    /// only when what they wait for is done, it would have nothing to do meanwhile.
+    /// A worker is done with something: those that were kept out there may follow, as far as there is room and nothing comes
+    /// before them. Were they let in only when what they wait for is done, it would have nothing to do meanwhile.
     pub(super) fn admit(&mut self, worker: WorkerId) {
-        while let Some(leader) = self.workers.get_mut(worker).filter(|leader| leader.has_room())
-            && let Some(id) = leader.kept_out.pop_front()
+        while let Some(leader) = self.workers.get(worker).filter(|leader| leader.has_room())
+            && let Some(&id) = leader.kept_out.front()
         {
-            if self.task(id).is_some_and(|task| task.state == TaskState::Waiting) {
+            // Who waits for nothing any more is placed like others.
+            let waits = |task: &&Task| task.state == TaskState::Waiting && task.waiting_on > 0;
+            let waiting = self.task(id).filter(waits).map(|task| task.priority);
+            if let Some(priority) = waiting {
+                // With room for followers a worker never has room for what is queued.
+                let queued = self.next_queued(worker).and_then(|(_, queued)| self.task(queued));
+                if queued.is_some_and(|queued| queued.priority < priority) {
+                    return;
+                }
+            }
+            if let Some(leader) = self.workers.get_mut(worker) {
+                leader.kept_out.pop_front();
+            }
+            if waiting.is_some() {
                 self.follow(id);
             }
         }
     }
 
-    /// Whom a task would follow, and whether all that it waits for is computed there.
+    /// Whom a task would follow, and whether nobody else ever comes into question.
     fn leader_of(&self, id: TaskRef) -> Option<(WorkerId, bool)> {
         let task = self.task(id)?;
         let options = self.options_of(task);
@@ -126,7 +139,8 @@ impl State {
         }
         // A chain runs on where it is; what else needs the same may be done sooner by whoever has the least to do.
         let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
-        let least = || self.workers.least_loaded().filter(|_| task.dependencies.iter().any(several));
+        let shared = task.dependencies.iter().any(several);
+        let least = || self.workers.least_loaded().filter(|_| shared);
         let fit = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
         };
@@ -142,7 +156,10 @@ impl State {
         let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
         // Who computes none of what it needs is not kept from other work by waiting for it.
         let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
-        (!waits).then(|| (first, leaders.iter().all(|leader| *leader == first)))
+        // Columns that ended up on one worker may part at the next batch, if there is one.
+        let only =
+            || !shared && leaders.iter().all(|leader| *leader == first) || self.workers.standing() == 1;
+        (!waits).then(|| (first, only()))
     }
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done

@@ -141,11 +141,18 @@ impl State {
         }
     }
 
-    /// The compute threads are done with something: those that were kept out join them, as far as there is room.
+    /// The compute threads are done with something: those that were kept out join them, as far as there is room and nothing
+    /// that can start comes before them.
     fn admit(&mut self) {
+        let first = self.ready.peek().into_iter().chain(self.constrained.peek());
+        let first = first.map(|Reverse((priority, _))| *priority).min();
         while let Some(&id) = self.kept_out.front() {
-            if self.chainable(id).is_some_and(|estimate| !self.has_room(Some(estimate))) {
-                return;
+            if let Some(estimate) = self.chainable(id) {
+                let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
+                let later = spec.is_some_and(|spec| first.is_some_and(|first| first < spec.priority));
+                if later || !self.has_room(Some(estimate)) {
+                    return;
+                }
             }
             self.kept_out.pop_front();
             self.chain_from(id);
@@ -172,7 +179,10 @@ impl State {
     fn chain(&mut self, id: TaskId) -> bool {
         let Some(estimate) = self.chainable(id) else { return false };
         if !self.has_room(Some(estimate)) {
-            self.kept_out.push_back(id);
+            // What takes longer has room only where the threads have nothing else.
+            if estimate <= AHEAD_NS * u64::from(self.config.nthreads) {
+                self.kept_out.push_back(id);
+            }
             return false;
         }
         self.chained += 1;

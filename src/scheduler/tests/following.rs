@@ -67,6 +67,27 @@ fn who_was_kept_out_is_let_in_before_its_worker_is_through() {
 }
 
 #[test]
+fn what_goes_before_is_not_kept_waiting_by_those_that_are_let_in() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[])], &[101]);
+    finish_after(&mut bed, 101, 500_000);
+    let chain = [call(1, &[])].into_iter().chain((2..=60).map(|key| call(key, &[key - 1])));
+    bed.submit(chain.collect(), &[60]);
+    let ahead = bed.computes().len() as u128;
+    bed.submit(vec![call(200, &[]).with(|o| o.priority = 1)], &[200]).is(200, TaskState::Queued);
+    bed.submit(vec![call(201, &[])], &[201]);
+    let mut key = 1;
+    while bed.task(200).state == TaskState::Queued {
+        finish_after(&mut bed, key, 500_000);
+        key += 1;
+    }
+    assert!(key <= ahead + 1, "when those are done that were there: {key} of {ahead}");
+    // What comes after the chain waits for it.
+    (key..=50).for_each(|key| finish_after(&mut bed, key, 500_000));
+    bed.is(201, TaskState::Queued);
+}
+
+#[test]
 fn what_others_compute_for_it_is_forwarded_and_where_it_is_is_said() {
     let mut bed = bed(2);
     bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2])], &[3]).is(3, TaskState::Processing);

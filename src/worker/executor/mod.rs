@@ -11,7 +11,7 @@ use std::{
     cell::RefCell,
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -31,8 +31,10 @@ use tasks::Tasks;
 /// How long an idle compute thread looks for work before it sleeps, giving its core to whoever else is ready. Where the core
 /// sleeps too, as on a virtual machine, waking both takes nearly as long.
 const SPIN: Duration = Duration::from_micros(100);
-/// What a look counts for at most: a thread that was displaced meanwhile did not look for longer.
+/// What a look counts for at most: a thread that was displaced meanwhile did not look for longer. But where it is displaced for so long
+/// in all, others need the core.
 const A_LOOK: Duration = Duration::from_micros(5);
+const DISPLACED: Duration = Duration::from_millis(1);
 /// After how long the I/O thread looks by itself, in case a brief task was none; and after how long at most, the more
 /// often it looked in vain.
 const LOOK: Duration = Duration::from_millis(1);
@@ -59,6 +61,9 @@ struct Shared {
 /// Compute threads of this process, and those of them that run a task.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// The cores that this process may use.
+static CORES: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
 
 /// Whether a compute thread of this process has nothing to run, and so leaves a core free.
 pub(crate) fn a_thread_is_idle() -> bool {
@@ -212,7 +217,7 @@ impl Shared {
     }
 
     fn next(&self) -> Option<Execution> {
-        let (mut looked, mut spun) = (None::<Instant>, Duration::ZERO);
+        let (mut looked, mut since, mut spun) = (None::<Instant>, None::<Instant>, Duration::ZERO);
         loop {
             if self.ended.load(Ordering::SeqCst) {
                 return None;
@@ -228,11 +233,11 @@ impl Shared {
             }
             let now = Instant::now();
             spun += looked.replace(now).map_or(Duration::ZERO, |before| (now - before).min(A_LOOK));
-            if spun < SPIN {
+            if spun < SPIN && now - *since.get_or_insert(now) < DISPLACED {
                 thread::yield_now();
                 continue;
             }
-            (looked, spun) = (None, Duration::ZERO);
+            (looked, since, spun) = (None, None, Duration::ZERO);
             let tasks = lock(&self.tasks);
             self.sleeping.fetch_add(1, Ordering::SeqCst);
             if tasks.ready.is_empty() && !self.ended.load(Ordering::SeqCst) {
@@ -279,7 +284,9 @@ impl Shared {
 
     /// Wakes the I/O thread, if what happened is not to be told with more of it.
     fn tell(&self, mut tasks: MutexGuard<'_, Tasks>, brief: bool) {
-        let tell = tasks.is_to_be_told(brief, || sched_getcpu() == self.core.load(Ordering::Relaxed));
+        let alone = || THREADS.load(Ordering::Relaxed) < *CORES;
+        let tell =
+            tasks.is_to_be_told(brief, || alone() || sched_getcpu() == self.core.load(Ordering::Relaxed));
         drop(tasks);
         if tell {
             self.told.notify_one();

@@ -152,7 +152,7 @@ impl Tasks {
     }
 
     /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`; `here` is
-    /// whether it would displace this thread, which is between two tasks, and not another one, which may be in one.
+    /// whether it displaces nobody, or this thread, which is between two tasks, and not another one, which may be in one.
     pub(super) fn is_to_be_told(&mut self, brief: bool, here: impl FnOnce() -> bool) -> bool {
         if self.told || self.done.is_empty() {
             return false;

@@ -63,6 +63,21 @@ fn who_has_no_room_joins_as_soon_as_there_is_some() {
 }
 
 #[test]
+fn what_goes_before_is_not_kept_waiting_by_those_that_join() {
+    let mut bed = bed();
+    bed.compute(quick(2, vec![]));
+    for n in 3..=600 {
+        bed.compute(quick(n, vec![coming(n - 1)]));
+    }
+    // Nobody knows how long it takes.
+    bed.compute(ComputeTask { priority: Priority::default(), ..task(900, vec![]) }).is(900, TaskState::Ready);
+    (2..=512).for_each(|n| ran(&mut bed, n, Ok(0)));
+    bed.is(900, TaskState::Ready).is(514, TaskState::Waiting);
+    ran(&mut bed, 513, Ok(0));
+    bed.is(900, TaskState::Executing);
+}
+
+#[test]
 fn it_comes_back_where_what_it_needs_fails() {
     let mut bed = bed();
     bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).compute(quick(4, vec![coming(3)]));
