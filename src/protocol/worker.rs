@@ -191,6 +191,11 @@ pub struct Fetch {
     pub nanos: u64,
 }
 
+impl Fetch {
+    /// Bytes up to which a fetch takes mostly the way there and back, and the first one of a peer connecting.
+    pub(crate) const SMALL: u64 = 64 << 10;
+}
+
 /// What a worker tells of itself with each heartbeat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {

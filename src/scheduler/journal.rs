@@ -4,7 +4,7 @@
 //! to the same state and says the same. So the journal holds stimuli and nothing else, each batch written before what
 //! follows from it is told to anybody, and a scheduler is restored by handling them once more. What it then says is
 //! what it said before its death; of that, each worker and client is sent what it has not received
-//! ([`crate::link::session`]).
+//! (`link::session`).
 //!
 //! Small results that travel with reports are left out, since workers have them, and so are heartbeats: what they
 //! lead to, that a worker was silent, is noted. Records bear a checksum: a crash in the midst of writing one leaves a

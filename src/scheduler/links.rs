@@ -7,9 +7,7 @@
 use super::state::{State, Worker};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
-/// Up to so many bytes a fetch tells of the link's latency.
-const SMALL: u64 = 64 << 10;
-/// From so many on it tells of the link's bandwidth.
+/// From so many bytes on a fetch tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f64 = 1.0 / 16.0;
@@ -47,7 +45,7 @@ impl Costs {
             // The first counts for as much as what was taken for granted before.
             *mean += (one - *mean) * (1.0 / f64::from(*told + 1)).max(RECENT);
         };
-        if nbytes <= SMALL {
+        if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
             *heard = now;
         } else if nbytes >= BIG {
@@ -84,7 +82,7 @@ impl Link {
     }
 
     fn learn(&mut self, fetch: Fetch, now: u64) {
-        if fetch.nbytes > SMALL {
+        if fetch.nbytes > Fetch::SMALL {
             return self.costs.learn(fetch, now);
         }
         if now.saturating_sub(self.since) >= FADES {
@@ -142,7 +140,7 @@ impl State {
             let known = asker.links.get(&fetch.from).cloned();
             let mut link = known.unwrap_or_else(|| Link::like(like, self.now));
             link.learn(fetch, self.now);
-            let proved = if fetch.nbytes <= SMALL { link.costs.latency as u64 } else { fetch.nanos };
+            let proved = if fetch.nbytes <= Fetch::SMALL { link.costs.latency as u64 } else { fetch.nanos };
             like.learn(Fetch { nanos: proved, ..fetch }, self.now);
             if let Some(asker) = self.workers.get_mut(worker) {
                 asker.links.insert(fetch.from, link);

@@ -10,8 +10,6 @@ use crate::protocol::{CREDIBLE, Dependency, Fetch, FromWorker, TaskId, WorkerId}
 
 /// Peers asked at once.
 const GATHERS_AT_ONCE: usize = 50;
-/// Bytes up to which a fetch takes mostly the way there and back, and the first one connecting.
-const SMALL: u64 = 64 << 10;
 /// Bytes asked of a peer in one request, one result at least.
 const GATHER_BYTES: u64 = 64 << 20;
 /// Fetches that the scheduler is told of at a time.
@@ -110,7 +108,7 @@ impl State {
         self.fetched += nbytes;
         // The first time there may have been no connection yet: a small result tells of nothing else then.
         let first = nbytes > 0 && self.met.insert(peer);
-        let tells = nbytes > 0 && (!first || nbytes > SMALL);
+        let tells = nbytes > 0 && (!first || nbytes > Fetch::SMALL);
         if tells && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
