@@ -48,14 +48,20 @@ fn a_chain_goes_to_its_worker_at_once() {
     assert_eq!(bed.client_hears(), ["3 in memory of 0"]);
 }
 
-#[test]
-fn who_was_kept_out_is_let_in_before_its_worker_is_through() {
+/// A worker with a chain of sixty tasks of half a millisecond, and how many of them it was given ahead.
+fn bed_with_a_chain() -> (Bed, u128) {
     let mut bed = Bed::new(1);
     bed.submit(vec![call(101, &[])], &[101]);
     finish_after(&mut bed, 101, 500_000);
     let chain = [call(1, &[])].into_iter().chain((2..=60).map(|key| call(key, &[key - 1])));
     bed.submit(chain.collect(), &[60]);
     let ahead = bed.computes().len() as u128;
+    (bed, ahead)
+}
+
+#[test]
+fn who_was_kept_out_is_let_in_before_its_worker_is_through() {
+    let (mut bed, ahead) = bed_with_a_chain();
     assert!((15..20).contains(&ahead), "as much as it has room for: {ahead}");
     for key in 1..=60 {
         finish_after(&mut bed, key, 500_000);
@@ -68,12 +74,7 @@ fn who_was_kept_out_is_let_in_before_its_worker_is_through() {
 
 #[test]
 fn what_goes_before_is_not_kept_waiting_by_those_that_are_let_in() {
-    let mut bed = Bed::new(1);
-    bed.submit(vec![call(101, &[])], &[101]);
-    finish_after(&mut bed, 101, 500_000);
-    let chain = [call(1, &[])].into_iter().chain((2..=60).map(|key| call(key, &[key - 1])));
-    bed.submit(chain.collect(), &[60]);
-    let ahead = bed.computes().len() as u128;
+    let (mut bed, ahead) = bed_with_a_chain();
     bed.submit(vec![call(200, &[]).with(|o| o.priority = 1)], &[200]).is(200, TaskState::Queued);
     bed.submit(vec![call(201, &[])], &[201]);
     let mut key = 1;
