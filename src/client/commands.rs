@@ -30,8 +30,9 @@ pub(crate) enum Command {
         /// Bytes of their arguments.
         nbytes: u64,
     },
-    /// Of a small result this travels with the command that follows, or soon after a result came, or with the next heartbeat: it is not worth
-    /// waking the I/O thread, and who submits one task after the other would wake it twice for each.
+    /// Of a small result this travels with the command that follows, or soon after a result came, or with the next
+    /// heartbeat: it is not worth waking the I/O thread, and who submits one task after the other would wake it twice
+    /// for each.
     Release {
         key: Key,
         small: bool,

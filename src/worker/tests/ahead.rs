@@ -41,13 +41,19 @@ fn a_short_task_joins_those_that_the_compute_threads_have() {
     assert_eq!(bed.state.metrics().executing, 0);
 }
 
-#[test]
-fn who_has_no_room_joins_as_soon_as_there_is_some() {
+/// The compute threads have room for 512 tasks of a chain, from 2 to 600.
+fn bed_with_a_chain() -> Bed {
     let mut bed = bed();
     bed.compute(quick(2, vec![]));
     for n in 3..=600 {
         bed.compute(quick(n, vec![coming(n - 1)]));
     }
+    bed
+}
+
+#[test]
+fn who_has_no_room_joins_as_soon_as_there_is_some() {
+    let mut bed = bed_with_a_chain();
     bed.is(513, TaskState::Executing).is(514, TaskState::Waiting).free(600);
     for n in 2..=600 {
         ran(&mut bed, n, Ok(0));
@@ -64,11 +70,7 @@ fn who_has_no_room_joins_as_soon_as_there_is_some() {
 
 #[test]
 fn what_goes_before_is_not_kept_waiting_by_those_that_join() {
-    let mut bed = bed();
-    bed.compute(quick(2, vec![]));
-    for n in 3..=600 {
-        bed.compute(quick(n, vec![coming(n - 1)]));
-    }
+    let mut bed = bed_with_a_chain();
     // Nobody knows how long it takes.
     bed.compute(ComputeTask { priority: Priority::default(), ..task(900, vec![]) }).is(900, TaskState::Ready);
     (2..=512).for_each(|n| ran(&mut bed, n, Ok(0)));
