@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 pub use key::{Key, KeyMap, KeySet};
-pub(crate) use order::{Lists, order};
+pub(crate) use order::{Lists, Order, order};
 
 use crate::{serialize::Frame, task::EntryRef};
 
@@ -37,7 +37,7 @@ impl Graph {
             task.dependencies.iter().filter_map(|key| places.get(key)).for_each(|place| links.add(*place));
             links.end(number);
         }
-        order(links)
+        order(links).places
     }
 }
 

@@ -6,9 +6,17 @@
 //! 1970, exact for trees); whatever can run and lets a result go runs at once. Each task and dependency is looked at
 //! a bounded number of times; only the dependencies of one task are sorted.
 
-/// For each task its place in the order, given the dependencies of each. Every task comes after those that it
-/// depends on; within a cycle, which never runs, the order is any.
-pub(crate) fn order(dependencies: Lists) -> Vec<u32> {
+/// What is said of each task of a graph.
+pub(crate) struct Order {
+    /// Its place in the order. Every task comes after those that it depends on; within a cycle, which never runs, the
+    /// order is any.
+    pub(crate) places: Vec<u32>,
+    /// Its height: tasks of the longest path of those that depend on it, and on each other. None depends on what has no height.
+    pub(crate) heights: Vec<u32>,
+}
+
+/// The order of the tasks of a graph, given the dependencies of each.
+pub(crate) fn order(dependencies: Lists) -> Order {
     Ordering::new(dependencies).run()
 }
 
@@ -130,7 +138,7 @@ impl Ordering {
         }
     }
 
-    fn run(mut self) -> Vec<u32> {
+    fn run(mut self) -> Order {
         let count = self.places.len() as u32;
         // From each result that nobody needs down to what it needs; what is left then is part of cycles.
         let ends = (0..count).filter(|task| self.dependents.len(*task) == 0);
@@ -163,7 +171,24 @@ impl Ordering {
                 }
             }
         }
-        self.places
+        Order { heights: self.heights(), places: self.places }
+    }
+
+    /// From the last task to the first: those that depend on it have their heights before it has its own.
+    fn heights(&self) -> Vec<u32> {
+        let mut sequence = vec![0; self.places.len()];
+        for (task, place) in (0u32..).zip(&self.places) {
+            sequence[*place as usize] = task;
+        }
+        let mut heights = vec![0; self.places.len()];
+        for task in sequence.into_iter().rev() {
+            let higher = heights[task as usize] + 1;
+            for dependency in self.dependencies.of(task) {
+                let height = &mut heights[*dependency as usize];
+                *height = higher.max(*height);
+            }
+        }
+        heights
     }
 
     fn place(&mut self, task: u32) {
@@ -199,6 +224,10 @@ mod tests {
     use super::*;
 
     fn order(graph: &[Vec<u32>]) -> Vec<u32> {
+        ordered(graph).places
+    }
+
+    fn ordered(graph: &[Vec<u32>]) -> Order {
         let mut lists = Lists::new(graph.len());
         for (task, list) in graph.iter().enumerate() {
             list.iter().for_each(|dependency| lists.add(*dependency));
@@ -308,6 +337,16 @@ mod tests {
         let mut wide: Vec<Vec<u32>> = vec![vec![]; 100_000];
         wide.push((0..100_000).collect());
         assert_eq!(order(&wide)[100_000], 100_000);
+    }
+
+    #[test]
+    fn a_task_is_as_high_as_the_longest_path_that_depends_on_it() {
+        // 0 - 1 - 2 - 4, and 3 - 4; nobody needs 5.
+        let graph = [vec![], vec![0], vec![1], vec![], vec![2, 3], vec![]];
+        assert_eq!(ordered(&graph).heights, [3, 2, 1, 1, 0, 0]);
+        let heights = ordered(&tree(1024)).heights;
+        assert!(heights[..1024].iter().all(|height| *height == 10));
+        assert_eq!(heights.last(), Some(&0));
     }
 
     #[test]

@@ -72,8 +72,8 @@ pub struct Priority {
     pub user: i32,
     /// Which submission brought the task: earlier ones first.
     pub submission: u32,
-    /// The task's place in its graph.
-    pub order: u32,
+    /// The task's place in its graph; of one that is critical, its height, negated: the higher, the sooner.
+    pub order: i32,
 }
 
 /// Who comes, said first on every connection once the secret is proved.

@@ -167,7 +167,9 @@ impl State {
         let mut why = vec![self.why_there(task, &worker.info.name)];
         let silent = self.now.saturating_sub(worker.heard);
         let others = self.processed_by(id).into_iter().filter_map(|other| self.task(other));
-        let before = others.filter(|other| !other.long_running && other.priority < task.priority).count();
+        let before = others
+            .filter(|other| !other.long_running && other.told_priority() < task.told_priority())
+            .count();
         let threads = worker.threads as usize;
         why.push(if task.long_running && task.waiting_on > 0 {
             "It is short and follows another, which takes far longer than it should: it starts there once that is done."
@@ -188,6 +190,10 @@ impl State {
                 Count(threads, "thread", "threads")
             )
         });
+        if task.critical && task.waiting_on == 0 && !task.long_running {
+            let tasks = Count(task.height as usize, "task depends", "tasks depend");
+            why.push(format!("{tasks} on it, one after the other: it goes before others."));
+        }
         if silent > 5_000_000_000 {
             let ttl = Nanos(self.config.worker_ttl);
             why.push(format!(

@@ -78,6 +78,8 @@ impl State {
             );
             assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
         }
+        let unfinished = self.tasks.iter().filter(|task| task.active()).count();
+        assert_eq!(self.unfinished, unfinished as u64, "tasks that are not done are counted");
         self.workers.validate();
         self.validate_limits();
         for task in self.tasks.iter() {

@@ -1,8 +1,9 @@
 //! The scheduler: a pure state machine, and the server around it.
 //!
 //! [`State`] decides, without a clock or a socket: stimuli in, instructions out. `reactor` lists all
-//! that can happen to it, `transitions` is the table of a task's states, `placement` chooses workers, and `following`
-//! assigns short tasks before what they depend on is in memory.
+//! that can happen to it, `transitions` is the table of a task's states, `placement` chooses workers, `assigning` gives
+//! them tasks, those first that `critical` says are, and `following` has short tasks assigned before what they depend on is in
+//! memory.
 //!
 //! ```text
 //!              wanted or needed              dependencies in memory
@@ -16,7 +17,9 @@
 //! ```
 
 mod arena;
+mod assigning;
 mod copies;
+mod critical;
 mod explain;
 mod following;
 mod index;

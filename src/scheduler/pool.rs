@@ -38,6 +38,8 @@ pub(super) struct Pool {
     heap: Vec<ByLoad>,
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
+    /// Compute threads of all that stand in the order.
+    threads: u64,
     /// Those that have more than they run.
     loaded: WorkerSet,
     /// Those that ran out of work: the latest first, then those that found none.
@@ -51,6 +53,7 @@ impl Pool {
         self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
         self.heap.push(ByLoad::of(&worker, id));
+        self.threads += u64::from(worker.threads);
         self.workers.push(Some(Box::new(worker)));
         self.settle(self.heap.len() - 1);
         id
@@ -68,6 +71,7 @@ impl Pool {
         self.loaded.remove(id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
+            self.threads -= self.get(id).map_or(0, |worker| u64::from(worker.threads));
             self.heap.swap_remove(standing);
             if standing < self.heap.len() {
                 self.settle(standing);
@@ -78,7 +82,7 @@ impl Pool {
     /// Puts a worker back into the order.
     pub(super) fn stand_again(&mut self, id: WorkerId) {
         let Some(worker) = self.get(id) else { return };
-        let (entry, loaded) = (ByLoad::of(worker, id), worker.busy > worker.threads);
+        let (entry, loaded, threads) = (ByLoad::of(worker, id), worker.busy > worker.threads, worker.threads);
         if self.standing[id.0 as usize] != ASIDE {
             return;
         }
@@ -86,6 +90,7 @@ impl Pool {
             self.loaded.insert(id);
         }
         self.hungry.push_back(id);
+        self.threads += u64::from(threads);
         self.standing[id.0 as usize] = self.heap.len() as u32;
         self.heap.push(entry);
         self.settle(self.heap.len() - 1);
@@ -175,6 +180,11 @@ impl Pool {
         self.heap.len()
     }
 
+    /// Compute threads of all that may be given something.
+    pub(super) fn threads(&self) -> u64 {
+        self.threads
+    }
+
     pub(super) fn contains(&self, id: WorkerId) -> bool {
         self.get(id).is_some()
     }
@@ -236,6 +246,9 @@ impl Pool {
             "those that have more than they run"
         );
         assert_eq!(self.loaded.len(), loaded.len());
+        let threads: u64 =
+            self.heap.iter().filter_map(|entry| Some(u64::from(self.get(entry.worker())?.threads))).sum();
+        assert_eq!(self.threads, threads, "threads of those that stay are counted");
         for (standing, entry) in self.heap.iter().enumerate() {
             let id = entry.worker();
             let worker = self.get(id).expect("the ordered are there");

@@ -24,6 +24,8 @@ type Entry = (Priority, TaskRef);
 #[derive(Default)]
 pub(super) struct Queue {
     free: Sorted,
+    /// All of these that others depend on, and what was reserved of them: the highest first, should they be critical.
+    high: Sorted,
     /// Of each worker, in order.
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
@@ -75,16 +77,14 @@ impl Sorted {
 #[derive(Clone, Copy)]
 pub(super) enum Standing {
     Free,
+    /// The first of the high ones.
+    Critical,
     /// The first of what is reserved for a worker, or the last.
     First(WorkerId),
     Last(WorkerId),
 }
 
 impl Queue {
-    pub(super) fn push(&mut self, priority: Priority, task: TaskRef) {
-        self.free.push((priority, task));
-    }
-
     /// Reserves the free task that comes first for a worker.
     fn reserve(&mut self, worker: WorkerId) {
         let Some(first) = self.free.pop() else { return };
@@ -131,6 +131,7 @@ impl Queue {
     pub(super) fn remove(&mut self, standing: Standing) -> Option<Entry> {
         let holder = match standing {
             Standing::Free => return self.free.pop(),
+            Standing::Critical => return self.high.pop(),
             Standing::First(holder) | Standing::Last(holder) => holder,
         };
         let reserved = self.reserved.get_mut(holder.0 as usize)?;
@@ -149,13 +150,35 @@ fn rank(priority: Priority) -> (i32, u32) {
 }
 
 impl State {
+    /// Has a task wait.
+    pub(super) fn queue(&mut self, id: TaskRef) {
+        let Some(task) = self.tasks.get(id) else { return };
+        self.queued.free.push((task.priority, id));
+        if task.height > 0 {
+            self.queued.high.push((task.rushed(), id));
+        }
+    }
+
     /// The queued task that a worker gets next. Those that do not wait any more are dropped on the way.
     pub(super) fn next_queued(&mut self, worker: WorkerId) -> Option<(Standing, TaskRef)> {
         while let Some((standing, (priority, id))) = self.queued.first_for(worker) {
             if self.task(id).is_some_and(|t| t.state == TaskState::Queued && t.priority == priority) {
-                return Some((standing, id));
+                let critical = self.next_critical().filter(|(first, _)| rank(*first) <= rank(priority));
+                return Some(critical.map_or((standing, id), |(_, id)| (Standing::Critical, id)));
             }
             self.queued.remove(standing);
+        }
+        self.queued.high = Sorted::default();
+        None
+    }
+
+    /// The highest of those that wait, if it is critical. What waits for a limit is in no queue, and keeps its turn.
+    fn next_critical(&mut self) -> Option<Entry> {
+        while let Some(&(priority, id)) = self.queued.high.first().filter(|_| !self.limits.are_set()) {
+            match self.task(id).filter(|t| t.state == TaskState::Queued && t.rushed() == priority) {
+                Some(task) => return self.is_critical(task).then_some((priority, id)),
+                None => drop(self.queued.high.pop()),
+            }
         }
         None
     }
@@ -195,7 +218,7 @@ mod tests {
         /// Whatever comes, in whatever order, between whichever it is taken.
         #[test]
         fn the_least_is_taken_first(steps in prop::collection::vec(prop::option::of(0u32..50), 0..300)) {
-            let entry = |order| (Priority { order, ..Priority::default() }, TaskRef { index: order, tenant: 0 });
+            let entry = |order: u32| (Priority { order: order as i32, ..Priority::default() }, TaskRef { index: order, tenant: 0 });
             let (mut sorted, mut heap) = (Sorted::default(), BinaryHeap::new());
             for step in steps {
                 match step {

@@ -268,9 +268,8 @@ impl State {
         let id = self.tasks.create(key, SCATTERED);
         if let Some(task) = self.task_mut(id) {
             task.who_wants.push(client);
-            task.state = TaskState::Waiting;
         }
-        self.log(id, TaskState::Released, TaskState::Waiting);
+        self.set_state(id, TaskState::Waiting);
         Some(self.task(id)?.id)
     }
 

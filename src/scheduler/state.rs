@@ -146,6 +146,8 @@ const STORY: usize = 100_000;
 pub struct State {
     pub(super) config: Config,
     pub(super) tasks: Arena,
+    /// Of these, how many are to be computed or being computed.
+    pub(super) unfinished: u64,
     pub(super) functions: Vec<FunctionInfo>,
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
@@ -187,6 +189,7 @@ impl State {
             hosts: BTreeMap::new(),
             config,
             tasks: Arena::default(),
+            unfinished: 0,
             functions: Vec::new(),
             function_numbers: KeyMap::default(),
             options: vec![TaskOptions::default()],

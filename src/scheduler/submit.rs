@@ -6,7 +6,7 @@ use super::{
     task::{SCATTERED, TaskRef},
 };
 use crate::{
-    graph::{Graph, Key, KeyMap, Lists, TaskOptions, order},
+    graph::{Graph, Key, KeyMap, Lists, Order, TaskOptions, order},
     protocol::{ClientId, Priority, ToClient},
     task::{FailureKind, TaskError},
 };
@@ -104,7 +104,7 @@ impl State {
                 made.arguments = std::mem::take(&mut task.arguments);
                 made.options = number;
                 made.retries = retries;
-                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
+                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as i32 };
             }
             tasks.push(this);
             fresh.push(Fresh { order: order as u32, this });
@@ -140,6 +140,7 @@ impl State {
                     if let Some(Priority { order: other, .. }) =
                         new.filter(|p| p.submission == self.submissions)
                     {
+                        let other = other as u32;
                         backwards |= other >= *order;
                         links.add(other);
                     }
@@ -156,10 +157,11 @@ impl State {
         if links.are_empty() {
             return;
         }
-        let places = order(links);
+        let Order { places, heights } = order(links);
         for Fresh { order, this } in fresh {
-            if let (Some(task), Some(place)) = (self.task_mut(*this), places.get(*order as usize)) {
-                task.priority.order = *place;
+            let order = *order as usize;
+            if let Some(task) = self.task_mut(*this) {
+                (task.priority.order, task.height) = (places[order] as i32, heights[order]);
             }
         }
     }

@@ -76,8 +76,12 @@ pub(super) struct Task {
     /// nor for slots.
     pub(super) long_running: bool,
     pub(super) suspicious: u8,
+    /// Its worker was told to run it before others of its graph.
+    pub(super) critical: bool,
     pub(super) retries: u32,
     pub(super) function: u32,
+    /// Tasks of its graph, one after the other, that depend on it.
+    pub(super) height: u32,
     /// 0 for the default ones.
     pub(super) options: u32,
     /// Dependencies that are not in memory, while waiting or following others.
@@ -117,8 +121,10 @@ impl Task {
             state: TaskState::Released,
             long_running: false,
             suspicious: 0,
+            critical: false,
             retries: 0,
             function,
+            height: 0,
             options: 0,
             waiting_on: 0,
             waiters: 0,

@@ -2,6 +2,7 @@
 
 mod cancelling;
 mod copying;
+mod critical;
 mod explaining;
 mod following;
 mod limiting;

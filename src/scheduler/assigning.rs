@@ -1,0 +1,152 @@
+//! A task is given to a worker: at once where there is one for it, else it is queued, or waits for somebody who may run it.
+
+use super::{
+    Instruction, TaskState,
+    explain::Choice,
+    placement::Placement,
+    state::{State, Worker},
+    task::TaskRef,
+};
+use crate::protocol::{ComputeTask, Dependency, ToWorker, WorkerId};
+
+impl State {
+    pub(super) fn find_place(&mut self, id: TaskRef) {
+        if self.limits.are_set() && self.has_to_wait(id) {
+            self.no_worker.remove(&id);
+            return self.set_state(id, TaskState::Queued);
+        }
+        if let Some(thief) = self.thief_of(id) {
+            return self.assign(id, thief, true);
+        }
+        match self.place(id) {
+            Placement::Worker(worker) if !self.has_neighbours(id) => self.assign(id, worker, false),
+            // Those that have neighbours are handed out at the end of the turn, when all of them are there.
+            Placement::Worker(_) | Placement::Queue => {
+                self.queue(id);
+                self.no_worker.remove(&id);
+                self.set_state(id, TaskState::Queued);
+            }
+            Placement::Nobody => {
+                if self.no_worker.insert(id) {
+                    self.set_state(id, TaskState::NoWorker);
+                }
+            }
+        }
+    }
+
+    /// Hands queued tasks to workers that have too little to do.
+    pub(super) fn refill(&mut self) {
+        while let Some(least) = self.workers.least_loaded() {
+            let Some((standing, id)) = self.next_queued(least) else { return };
+            if self.limits.are_set() && self.has_to_wait(id) {
+                self.queued.remove(standing);
+                continue;
+            }
+            match self.place(id) {
+                Placement::Worker(worker) => {
+                    self.take_queued(standing, worker);
+                    self.assign(id, worker, false);
+                }
+                Placement::Queue => return,
+                // Those that could are gone, or will be before it could be done.
+                Placement::Nobody => {
+                    self.queued.remove(standing);
+                    self.no_worker.insert(id);
+                    self.set_state(id, TaskState::NoWorker);
+                }
+            }
+        }
+    }
+
+    pub(super) fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
+        let Some(task) = self.task(id) else { return };
+        let (estimate, critical) = (self.expected_on(worker, task), self.is_critical(task));
+        let options = self.options_of(task);
+        let compute = ComputeTask {
+            id: task.id,
+            key: task.key,
+            entry: self.functions[task.function as usize].entry,
+            arguments: task.arguments.clone(),
+            dependencies: task.dependencies.iter().filter_map(|d| self.dependency(*d)).collect(),
+            priority: if critical { task.rushed() } else { task.priority },
+            resources: options.resources.clone(),
+            wanted: !task.who_wants.is_empty(),
+            dependents: task.live_dependents,
+        };
+        self.introduce(worker, &compute.dependencies);
+        self.no_worker.remove(&id);
+        if let Some(task) = self.task_mut(id) {
+            task.worker = Some(worker);
+            task.estimate = estimate;
+            task.long_running = false;
+            task.critical = critical;
+        }
+        // What follows others starts when these are done; until then a thread may have nothing else to do.
+        let follows = self.task(id).filter(|task| task.waiting_on > 0);
+        let start = follows.map(|task| self.start_of(task, worker));
+        let (starts, gap) = start.map_or((0, 0), |start| (start.at, start.gap));
+        let (mut following, mut booked) = (0, estimate);
+        if let Some(task) = self.task_mut(id) {
+            task.gap = gap;
+            (following, booked) = (task.following(), task.booked());
+        }
+        let (mut held, mut missing) = (0, 0);
+        for dependency in &compute.dependencies {
+            let here = dependency.who_has.contains(&worker);
+            *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
+        }
+        let wait = self.workers.get(worker).map_or(0, Worker::wait);
+        self.choice = Some(Choice { stolen, wait, held, missing });
+        let (mut untidy, mut queueing, mut place) = (false, 0, 0);
+        self.workers.change(worker, |worker| {
+            untidy = worker.processing.add(id);
+            worker.busy += 1;
+            worker.occupancy += booked;
+            worker.following += following;
+            (queueing, place) = (worker.queueing(), worker.done.wrapping_add(worker.occupancy));
+        });
+        let ends = self.now.saturating_add(queueing.max(estimate)).max(starts.saturating_add(estimate));
+        if let Some(task) = self.task_mut(id) {
+            (task.place, task.ends) = (place, ends);
+        }
+        if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
+            processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
+        }
+        self.set_state(id, TaskState::Processing);
+        if self.limits.are_set() {
+            self.count_in(id);
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
+        if self.task(id).is_some_and(|task| task.waiting_on > 0) {
+            self.have_forwarded(id, worker);
+        }
+        self.lead(id);
+    }
+
+    /// A dependency as a worker is told of it.
+    pub(super) fn dependency(&self, id: TaskRef) -> Option<Dependency> {
+        let task = self.task(id)?;
+        // Of very many holders some are enough.
+        let who_has = &task.who_has[..task.who_has.len().min(16)];
+        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has: who_has.into() })
+    }
+
+    /// Tells a worker the addresses of the peers that dependencies are on.
+    pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
+        for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
+            self.name_peer(worker, *peer);
+        }
+    }
+
+    /// Tells a worker the address of a peer, unless it knows it.
+    pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
+        if self.workers.get(worker).is_none_or(|receiver| receiver.told.contains(&peer)) {
+            return;
+        }
+        let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
+        if let Some(receiver) = self.workers.get_mut(worker) {
+            receiver.told.insert(peer);
+        }
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
+    }
+}
