@@ -150,6 +150,8 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
             resources,
             wanted: true,
             dependents: 0,
+            height: 0,
+            critical: u32::MAX,
         })
     });
     let error = || TaskError::new(FailureKind::Failed, "no");

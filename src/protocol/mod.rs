@@ -72,8 +72,26 @@ pub struct Priority {
     pub user: i32,
     /// Which submission brought the task: earlier ones first.
     pub submission: u32,
-    /// The task's place in its graph; of one that is critical, its height, negated: the higher, the sooner.
+    /// The task's place in its graph.
     pub order: i32,
+}
+
+impl Priority {
+    /// The priority among those of a graph that are critical: the more tasks, one after the other, depend on it, the sooner.
+    /// All of them go before those that are not.
+    pub(crate) fn by_height(self, height: u32) -> Self {
+        Self { order: -i32::try_from(height).unwrap_or(i32::MAX), ..self }
+    }
+
+    /// The height that [`Self::by_height`] was told.
+    pub(crate) fn height(self) -> u32 {
+        self.order.unsigned_abs()
+    }
+
+    /// Of different ranks, the lower goes first, whatever the order.
+    pub(crate) fn rank(self) -> (i32, u32) {
+        (self.user, self.submission)
+    }
 }
 
 /// Who comes, said first on every connection once the secret is proved.

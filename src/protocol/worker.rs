@@ -43,6 +43,10 @@ pub struct ComputeTask {
     pub wanted: bool,
     /// Tasks that need the result, as far as they are known.
     pub dependents: u32,
+    /// Tasks of its graph that depend on it, one after the other.
+    pub height: u32,
+    /// From this height on tasks are critical, as things stand: they go before others of their graph, the highest first.
+    pub critical: u32,
 }
 
 /// From the scheduler to a worker.

@@ -60,7 +60,7 @@ impl State {
 
     pub(super) fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
         let Some(task) = self.task(id) else { return };
-        let (estimate, critical) = (self.expected_on(worker, task), self.is_critical(task));
+        let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let compute = ComputeTask {
             id: task.id,
@@ -68,10 +68,12 @@ impl State {
             entry: self.functions[task.function as usize].entry,
             arguments: task.arguments.clone(),
             dependencies: task.dependencies.iter().filter_map(|d| self.dependency(*d)).collect(),
-            priority: if critical { task.rushed() } else { task.priority },
+            priority: task.priority,
             resources: options.resources.clone(),
             wanted: !task.who_wants.is_empty(),
             dependents: task.live_dependents,
+            height: task.height,
+            critical: self.critical_height(),
         };
         self.introduce(worker, &compute.dependencies);
         self.no_worker.remove(&id);
@@ -79,7 +81,6 @@ impl State {
             task.worker = Some(worker);
             task.estimate = estimate;
             task.long_running = false;
-            task.critical = critical;
         }
         // What follows others starts when these are done; until then a thread may have nothing else to do.
         let follows = self.task(id).filter(|task| task.waiting_on > 0);

@@ -167,9 +167,7 @@ impl State {
         let mut why = vec![self.why_there(task, &worker.info.name)];
         let silent = self.now.saturating_sub(worker.heard);
         let others = self.processed_by(id).into_iter().filter_map(|other| self.task(other));
-        let before = others
-            .filter(|other| !other.long_running && other.told_priority() < task.told_priority())
-            .count();
+        let before = others.filter(|other| !other.long_running && self.turn(other) < self.turn(task)).count();
         let threads = worker.threads as usize;
         why.push(if task.long_running && task.waiting_on > 0 {
             "It is short and follows another, which takes far longer than it should: it starts there once that is done."
@@ -190,7 +188,7 @@ impl State {
                 Count(threads, "thread", "threads")
             )
         });
-        if task.critical && task.waiting_on == 0 && !task.long_running {
+        if task.waiting_on == 0 && !task.long_running && self.is_critical(task) {
             let tasks = Count(task.height as usize, "task depends", "tasks depend");
             why.push(format!("{tasks} on it, one after the other: it goes before others."));
         }

@@ -10,7 +10,12 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use super::{TaskState, state::State, task::TaskRef, worker_set::WorkerSet};
+use super::{
+    TaskState,
+    state::State,
+    task::{Task, TaskRef},
+    worker_set::WorkerSet,
+};
 use crate::protocol::{Priority, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
@@ -117,7 +122,7 @@ impl Queue {
         let free = self.free.first().map(|first| (Standing::Free, *first));
         let own = self.reserved.get(worker.0 as usize).and_then(VecDeque::front);
         match (own.map(|own| (Standing::First(worker), *own)), free) {
-            (Some(own), Some(free)) if rank(free.1.0) < rank(own.1.0) => Some(free),
+            (Some(own), Some(free)) if free.1.0.rank() < own.1.0.rank() => Some(free),
             (Some(own), _) => Some(own),
             (None, Some(free)) => Some(free),
             (None, None) => {
@@ -144,18 +149,13 @@ impl Queue {
     }
 }
 
-/// Of different ranks, the lower goes first wherever it is; of equal ones neighbours stay together.
-fn rank(priority: Priority) -> (i32, u32) {
-    (priority.user, priority.submission)
-}
-
 impl State {
     /// Has a task wait.
     pub(super) fn queue(&mut self, id: TaskRef) {
         let Some(task) = self.tasks.get(id) else { return };
         self.queued.free.push((task.priority, id));
         if task.height > 0 {
-            self.queued.high.push((task.rushed(), id));
+            self.queued.high.push((task.priority.by_height(task.height), id));
         }
     }
 
@@ -163,8 +163,8 @@ impl State {
     pub(super) fn next_queued(&mut self, worker: WorkerId) -> Option<(Standing, TaskRef)> {
         while let Some((standing, (priority, id))) = self.queued.first_for(worker) {
             if self.task(id).is_some_and(|t| t.state == TaskState::Queued && t.priority == priority) {
-                let critical = self.next_critical().filter(|(first, _)| rank(*first) <= rank(priority));
-                return Some(critical.map_or((standing, id), |(_, id)| (Standing::Critical, id)));
+                let critical = self.next_critical(priority);
+                return Some(critical.map_or((standing, id), |id| (Standing::Critical, id)));
             }
             self.queued.remove(standing);
         }
@@ -172,13 +172,23 @@ impl State {
         None
     }
 
-    /// The highest of those that wait, if it is critical. What waits for a limit is in no queue, and keeps its turn.
-    fn next_critical(&mut self) -> Option<Entry> {
+    /// The highest of those that wait, if it is critical and comes before `first`, the next by priority. What waits for a limit is
+    /// in no queue, and keeps its turn.
+    fn next_critical(&mut self, first: Priority) -> Option<TaskRef> {
+        let critical = self.critical_height();
         while let Some(&(priority, id)) = self.queued.high.first().filter(|_| !self.limits.are_set()) {
-            match self.task(id).filter(|t| t.state == TaskState::Queued && t.rushed() == priority) {
-                Some(task) => return self.is_critical(task).then_some((priority, id)),
-                None => drop(self.queued.high.pop()),
+            let (rank, is_high) = (priority.rank(), priority.height() >= critical);
+            // Of a lower rank others may be left that were reserved; mostly those that do not wait any more.
+            if rank > first.rank() || rank == first.rank() && !is_high {
+                return None;
             }
+            let waits = |task: &Task| {
+                task.state == TaskState::Queued && task.priority.by_height(task.height) == priority
+            };
+            if self.task(id).is_some_and(waits) {
+                return is_high.then_some(id);
+            }
+            self.queued.high.pop();
         }
         None
     }
@@ -190,7 +200,7 @@ impl State {
         let threads = self.workers.get(worker).map_or(1, |worker| worker.threads) as usize;
         let share = (self.queued.free.len() / (2 * self.workers.standing().max(1))).min(TOGETHER * threads);
         for _ in 1..share {
-            let next = self.queued.free.first().filter(|next| rank(next.0) == rank(priority));
+            let next = self.queued.free.first().filter(|next| next.0.rank() == priority.rank());
             if !next.is_some_and(|(_, next)| self.meet(id, *next)) {
                 return;
             }

@@ -76,8 +76,6 @@ pub(super) struct Task {
     /// nor for slots.
     pub(super) long_running: bool,
     pub(super) suspicious: u8,
-    /// Its worker was told to run it before others of its graph.
-    pub(super) critical: bool,
     pub(super) retries: u32,
     pub(super) function: u32,
     /// Tasks of its graph, one after the other, that depend on it.
@@ -121,7 +119,6 @@ impl Task {
             state: TaskState::Released,
             long_running: false,
             suspicious: 0,
-            critical: false,
             retries: 0,
             function,
             height: 0,

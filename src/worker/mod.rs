@@ -28,6 +28,7 @@ mod fetching;
 mod forwarding;
 mod memory;
 mod reactor;
+mod ready;
 mod reporting;
 mod resident;
 mod running;

@@ -69,6 +69,7 @@ impl State {
         if self.retiring {
             return self.send(FromWorker::GaveBack(vec![spec.id]));
         }
+        self.critical = spec.critical;
         let (id, mut missing) = (spec.id, 0);
         if spec.dependencies.iter().any(|dependency| dependency.id == id) {
             let error = TaskError::refused("it was assigned as its own dependency");

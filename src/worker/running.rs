@@ -19,12 +19,11 @@ const AHEAD_TASKS: u32 = 512;
 impl State {
     pub(super) fn make_ready(&mut self, id: TaskId) {
         let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
-        let place = Reverse((spec.priority, id));
         if spec.resources.is_empty() {
-            self.ready.push(place);
+            self.ready.push(spec.priority, spec.height, id);
             self.step(id, TaskState::Ready);
         } else {
-            self.constrained.push(place);
+            self.constrained.push(Reverse((spec.priority, id)));
             self.step(id, TaskState::Constrained);
         }
     }
@@ -32,20 +31,23 @@ impl State {
     /// Hands tasks to the compute threads while they have room.
     pub(super) fn execute(&mut self) {
         self.execute_constrained();
-        while let Some(&Reverse((priority, id))) = self.ready.peek() {
-            let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Ready);
-            let Some(spec) = current.and_then(|t| t.spec.as_ref()).filter(|s| s.priority == priority) else {
-                self.ready.pop();
-                continue;
-            };
-            let estimate = self.durations.get(&spec.entry).copied();
+        while let Some(id) = self.next_ready() {
+            let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
+            let estimate = spec.and_then(|spec| self.durations.get(&spec.entry)).copied();
             if !self.has_room(estimate) || !self.fits(id) {
                 break;
             }
-            self.ready.pop();
             self.start(id, estimate.unwrap_or(AHEAD_NS));
         }
         self.admit();
+    }
+
+    fn next_ready(&mut self) -> Option<TaskId> {
+        let Self { ready, tasks, .. } = self;
+        ready.next(self.critical, |id| {
+            let task = tasks.get(&id).filter(|task| task.state == TaskState::Ready)?;
+            task.spec.as_ref().map(|spec| (spec.priority, spec.height))
+        })
     }
 
     fn execute_constrained(&mut self) {
@@ -144,8 +146,8 @@ impl State {
     /// The compute threads are done with something: those that were kept out join them, as far as there is room and nothing
     /// that can start comes before them.
     fn admit(&mut self) {
-        let first = self.ready.peek().into_iter().chain(self.constrained.peek());
-        let first = first.map(|Reverse((priority, _))| *priority).min();
+        let constrained = self.constrained.peek().map(|Reverse((priority, _))| *priority);
+        let first = self.ready.priority().into_iter().chain(constrained).min();
         while let Some(&id) = self.kept_out.front() {
             if let Some(estimate) = self.chainable(id) {
                 let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());

@@ -7,7 +7,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{FileId, Instruction, memory::Memory};
+use super::{FileId, Instruction, memory::Memory, ready::Ready};
 use crate::{
     graph::{KeyMap, KeySet},
     protocol::{ComputeTask, Fetch, Finished, FromWorker, Metrics, Priority, TaskId, WorkerId},
@@ -190,7 +190,9 @@ pub struct Step {
 pub struct State {
     pub(super) config: Config,
     pub(super) tasks: KeyMap<TaskId, Task>,
-    pub(super) ready: BinaryHeap<Reverse<(Priority, TaskId)>>,
+    pub(super) ready: Ready,
+    /// From this height on they are critical.
+    pub(super) critical: u32,
     pub(super) constrained: BinaryHeap<Reverse<(Priority, TaskId)>>,
     pub(super) available: Vec<(String, f64)>,
     /// To be fetched, by the peer that will be asked.
@@ -243,7 +245,8 @@ impl State {
             memory: Memory::new(&config),
             config,
             tasks: KeyMap::default(),
-            ready: BinaryHeap::new(),
+            ready: Ready::default(),
+            critical: u32::MAX,
             constrained: BinaryHeap::new(),
             available,
             to_fetch: BTreeMap::new(),

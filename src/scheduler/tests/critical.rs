@@ -30,26 +30,27 @@ fn finish_until_assigned(bed: &mut Bed, task: u128) -> u128 {
 #[test]
 fn a_long_path_begins_while_there_is_other_work_to_do_beside_it() {
     let mut bed = submitted();
-    // Nine follow it: each round is taken for half as long again, and 13 rounds are left when 17 are done.
-    assert_eq!(finish_until_assigned(&mut bed, 21), 17);
-    bed.is(19, TaskState::Queued).is(20, TaskState::Queued);
-    // Who was next by the order still is.
-    bed.finish(18).is(19, TaskState::Processing);
+    // Nine follow it: each is taken for three rounds, and less than 27 are left when four are done.
+    assert_eq!(finish_until_assigned(&mut bed, 21), 4);
+    // Then loads go on in their order.
+    bed.is(6, TaskState::Queued);
+    bed.finish(5).is(6, TaskState::Processing).is(7, TaskState::Queued);
     // Each step goes before the loads that wait at the worker.
     bed.finish(21);
     let told = bed.computed();
     let step = told.iter().find(|(_, task)| task.key == Key(22)).expect("it can run");
-    assert!(step.1.priority < bed.task(19).told_priority(), "{told:?}");
+    assert_eq!(step.1.height, 8);
+    assert!((1..=9).contains(&step.1.critical), "{told:?}");
     bed.state.validate();
 }
 
 #[test]
 fn no_path_is_long_while_there_is_much_to_do() {
     let mut bed = submitted();
-    let (_, first) = bed.computed()[0];
-    assert_eq!((first.key, first.priority.order), (Key(1), 0));
-    for load in 1..=16 {
-        assert!(bed.finish(load).computed().iter().all(|(_, task)| task.priority.order > 0), "{load}");
+    for load in 1..=3 {
+        let told = bed.finish(load).computed();
+        assert_eq!(told.iter().map(|(_, task)| task.key).collect::<Vec<_>>(), [Key(load + 2)]);
+        assert!(told.iter().all(|(_, task)| task.critical > 9), "{told:?}");
     }
 }
 
@@ -74,6 +75,6 @@ fn what_is_critical_says_so() {
     finish_until_assigned(&mut bed, 21);
     let told = bed.state.explain(&[Key(21)])[0].to_string();
     assert!(told.contains("9 tasks depend on it, one after the other: it goes before others."), "{told}");
-    let told = bed.state.explain(&[Key(18)])[0].to_string();
+    let told = bed.state.explain(&[Key(5)])[0].to_string();
     assert!(!told.contains("goes before others"), "{told}");
 }

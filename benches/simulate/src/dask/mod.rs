@@ -299,6 +299,8 @@ impl Dask {
             resources: Vec::new(),
             wanted: task.wanted.is_some(),
             dependents: 0,
+            height: 0,
+            critical: u32::MAX,
         };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
         let task = &mut self.tasks[place as usize];
