@@ -98,8 +98,11 @@ impl State {
         }
         let wait = self.workers.get(worker).map_or(0, Worker::wait);
         self.choice = Some(Choice { stolen, wait, held, missing });
-        let (mut untidy, mut queueing, mut place) = (false, 0, 0);
+        let (mut untidy, mut queueing, mut place, now) = (false, 0, 0, self.now);
         self.workers.change(worker, |worker| {
+            if worker.busy == 0 {
+                worker.since = now;
+            }
             untidy = worker.processing.add(id);
             worker.busy += 1;
             worker.occupancy += booked;

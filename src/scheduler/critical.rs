@@ -10,13 +10,18 @@
 //! What is critical changes all the time, also for tasks that wait at their workers. So workers are told the heights of tasks,
 //! and from which height on they are critical, and choose among what they have as the scheduler does among what is queued.
 
-use super::{state::State, task::Task};
+use super::{
+    state::{State, Worker},
+    task::Task,
+};
 use crate::protocol::Priority;
 
 /// Rounds that each task of a path is taken for: where threads have other work it waits until one is through with that,
 /// and the longest of many paths has tasks that take longer than others. (Simulations that take one for two rounds or four end
 /// later, by some tenths of a percent.)
 const ROUNDS: u64 = 3;
+/// Of what waits at a worker, one part in so many is taken to go before a critical task that comes now.
+const PART: u64 = 5;
 
 impl State {
     /// The height from which on tasks are critical.
@@ -30,8 +35,26 @@ impl State {
         task.height >= self.critical_height()
     }
 
+    /// Nanoseconds until a task that comes to a worker now would start there.
+    pub(super) fn queueing(&self, task: &Task, worker: &Worker) -> u64 {
+        if self.is_critical(task) { worker.queueing_critical(self.now) } else { worker.queueing() }
+    }
+
     /// What decides now when a task's turn comes.
     pub(super) fn turn(&self, task: &Task) -> Priority {
         if self.is_critical(task) { task.priority.by_height(task.height) } else { task.priority }
+    }
+}
+
+impl Worker {
+    /// As [`Self::queueing`], where the task is critical: until the next of those that run is done, and what is critical
+    /// as well.
+    fn queueing_critical(&self, now: u64) -> u64 {
+        let threads = u64::from(self.threads);
+        if self.busy < self.threads {
+            return 0;
+        }
+        let every = self.occupancy / u64::from(self.busy) / threads;
+        every.saturating_sub(now.saturating_sub(self.since)) + self.queueing() / PART
     }
 }

@@ -73,7 +73,7 @@ impl State {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
-        let (here, there) = (from.queueing(), to.queueing());
+        let (here, there) = (self.queueing(task, from), self.queueing(task, to));
         let worth = if to.busy < to.threads { 1 } else { 2 };
         worth * there < here
             && worth * (there + self.transfer(task, least)) < here + self.transfer(task, holder)
@@ -137,7 +137,7 @@ impl State {
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
             let Some(worker) = self.workers.get(id).filter(fit) else { continue };
-            let wait = worker.queueing();
+            let wait = self.queueing(task, worker);
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
                 let this = (wait + self.transfer(task, id), worker.nbytes, id);

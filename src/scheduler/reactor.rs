@@ -72,6 +72,7 @@ impl State {
             incoming: 0,
             pace: 1.0,
             heard: now,
+            since: now,
             host,
             links: Default::default(),
             told: Default::default(),

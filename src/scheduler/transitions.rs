@@ -199,10 +199,11 @@ impl State {
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         let counted = |task: &&Task| task.worker == Some(worker) && !task.long_running;
-        let booked = self.task(id).filter(counted).map_or(0, Task::booked);
+        let (booked, now) = (self.task(id).filter(counted).map_or(0, Task::booked), self.now);
         self.leave_active(id);
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.done = worker.done.wrapping_add(booked);
+            worker.since = now;
         }
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
