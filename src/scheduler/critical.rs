@@ -35,9 +35,14 @@ impl State {
         task.height >= self.critical_height()
     }
 
-    /// Nanoseconds until a task that comes to a worker now would start there.
+    /// Nanoseconds until a task that comes to a worker now would start there. Short ones overtake few: what their worker
+    /// has is with its threads already.
     pub(super) fn queueing(&self, task: &Task, worker: &Worker) -> u64 {
-        if self.is_critical(task) { worker.queueing_critical(self.now) } else { worker.queueing() }
+        if self.is_critical(task) && !self.is_short(task) {
+            worker.queueing_critical(self.now)
+        } else {
+            worker.queueing()
+        }
     }
 
     /// What decides now when a task's turn comes.

@@ -227,7 +227,7 @@ impl State {
     }
 
     /// Whether a task is known to be short.
-    fn is_short(&self, task: &Task) -> bool {
+    pub(super) fn is_short(&self, task: &Task) -> bool {
         let known = self.functions.get(task.function as usize).and_then(|function| function.duration);
         known.is_some_and(|duration| duration <= SHORT)
     }
