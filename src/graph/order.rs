@@ -11,7 +11,7 @@ pub(crate) struct Order {
     /// Its place in the order. Every task comes after those that it depends on; within a cycle, which never runs, the
     /// order is any.
     pub(crate) places: Vec<u32>,
-    /// Its height: tasks of the longest path of those that depend on it, and on each other. None depends on what has no height.
+    /// Its height: how many tasks of the graph depend on it, one after the other; 0 where none does. Within a cycle it is any.
     pub(crate) heights: Vec<u32>,
 }
 

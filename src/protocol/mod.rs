@@ -8,7 +8,7 @@ mod numbered;
 mod peer;
 mod worker;
 
-use std::{fmt, sync::Arc};
+use std::{cmp::Reverse, fmt, sync::Arc};
 
 pub use client::{
     Answer, Explanation, FromClient, Query, Scattered, SchedulerInfo, StoryEvent, ToClient, WorkerStatus,
@@ -65,7 +65,7 @@ impl ClientId {
 /// so that sums of them never overflow.
 pub(crate) const CREDIBLE: u64 = 1 << 50;
 
-/// Which task runs first: the least.
+/// Which task runs first, unless one is critical: the least.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Priority {
     /// The user's priority, negated.
@@ -73,25 +73,28 @@ pub struct Priority {
     /// Which submission brought the task: earlier ones first.
     pub submission: u32,
     /// The task's place in its graph.
-    pub order: i32,
+    pub order: u32,
 }
 
 impl Priority {
-    /// The priority among those of a graph that are critical: the more tasks, one after the other, depend on it, the sooner.
-    /// All of them go before those that are not.
-    pub(crate) fn by_height(self, height: u32) -> Self {
-        Self { order: -i32::try_from(height).unwrap_or(i32::MAX), ..self }
-    }
-
-    /// The height that [`Self::by_height`] was told.
-    pub(crate) fn height(self) -> u32 {
-        self.order.unsigned_abs()
-    }
-
-    /// Of different ranks, the lower goes first, whatever the order.
+    /// Of different ranks, the lower goes first, critical or not.
     pub(crate) fn rank(self) -> (i32, u32) {
         (self.user, self.submission)
     }
+
+    /// When the turn of a critical task of this height comes; of one that is not for 0.
+    pub(crate) fn turn(self, height: u32) -> Turn {
+        let Self { order, .. } = self;
+        Turn { rank: self.rank(), height: Reverse(height), order }
+    }
+}
+
+/// Which task runs first: the least. Of a rank, that is the highest of those that are critical.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Turn {
+    pub(crate) rank: (i32, u32),
+    pub(crate) height: Reverse<u32>,
+    order: u32,
 }
 
 /// Who comes, said first on every connection once the secret is proved.

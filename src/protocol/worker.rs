@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Priority, TaskId, WorkerId};
+use super::{Priority, TaskId, Turn, WorkerId};
 use crate::{
     graph::{Arguments, Key},
     task::{EntryRef, TaskError, Value},
@@ -45,8 +45,16 @@ pub struct ComputeTask {
     pub dependents: u32,
     /// Tasks of its graph that depend on it, one after the other.
     pub height: u32,
-    /// From this height on tasks are critical, as things stand: they go before others of their graph, the highest first.
+    /// From this height on tasks are critical, as things stand now: they go before others of the same submission and user
+    /// priority, the highest first. Those that hold resources go by priority alone.
     pub critical: u32,
+}
+
+impl ComputeTask {
+    /// When its turn comes, where tasks are critical from a height on.
+    pub(crate) fn turn(&self, critical: u32) -> Turn {
+        self.priority.turn(if self.height >= critical { self.height } else { 0 })
+    }
 }
 
 /// From the scheduler to a worker.

@@ -1,24 +1,27 @@
 //! What the rest hangs on goes first.
 //!
-//! Tasks mostly run in an order that lets results go soon ([`crate::graph`]), which does not ask how many others wait for
-//! a task one after the other. Towards the end of a graph, or all the time where it is tall and narrow, that takes longest: threads
-//! have nothing to do, since what they could do waits for a path that was begun too late. So those tasks that have about as many
-//! after them as the threads need rounds for all that is left, *critical* ones, run before others of their graph, the
-//! highest first (the upward rank of H. Topcuoglu, S. Hariri and M.-Y. Wu, "Performance-effective and low-complexity task
-//! scheduling for heterogeneous computing", 2002, with tasks for a measure, since nobody knows beforehand how long they take).
+//! Tasks mostly run in an order that lets results go soon ([`crate::graph`]), which does not ask how many others wait
+//! for a task one after the other, its *height*. Towards the end of a graph, or all the time where it is tall and
+//! narrow, that takes longest: threads have nothing to do, since what they could do waits for a path that was begun too
+//! late. So those tasks that are as high as a third of the rounds that the threads need for all that is left, *critical*
+//! ones, run before others of the same rank, the highest first (the upward rank of H. Topcuoglu, S. Hariri and M.-Y. Wu,
+//! "Performance-effective and low-complexity task scheduling for heterogeneous computing", 2002, with tasks for a measure,
+//! since nobody knows beforehand how long they take). What is held meanwhile grows with the height, not with the graph.
 //!
-//! What is critical changes all the time, also for tasks that wait at their workers. So workers are told the heights of tasks,
-//! and from which height on they are critical, and choose among what they have as the scheduler does among what is queued.
+//! What is left is told of all graphs together, whoever may run them: beside much else nothing is critical, and the order
+//! is as without. What is critical changes all the time, also for tasks that wait at their workers. So workers are told
+//! the heights of tasks, and with each assignment from which height on they are critical, and choose among what they have
+//! as the scheduler does among what is queued. Where limits are set, the queue keeps its order.
 
 use super::{
     state::{State, Worker},
     task::Task,
 };
-use crate::protocol::Priority;
+use crate::protocol::Turn;
 
 /// Rounds that each task of a path is taken for: where threads have other work it waits until one is through with that,
-/// and the longest of many paths has tasks that take longer than others. (Simulations that take one for two rounds or four end
-/// later, by some tenths of a percent.)
+/// and the longest of many paths has tasks that take longer than others. Simulations with two or four end later, by some
+/// tenths of a percent.
 const ROUNDS: u64 = 3;
 /// Of what waits at a worker, one part in so many is taken to go before a critical task that comes now.
 const PART: u64 = 5;
@@ -45,9 +48,9 @@ impl State {
         }
     }
 
-    /// What decides now when a task's turn comes.
-    pub(super) fn turn(&self, task: &Task) -> Priority {
-        if self.is_critical(task) { task.priority.by_height(task.height) } else { task.priority }
+    /// When a task's turn comes, as things stand.
+    pub(super) fn turn(&self, task: &Task) -> Turn {
+        task.priority.turn(if self.is_critical(task) { task.height } else { 0 })
     }
 }
 

@@ -150,14 +150,23 @@ impl State {
             let most = Count(most as usize, "task", "tasks");
             return vec![format!("{most} of the name {name} may run at once, and as many do.")];
         }
-        let before = self.queued.before(task.priority);
-        vec![
+        let before = self.queued_before(task);
+        let mut why = vec![
             format!("All it needs is there, but each of the {workers} has enough to do."),
             match before {
                 0 => "It is the next to be handed out.".into(),
                 _ => format!("{} to be handed out before it.", Count(before, "task is", "tasks are")),
             },
-        ]
+        ];
+        why.extend(self.why_critical(task));
+        why
+    }
+
+    /// What others wait for goes first; what holds resources goes by priority alone.
+    fn why_critical(&self, task: &Task) -> Option<String> {
+        let critical = self.is_critical(task) && self.options_of(task).resources.is_empty();
+        let tasks = Count(task.height as usize, "task depends", "tasks depend");
+        critical.then(|| format!("{tasks} on it, one after the other: it goes before others."))
     }
 
     fn why_processing(&self, task: &Task) -> Vec<String> {
@@ -188,9 +197,8 @@ impl State {
                 Count(threads, "thread", "threads")
             )
         });
-        if task.waiting_on == 0 && !task.long_running && self.is_critical(task) {
-            let tasks = Count(task.height as usize, "task depends", "tasks depend");
-            why.push(format!("{tasks} on it, one after the other: it goes before others."));
+        if task.waiting_on == 0 && !task.long_running {
+            why.extend(self.why_critical(task));
         }
         if silent > 5_000_000_000 {
             let ttl = Nanos(self.config.worker_ttl);

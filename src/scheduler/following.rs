@@ -93,11 +93,11 @@ impl State {
         {
             // Who waits for nothing any more is placed like others.
             let waits = |task: &&Task| task.state == TaskState::Waiting && task.waiting_on > 0;
-            let waiting = self.task(id).filter(waits).map(|task| task.priority);
-            if let Some(priority) = waiting {
+            let waiting = self.task(id).filter(waits).map(|task| self.turn(task));
+            if let Some(turn) = waiting {
                 // With room for followers a worker never has room for what is queued.
                 let queued = self.next_queued(worker).and_then(|(_, queued)| self.task(queued));
-                if queued.is_some_and(|queued| queued.priority < priority) {
+                if queued.is_some_and(|queued| self.turn(queued) < turn) {
                     return;
                 }
             }

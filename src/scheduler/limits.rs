@@ -51,6 +51,7 @@ impl State {
                 self.limits.by_name.remove(name).map(|limit| limit.waiting.into_vec()).unwrap_or_default()
             }
         };
+        self.queued.forget_heights();
         self.limits.functions.clear();
         self.limits.options.clear();
         self.know_limits();

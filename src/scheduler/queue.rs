@@ -3,7 +3,8 @@
 //! They go by priority, and neighbours go together: whoever gets one has those reserved that follow it in the order of
 //! their graph and whose results meet its own (what Dask calls co-assignment). They are never more than a part of what
 //! is left for each, so that all are done at the same time (*guided self-scheduling*: C. D. Polychronopoulos and D. J.
-//! Kuck, 1987); what is reserved for one goes to another who would have nothing to do.
+//! Kuck, 1987); what is reserved for one goes to another who would have nothing to do. Critical tasks go before
+//! others, and go alone.
 
 use std::{
     cmp::Reverse,
@@ -16,7 +17,7 @@ use super::{
     task::{Task, TaskRef},
     worker_set::WorkerSet,
 };
-use crate::protocol::{Priority, WorkerId};
+use crate::protocol::{Priority, Turn, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
 const TOGETHER: usize = 16;
@@ -28,9 +29,9 @@ type Entry = (Priority, TaskRef);
 /// Tasks that wait, and some that do not any more: see [`State::next_queued`].
 #[derive(Default)]
 pub(super) struct Queue {
-    free: Sorted,
-    /// All of these that others depend on, and what was reserved of them: the highest first, should they be critical.
-    high: Sorted,
+    free: Sorted<Entry>,
+    /// Of all tasks here, reserved or not, those that others depend on: as if they were critical.
+    high: Sorted<(Turn, TaskRef)>,
     /// Of each worker, in order.
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
@@ -39,14 +40,19 @@ pub(super) struct Queue {
 
 /// Entries of which the least is taken first. Those of a graph mostly come in order, and wait in a line; what belongs
 /// before its end goes into a heap, where each step would be one to another part of memory.
-#[derive(Default)]
-struct Sorted {
-    line: VecDeque<Entry>,
-    heap: BinaryHeap<Reverse<Entry>>,
+struct Sorted<E> {
+    line: VecDeque<E>,
+    heap: BinaryHeap<Reverse<E>>,
 }
 
-impl Sorted {
-    fn push(&mut self, entry: Entry) {
+impl<E: Ord> Default for Sorted<E> {
+    fn default() -> Self {
+        Self { line: VecDeque::new(), heap: BinaryHeap::new() }
+    }
+}
+
+impl<E: Ord> Sorted<E> {
+    fn push(&mut self, entry: E) {
         if self.line.back().is_none_or(|last| *last < entry) {
             self.line.push_back(entry);
         } else {
@@ -54,14 +60,14 @@ impl Sorted {
         }
     }
 
-    fn first(&self) -> Option<&Entry> {
+    fn first(&self) -> Option<&E> {
         match (self.line.front(), self.heap.peek()) {
             (Some(line), Some(Reverse(heap))) => Some(line.min(heap)),
             (line, heap) => line.or(heap.map(|Reverse(entry)| entry)),
         }
     }
 
-    fn pop(&mut self) -> Option<Entry> {
+    fn pop(&mut self) -> Option<E> {
         let in_line = match (self.line.front(), self.heap.peek()) {
             (Some(line), Some(Reverse(heap))) => line < heap,
             (line, _) => line.is_some(),
@@ -73,8 +79,13 @@ impl Sorted {
         self.line.len() + self.heap.len()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Entry> {
+    fn iter(&self) -> impl Iterator<Item = &E> {
         self.line.iter().chain(self.heap.iter().map(|Reverse(entry)| entry))
+    }
+
+    fn clear(&mut self) {
+        self.line.clear();
+        self.heap.clear();
     }
 }
 
@@ -82,7 +93,7 @@ impl Sorted {
 #[derive(Clone, Copy)]
 pub(super) enum Standing {
     Free,
-    /// The first of the high ones.
+    /// The first of those that others depend on.
     Critical,
     /// The first of what is reserved for a worker, or the last.
     First(WorkerId),
@@ -112,9 +123,14 @@ impl Queue {
         self.free.len() == 0 && self.holders.len() == 0
     }
 
-    /// How many wait that are more urgent.
-    pub(super) fn before(&self, priority: Priority) -> usize {
-        self.free.iter().chain(self.reserved.iter().flatten()).filter(|(other, _)| *other < priority).count()
+    /// All that wait, and some that do not any more.
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.free.iter().chain(self.reserved.iter().flatten())
+    }
+
+    /// Where some wait for limits, the highest is not looked for.
+    pub(super) fn forget_heights(&mut self) {
+        self.high.clear();
     }
 
     /// What a worker gets next: what is reserved for it, unless something more urgent came.
@@ -136,7 +152,11 @@ impl Queue {
     pub(super) fn remove(&mut self, standing: Standing) -> Option<Entry> {
         let holder = match standing {
             Standing::Free => return self.free.pop(),
-            Standing::Critical => return self.high.pop(),
+            // Where it stood besides, it is passed over.
+            Standing::Critical => {
+                self.high.pop();
+                return None;
+            }
             Standing::First(holder) | Standing::Last(holder) => holder,
         };
         let reserved = self.reserved.get_mut(holder.0 as usize)?;
@@ -154,37 +174,45 @@ impl State {
     pub(super) fn queue(&mut self, id: TaskRef) {
         let Some(task) = self.tasks.get(id) else { return };
         self.queued.free.push((task.priority, id));
-        if task.height > 0 {
-            self.queued.high.push((task.priority.by_height(task.height), id));
+        if task.height > 0 && !self.limits.are_set() {
+            self.queued.high.push((task.priority.turn(task.height), id));
         }
+    }
+
+    /// How many wait whose turn comes before that of a task.
+    pub(super) fn queued_before(&self, task: &Task) -> usize {
+        let turn = self.turn(task);
+        let waits = |(priority, id): &&Entry| {
+            let other = self.task(*id).filter(|other| is_queued(other, *priority));
+            other.is_some_and(|other| self.turn(other) < turn)
+        };
+        self.queued.iter().filter(waits).count()
     }
 
     /// The queued task that a worker gets next. Those that do not wait any more are dropped on the way.
     pub(super) fn next_queued(&mut self, worker: WorkerId) -> Option<(Standing, TaskRef)> {
         while let Some((standing, (priority, id))) = self.queued.first_for(worker) {
-            if self.task(id).is_some_and(|t| t.state == TaskState::Queued && t.priority == priority) {
+            if self.task(id).is_some_and(|task| is_queued(task, priority)) {
                 let critical = self.next_critical(priority);
                 return Some(critical.map_or((standing, id), |id| (Standing::Critical, id)));
             }
             self.queued.remove(standing);
         }
-        self.queued.high = Sorted::default();
+        self.queued.high.clear();
         None
     }
 
-    /// The highest of those that wait, if it is critical and comes before `first`, the next by priority. What waits for a limit is
-    /// in no queue, and keeps its turn.
+    /// The highest of those that wait, if it is critical and of no higher rank than `first`, the next by priority.
     fn next_critical(&mut self, first: Priority) -> Option<TaskRef> {
         let critical = self.critical_height();
-        while let Some(&(priority, id)) = self.queued.high.first().filter(|_| !self.limits.are_set()) {
-            let (rank, is_high) = (priority.rank(), priority.height() >= critical);
+        while let Some(&(turn, id)) = self.queued.high.first() {
+            let is_high = turn.height.0 >= critical;
             // Of a lower rank others may be left that were reserved; mostly those that do not wait any more.
-            if rank > first.rank() || rank == first.rank() && !is_high {
+            if turn.rank > first.rank() || turn.rank == first.rank() && !is_high {
                 return None;
             }
-            let waits = |task: &Task| {
-                task.state == TaskState::Queued && task.priority.by_height(task.height) == priority
-            };
+            let waits =
+                |task: &Task| task.state == TaskState::Queued && task.priority.turn(task.height) == turn;
             if self.task(id).is_some_and(waits) {
                 return is_high.then_some(id);
             }
@@ -218,6 +246,11 @@ impl State {
     }
 }
 
+/// Whether a task waits where it stands with this priority.
+fn is_queued(task: &Task, priority: Priority) -> bool {
+    task.state == TaskState::Queued && task.priority == priority
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -228,7 +261,7 @@ mod tests {
         /// Whatever comes, in whatever order, between whichever it is taken.
         #[test]
         fn the_least_is_taken_first(steps in prop::collection::vec(prop::option::of(0u32..50), 0..300)) {
-            let entry = |order: u32| (Priority { order: order as i32, ..Priority::default() }, TaskRef { index: order, tenant: 0 });
+            let entry = |order| (Priority { order, ..Priority::default() }, TaskRef { index: order, tenant: 0 });
             let (mut sorted, mut heap) = (Sorted::default(), BinaryHeap::new());
             for step in steps {
                 match step {

@@ -393,7 +393,10 @@ impl State {
         let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
             return;
         };
-        let (task, retries) = (task.this, task.retries);
+        let (task, retries, now) = (task.this, task.retries, self.now);
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.since = now;
+        }
         // The worker let go of it already.
         self.start_over(task);
         match retries.checked_sub(1) {

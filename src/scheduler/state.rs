@@ -82,7 +82,7 @@ pub(super) struct Worker {
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
     pub(super) heard: u64,
-    /// When one of its tasks was done last, or the first one came, by the scheduler's clock.
+    /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,

@@ -104,7 +104,7 @@ impl State {
                 made.arguments = std::mem::take(&mut task.arguments);
                 made.options = number;
                 made.retries = retries;
-                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as i32 };
+                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
             tasks.push(this);
             fresh.push(Fresh { order: order as u32, this });
@@ -140,7 +140,6 @@ impl State {
                     if let Some(Priority { order: other, .. }) =
                         new.filter(|p| p.submission == self.submissions)
                     {
-                        let other = other as u32;
                         backwards |= other >= *order;
                         links.add(other);
                     }
@@ -161,7 +160,7 @@ impl State {
         for Fresh { order, this } in fresh {
             let order = *order as usize;
             if let Some(task) = self.task_mut(*this) {
-                (task.priority.order, task.height) = (places[order] as i32, heights[order]);
+                (task.priority.order, task.height) = (places[order], heights[order]);
             }
         }
     }

@@ -199,9 +199,12 @@ impl State {
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         let counted = |task: &&Task| task.worker == Some(worker) && !task.long_running;
-        let (booked, now) = (self.task(id).filter(counted).map_or(0, Task::booked), self.now);
+        let booked = self.task(id).filter(counted).map(Task::booked);
+        let now = self.now;
         self.leave_active(id);
-        if let Some(worker) = self.workers.get_mut(worker) {
+        if let Some(booked) = booked
+            && let Some(worker) = self.workers.get_mut(worker)
+        {
             worker.done = worker.done.wrapping_add(booked);
             worker.since = now;
         }

@@ -1,26 +1,24 @@
 //! Tasks that can run and wait for a thread.
 //!
-//! They run by priority, but for those that are critical: these go before others of their graph, the highest first. So they stand in two
-//! lines; what was taken from one is passed over when its turn comes in the other.
+//! They run by priority, but for those that are critical: of the same rank these go before others, the highest first. So
+//! they stand in two lines; what was taken from one is passed over when its turn comes in the other.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use crate::protocol::{Priority, TaskId};
-
-type Entry = (Priority, TaskId);
+use crate::protocol::{Priority, TaskId, Turn};
 
 #[derive(Default)]
 pub(super) struct Ready {
-    by_priority: BinaryHeap<Reverse<Entry>>,
-    /// Those that others depend on, with [`Priority::by_height`].
-    by_height: BinaryHeap<Reverse<Entry>>,
+    by_priority: BinaryHeap<Reverse<(Priority, TaskId)>>,
+    /// Those that others depend on, as if they were critical.
+    high: BinaryHeap<Reverse<(Turn, TaskId)>>,
 }
 
 impl Ready {
     pub(super) fn push(&mut self, priority: Priority, height: u32, id: TaskId) {
         self.by_priority.push(Reverse((priority, id)));
         if height > 0 {
-            self.by_height.push(Reverse((priority.by_height(height), id)));
+            self.high.push(Reverse((priority.turn(height), id)));
         }
     }
 
@@ -33,37 +31,32 @@ impl Ready {
         self.by_priority.is_empty()
     }
 
-    /// The priority of the next, but for those that are critical; it may wait no more.
-    pub(super) fn priority(&self) -> Option<Priority> {
-        self.by_priority.peek().map(|Reverse((priority, _))| *priority)
-    }
-
-    /// The task that is to run next, where tasks are critical from a height on. `waiting` tells of a task whether it still
-    /// waits, and with which priority and height.
+    /// The task that is to run next, where tasks are critical from a height on. `waiting` tells of a task whether it
+    /// still waits, and with which priority and height.
     pub(super) fn next(
         &mut self,
         critical: u32,
         waiting: impl Fn(TaskId) -> Option<(Priority, u32)>,
     ) -> Option<TaskId> {
         while let Some(&Reverse((priority, id))) = self.by_priority.peek() {
-            if waiting(id).is_none_or(|(current, _)| current != priority) {
+            if waiting(id).is_none_or(|(own, _)| own != priority) {
                 self.by_priority.pop();
                 continue;
             }
-            while let Some(&Reverse((first, highest))) = self.by_height.peek() {
+            while let Some(&Reverse((turn, highest))) = self.high.peek() {
                 // What is of a lower rank than all that wait waits no more.
-                let waits = first.rank() >= priority.rank();
-                if waits && (first.rank() > priority.rank() || first.height() < critical) {
+                let waits = turn.rank >= priority.rank();
+                if waits && (turn.rank > priority.rank() || turn.height.0 < critical) {
                     break;
                 }
-                if waits && waiting(highest).is_some_and(|(own, height)| own.by_height(height) == first) {
+                if waits && waiting(highest).is_some_and(|(own, height)| own.turn(height) == turn) {
                     return Some(highest);
                 }
-                self.by_height.pop();
+                self.high.pop();
             }
             return Some(id);
         }
-        self.by_height.clear();
+        self.high.clear();
         None
     }
 }
@@ -108,8 +101,9 @@ mod tests {
             for (step, number) in steps.into_iter().zip(0..) {
                 match step {
                     Step::Comes { submission, height } => {
+                        // Ids do not follow the order.
                         let priority = Priority { user: 0, submission, order: number };
-                        let id = TaskId::new(number as u32, 0);
+                        let id = TaskId::new(1000 - number, 0);
                         ready.push(priority, height, id);
                         waiting.insert(id, (priority, height));
                     }
@@ -119,10 +113,8 @@ mod tests {
                     }
                     Step::Goes(_) => {}
                     Step::Runs { critical } => {
-                        let first = waiting.values().map(|(priority, _)| priority.rank()).min();
                         let turn = |(_, (priority, height)): &(&TaskId, &(Priority, u32))| {
-                            let high = *height >= critical && Some(priority.rank()) == first;
-                            if high { priority.by_height(*height) } else { *priority }
+                            priority.turn(if *height >= critical { *height } else { 0 })
                         };
                         let expected = waiting.iter().min_by_key(turn).map(|(id, _)| *id);
                         let next = ready.next(critical, |id| waiting.get(&id).copied());

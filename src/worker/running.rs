@@ -146,12 +146,17 @@ impl State {
     /// The compute threads are done with something: those that were kept out join them, as far as there is room and nothing
     /// that can start comes before them.
     fn admit(&mut self) {
-        let constrained = self.constrained.peek().map(|Reverse((priority, _))| *priority);
-        let first = self.ready.priority().into_iter().chain(constrained).min();
+        if self.kept_out.is_empty() {
+            return;
+        }
+        let critical = self.critical;
+        let next = self.next_ready().and_then(|id| self.tasks.get(&id)?.spec.as_ref());
+        let constrained = self.constrained.peek().map(|Reverse((priority, _))| priority.turn(0));
+        let first = next.map(|spec| spec.turn(critical)).into_iter().chain(constrained).min();
         while let Some(&id) = self.kept_out.front() {
             if let Some(estimate) = self.chainable(id) {
                 let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
-                let later = spec.is_some_and(|spec| first.is_some_and(|first| first < spec.priority));
+                let later = spec.is_some_and(|spec| first.is_some_and(|first| first < spec.turn(critical)));
                 if later || !self.has_room(Some(estimate)) {
                     return;
                 }

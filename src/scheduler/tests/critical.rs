@@ -97,3 +97,41 @@ fn it_goes_where_it_would_start_first_and_not_where_least_waits() {
         assert_eq!(bed.assignment(2).0, WorkerId(if stays { 0 } else { 1 }), "{steps} steps after it");
     }
 }
+
+#[test]
+fn those_of_the_same_height_keep_the_order_of_their_graph() {
+    let mut bed = Bed::new(0);
+    bed.join(4);
+    // Those that are gone leave places, the last of which are taken first.
+    bed.submit((1..=3).map(|key| call(key, &[])).collect(), &[1, 2, 3]);
+    bed.finish(1).finish(2).finish(3).release(&[1, 2, 3]);
+    let loads = [101, 102, 103].map(|key| call(key, &[]));
+    let steps = (104..=118).map(|key| call(key, &[key - 3]));
+    let mut graph = graph(loads.into_iter().chain(steps).collect());
+    let entry = EntryRef { module: 0, offset: 16, name: 2 };
+    graph.functions.push(Function { entry, name: "step".into() });
+    graph.tasks[3..].iter_mut().for_each(|task| task.function = 1);
+    bed.says(FromClient::Submit { graph, wants: [116, 117, 118].map(Key).to_vec() });
+    let told = bed.computed();
+    assert!(told.iter().all(|(_, task)| task.height >= task.critical), "{told:?}");
+    assert_eq!(told.iter().map(|(_, task)| task.key.0).collect::<Vec<_>>(), [101, 102, 103]);
+}
+
+#[test]
+fn what_is_queued_and_critical_is_told_to_be_next() {
+    let mut bed = submitted();
+    bed.finish(1).finish(2).finish(3);
+    // One more done, and it would go next; now loads go before it.
+    let before = bed.state.explain(&[Key(21)])[0].to_string();
+    assert!(before.contains("15 tasks are to be handed out before it."), "{before}");
+    let mut bed = Bed::new(1);
+    let wants = (1..=30).map(Key).collect();
+    bed.submit((201..=203).map(|key| call(key, &[])).collect(), &[201, 202, 203]);
+    let mut graph = loads_and_a_chain();
+    graph.tasks.drain(..18);
+    bed.says(FromClient::Submit { graph, wants });
+    let told = bed.state.explain(&[Key(21)])[0].to_string();
+    assert!(told.contains("9 tasks depend on it"), "{told}");
+    let other = bed.state.explain(&[Key(19)])[0].to_string();
+    assert!(other.contains("2 tasks are to be handed out before it."), "{other}");
+}

@@ -40,7 +40,7 @@ fn task(n: u32, dependencies: Vec<Dependency>) -> ComputeTask {
         entry: EntryRef { module: 0, offset: u64::from(n) * 8, name: 1 },
         arguments: Arguments::default(),
         dependencies,
-        priority: Priority { order: n as i32, ..Priority::default() },
+        priority: Priority { order: n, ..Priority::default() },
         resources: vec![],
         wanted: false,
         dependents: 0,

@@ -295,7 +295,7 @@ impl Dask {
             entry: self.functions[task.function as usize].function.entry,
             arguments: task.arguments.clone(),
             dependencies: task.dependencies.iter().map(dependency).collect(),
-            priority: Priority { order: task.order as i32, ..Priority::default() },
+            priority: Priority { order: task.order, ..Priority::default() },
             resources: Vec::new(),
             wanted: task.wanted.is_some(),
             dependents: 0,
