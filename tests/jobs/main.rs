@@ -133,6 +133,19 @@ fn count(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).expect("it is not zero")
 }
 
+impl Drop for Place {
+    /// A job that was cancelled may still write its last words: what is removed meanwhile is there again.
+    fn drop(&mut self) {
+        let started = std::time::Instant::now();
+        while std::fs::remove_dir_all(self.directory.path())
+            .is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
+            && started.elapsed() < Duration::from_secs(5)
+        {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 impl Place {
     fn new() -> Result<Self, Failed> {
         Ok(Self { directory: tempfile::tempdir()?, slurm: Slurm::default() })
