@@ -2,14 +2,22 @@
 
 use super::*;
 
-/// Twenty loads, and a chain of ten that begins with another one, in the order of their keys: 1 to 20, and 21 to 30.
-fn loads_and_a_chain() -> Graph {
-    let chain = (22..=30).map(|key| call(key, &[key - 1]));
-    let mut graph = graph((1..=21).map(|key| call(key, &[])).chain(chain).collect());
+/// `loads` tasks of one function, then `steps` of another.
+fn loads_and_steps(loads: Vec<Call>, steps: Vec<Call>) -> Graph {
+    let first = loads.len();
+    let mut graph = graph(loads.into_iter().chain(steps).collect());
     let entry = EntryRef { module: 0, offset: 16, name: 2 };
     graph.functions.push(Function { entry, name: "step".into() });
-    graph.tasks[21..].iter_mut().for_each(|task| task.function = 1);
+    graph.tasks[first..].iter_mut().for_each(|task| task.function = 1);
     graph
+}
+
+/// Twenty loads, and a chain of ten that begins with another one, in the order of their keys: 1 to 20, and 21 to 30.
+fn loads_and_a_chain() -> Graph {
+    loads_and_steps(
+        (1..=21).map(|key| call(key, &[])).collect(),
+        (22..=30).map(|key| call(key, &[key - 1])).collect(),
+    )
 }
 
 fn submitted() -> Bed {
@@ -105,12 +113,8 @@ fn those_of_the_same_height_keep_the_order_of_their_graph() {
     // Those that are gone leave places, the last of which are taken first.
     bed.submit((1..=3).map(|key| call(key, &[])).collect(), &[1, 2, 3]);
     bed.finish(1).finish(2).finish(3).release(&[1, 2, 3]);
-    let loads = [101, 102, 103].map(|key| call(key, &[]));
-    let steps = (104..=118).map(|key| call(key, &[key - 3]));
-    let mut graph = graph(loads.into_iter().chain(steps).collect());
-    let entry = EntryRef { module: 0, offset: 16, name: 2 };
-    graph.functions.push(Function { entry, name: "step".into() });
-    graph.tasks[3..].iter_mut().for_each(|task| task.function = 1);
+    let loads = [101, 102, 103].map(|key| call(key, &[])).to_vec();
+    let graph = loads_and_steps(loads, (104..=118).map(|key| call(key, &[key - 3])).collect());
     bed.says(FromClient::Submit { graph, wants: [116, 117, 118].map(Key).to_vec() });
     let told = bed.computed();
     assert!(told.iter().all(|(_, task)| task.height >= task.critical), "{told:?}");

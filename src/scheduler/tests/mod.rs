@@ -32,6 +32,7 @@ struct Bed {
 }
 
 /// A task to submit.
+#[derive(Clone)]
 struct Call {
     key: u128,
     dependencies: Vec<u128>,

@@ -7,7 +7,7 @@ mod leaving;
 mod running;
 mod spilling;
 
-use super::{Config, Instruction, State, Stimulus, TaskState, Thresholds};
+use super::{Config, Execution, Instruction, State, Stimulus, TaskState, Thresholds};
 use crate::{
     graph::{Arguments, Key},
     protocol::{ComputeTask, Dependency, Fetch, FromWorker, Priority, TaskId, WorkerId},
@@ -112,6 +112,23 @@ impl Bed {
     fn is_forgotten(&mut self, n: u32) -> &mut Self {
         assert_eq!(self.state.task_state(id(n)), None, "task {n}");
         self
+    }
+
+    /// The first task that the last turn starts.
+    #[track_caller]
+    fn started(&self) -> &Execution {
+        let started = self.told.iter().find_map(|told| match told {
+            Instruction::Execute(execution) => Some(execution),
+            _ => None,
+        });
+        started.expect("a task starts")
+    }
+
+    /// What that task is given.
+    #[track_caller]
+    fn inputs(&self) -> Vec<i64> {
+        let values = self.started().dependencies.iter().filter_map(|input| input.clone().value());
+        values.map(|value| *value.get::<i64>().unwrap()).collect()
     }
 
     /// The instructions of the last turn, in short.
