@@ -4,12 +4,7 @@ use super::*;
 
 /// `loads` tasks of one function, then `steps` of another.
 fn loads_and_steps(loads: Vec<Call>, steps: Vec<Call>) -> Graph {
-    let first = loads.len();
-    let mut graph = graph(loads.into_iter().chain(steps).collect());
-    let entry = EntryRef { module: 0, offset: 16, name: 2 };
-    graph.functions.push(Function { entry, name: "step".into() });
-    graph.tasks[first..].iter_mut().for_each(|task| task.function = 1);
-    graph
+    graph(loads.into_iter().chain(steps.into_iter().map(Call::of_g)).collect())
 }
 
 /// Twenty loads, and a chain of ten that begins with another one, in the order of their keys: 1 to 20, and 21 to 30.

@@ -35,15 +35,22 @@ struct Bed {
 #[derive(Clone)]
 struct Call {
     key: u128,
+    function: u32,
     dependencies: Vec<u128>,
     options: TaskOptions,
 }
 
 fn call(key: u128, dependencies: &[u128]) -> Call {
-    Call { key, dependencies: dependencies.to_vec(), options: TaskOptions::default() }
+    Call { key, function: 0, dependencies: dependencies.to_vec(), options: TaskOptions::default() }
 }
 
 impl Call {
+    /// As a task of another function.
+    fn of_g(mut self) -> Self {
+        self.function = 1;
+        self
+    }
+
     fn with(mut self, change: impl FnOnce(&mut TaskOptions)) -> Self {
         change(&mut self.options);
         self
@@ -98,7 +105,7 @@ impl Bed {
 
     /// The next worker, in a process and on a host of its own.
     fn next(&self, nthreads: u32, resources: Vec<(String, f64)>, lifetime: Option<u64>) -> WorkerInfo {
-        let n = self.state.info().workers.len();
+        let n = self.state.workers.iter().count();
         WorkerInfo {
             name: format!("w{n}").into(),
             address: format!("inproc://w{n}").into(),
@@ -259,17 +266,20 @@ impl Bed {
 }
 
 fn graph(calls: Vec<Call>) -> Graph {
-    let entry = EntryRef { module: 0, offset: 8, name: 1 };
+    let function = |(name, number): (&str, u32)| Function {
+        entry: EntryRef { module: 0, offset: 8 * u64::from(number), name: number.into() },
+        name: name.into(),
+    };
     let options = calls.iter().map(|call| call.options.clone()).collect();
     let task = |(index, call): (usize, Call)| GraphTask {
         key: Key(call.key),
-        function: 0,
+        function: call.function,
         options: index as u32,
         dependencies: call.dependencies.into_iter().map(Key).collect(),
         arguments: Arguments::default(),
     };
     Graph {
-        functions: vec![Function { entry, name: "f".into() }],
+        functions: ["f", "g"].into_iter().zip(1..).map(function).collect(),
         options,
         tasks: calls.into_iter().enumerate().map(task).collect(),
     }
