@@ -25,7 +25,8 @@ const EXCHANGE: u64 = 300_000;
 const THIEVES: usize = 4;
 /// Workers looked at for one that runs out of work.
 const VICTIMS: usize = 16;
-/// Tasks of one of them looked at, the last ones first: they would wait longest.
+/// Tasks of one of them looked at, the last assigned first: they would wait longest, but for critical ones, which go
+/// before others there.
 const TASKS: usize = 64;
 
 /// What is under way.

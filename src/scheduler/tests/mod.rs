@@ -17,8 +17,8 @@ use super::{Config, Instruction, State, Stimulus, TaskState};
 use crate::{
     graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{
-        Answer, ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, Query, TaskId, ToClient,
-        ToWorker, WorkerId, WorkerInfo,
+        Answer, ClientId, ComputeTask, Fetch, Finished, FromClient, FromWorker, Metrics, Query, TaskId,
+        ToClient, ToWorker, WorkerId, WorkerInfo,
     },
     task::{EntryRef, FailureKind, TaskError, Value},
 };
@@ -156,6 +156,12 @@ impl Bed {
     fn finish_on(&mut self, worker: WorkerId, id: TaskId) -> &mut Self {
         let finished = Finished { id, nbytes: 100, duration: 1_000_000_000, value: None };
         self.worker_says(worker, FromWorker::Finished(finished))
+    }
+
+    /// The worker that a task is assigned to finishes it, with a result of so many bytes after so many nanoseconds.
+    fn finish_with(&mut self, key: u128, nbytes: u64, duration: u64) -> &mut Self {
+        let (worker, id) = self.assignment(key);
+        self.worker_says(worker, FromWorker::Finished(Finished { id, nbytes, duration, value: None }))
     }
 
     /// A worker got a copy of a result.
