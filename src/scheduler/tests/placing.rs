@@ -69,6 +69,26 @@ fn restrictions_are_kept_unless_others_are_allowed() {
 }
 
 #[test]
+fn a_task_may_be_restricted_to_a_host() {
+    let mut bed = Bed::new(0);
+    for pid in 0..3 {
+        bed.join_at("x", pid);
+    }
+    let there = bed.join_at("y", 0);
+    let on_y = |o: &mut TaskOptions| o.workers = vec!["y".into()];
+    let rather_on_y = |o: &mut TaskOptions| (o.workers, o.allow_other_workers) = (vec!["y".into()], true);
+    // The others have nothing to do.
+    bed.submit((1..=8).map(|key| call(key, &[]).with(on_y)).collect(), &[1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(bed.computes(), (1..=8).map(|key| (there, key)).collect::<Vec<_>>());
+    bed.submit(vec![call(9, &[]).with(rather_on_y)], &[9]);
+    assert_eq!(bed.computes(), [(there, 9)]);
+    bed.lose(there).is(1, TaskState::NoWorker).is(9, TaskState::Processing);
+    assert_ne!(bed.assignment(9).0, there);
+    let again = bed.join_at("y", 1);
+    assert_eq!(bed.computes().iter().filter(|(worker, _)| *worker == again).count(), 8);
+}
+
+#[test]
 fn resources_restrict_and_a_worker_that_supplies_them_is_taken_when_it_comes() {
     let mut bed = Bed::new(1);
     bed.submit(vec![call(1, &[]).with(|o| o.resources = vec![("gpu".into(), 0.5)])], &[1]);
@@ -76,6 +96,40 @@ fn resources_restrict_and_a_worker_that_supplies_them_is_taken_when_it_comes() {
     let gpu = bed.join_with(1, vec![("gpu".into(), 1.0)]);
     assert_eq!(bed.computes(), [(gpu, 1)]);
     assert_eq!(bed.computed()[0].1.resources, [("gpu".to_owned(), 0.5)]);
+}
+
+#[test]
+fn a_worker_is_given_a_tenth_more_than_it_has_threads() {
+    for (threads, given) in [(20, 22), (1, 2)] {
+        let mut bed = Bed::new(0);
+        bed.join(threads);
+        let keys: Vec<u128> = (1..=40).collect();
+        bed.submit(keys.iter().map(|key| call(*key, &[])).collect(), &keys);
+        assert_eq!(bed.computes().len(), given, "{threads} threads");
+    }
+}
+
+#[test]
+fn who_is_told_nothing_goes_by_these() {
+    let Config { allowed_failures, worker_ttl, bandwidth, saturation, stealing, reduce_replicas } =
+        Config::default();
+    assert_eq!((allowed_failures, worker_ttl, bandwidth), (3, 30_000_000_000, 1e9));
+    assert_eq!((saturation, stealing, reduce_replicas), (1.1, true, true));
+}
+
+#[test]
+fn how_long_tasks_take_is_known_of_each_function() {
+    let mut bed = Bed::new(2);
+    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
+    bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[]).of_g().with(on("w1"))], &[1, 2]);
+    bed.finish_with(1, 100, 1_000_000).finish_with(2, 100, 10_000_000_000).add(WorkerId(1), 1);
+    // Three short ones here, a long one there.
+    bed.submit((3..=5).map(|key| call(key, &[]).with(on("w0"))).collect(), &[3, 4, 5]);
+    bed.submit(vec![call(6, &[]).of_g().with(on("w1"))], &[6]);
+    assert_eq!([3, 6].map(|key| bed.task(key).estimate), [1_000_000, 10_000_000_000]);
+    // Both have what it needs.
+    bed.submit(vec![call(7, &[1])], &[7]);
+    assert_eq!(bed.assignment(7).0, WorkerId(0));
 }
 
 #[test]
@@ -182,13 +236,9 @@ fn within_a_host_and_a_process_results_move_for_less() {
 /// Two workers, and eight sums (from 101 on) of four results each (1 to 32), which another function makes.
 fn sums() -> Bed {
     let mut bed = Bed::new(2);
-    let leaves = (1..=32).map(|key| call(key, &[]));
+    let leaves = (1..=32).map(|key| call(key, &[]).of_g());
     let sums = (0..8).map(|sum| call(101 + sum, &[1, 2, 3, 4].map(|leaf| 4 * sum + leaf)));
-    let mut graph = graph(leaves.chain(sums).collect());
-    let entry = EntryRef { module: 0, offset: 16, name: 2 };
-    graph.functions.push(Function { entry, name: "load".into() });
-    graph.tasks[..32].iter_mut().for_each(|leaf| leaf.function = 1);
-    bed.says(FromClient::Submit { graph, wants: (101..109).map(Key).collect() });
+    bed.submit(leaves.chain(sums).collect(), &[101, 102, 103, 104, 105, 106, 107, 108]);
     bed
 }
 
