@@ -54,6 +54,22 @@ fn equal_keys_are_computed_once() {
 }
 
 #[test]
+fn a_key_twice_in_a_graph_is_one_task() {
+    let mut bed = Bed::new(1);
+    let twice = [call(1, &[]), call(2, &[1]), call(3, &[2]), call(2, &[1]), call(1, &[]), call(4, &[2, 1])];
+    bed.submit(twice.to_vec(), &[2, 2, 3, 4]);
+    assert_eq!((bed.computes(), bed.state.task_count()), (vec![(WorkerId(0), 1)], 4));
+    bed.finish(1);
+    assert_eq!(bed.computes(), [(WorkerId(0), 2)]);
+    bed.finish(2);
+    assert_eq!(bed.client_hears(), ["2 in memory of 0"]);
+    assert_eq!(bed.computes(), [(WorkerId(0), 3), (WorkerId(0), 4)]);
+    bed.finish(3).finish(4).release(&[2, 3, 4]);
+    assert_eq!((bed.state.task_count(), bed.state.unfinished), (0, 0));
+    assert_eq!(bed.state.workers.get(WorkerId(0)).map(|worker| (worker.busy, worker.nbytes)), Some((0, 0)));
+}
+
+#[test]
 fn an_error_reaches_all_that_depend_on_it_with_its_cause() {
     let mut bed = Bed::new(1);
     bed.submit(vec![call(1, &[]), call(2, &[1]), call(3, &[2])], &[1, 2, 3]);
