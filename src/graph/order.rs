@@ -56,7 +56,18 @@ impl Lists {
     }
 
     fn of(&self, task: u32) -> &[u32] {
-        &self.members[self.starts[task as usize] as usize..self.starts[task as usize + 1] as usize]
+        let list =
+            &self.members[self.starts[task as usize] as usize..self.starts[task as usize + 1] as usize];
+        #[cfg(test)]
+        tests::look_at(list.len());
+        list
+    }
+
+    fn get(&self, task: u32, place: u32) -> Option<u32> {
+        #[cfg(test)]
+        tests::look_at(1);
+        let place = self.starts[task as usize] + place;
+        (place < self.starts[task as usize + 1]).then(|| self.members[place as usize])
     }
 
     fn len(&self, task: u32) -> u32 {
@@ -151,8 +162,8 @@ impl Ordering {
                 stack.push((end, 0));
             }
             while let Some((task, looked)) = stack.last_mut() {
-                match self.dependencies.of(*task).get(*looked as usize) {
-                    Some(&dependency) => {
+                match self.dependencies.get(*task, *looked) {
+                    Some(dependency) => {
                         *looked += 1;
                         if self.places[dependency as usize] == NOWHERE
                             && !std::mem::replace(&mut entered[dependency as usize], true)
@@ -219,9 +230,20 @@ impl Ordering {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    thread_local! {
+        /// Lists looked at, and their members.
+        static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn look_at(members: usize) {
+        LOOKED_AT.with(|looked_at| looked_at.set(looked_at.get() + 1 + members));
+    }
 
     fn order(graph: &[Vec<u32>]) -> Vec<u32> {
         ordered(graph).places
@@ -326,6 +348,61 @@ mod tests {
             }
         }
         assert!(peak(&graph, &order(&graph)) <= 2 * width as usize);
+    }
+
+    /// A level of `width` tasks and `count` more; task `x` of each of these needs some of the level before.
+    fn levels<I: IntoIterator<Item = u32>>(
+        width: u32,
+        count: u32,
+        needs: impl Fn(u32, u32) -> I,
+    ) -> Vec<Vec<u32>> {
+        let level = |level| (0..width).map(move |x| (level, x));
+        let before = |(level, x)| needs(level, x).into_iter().map(|x| (level - 1) * width + x).collect();
+        vec![vec![]; width as usize].into_iter().chain((1..=count).flat_map(level).map(before)).collect()
+    }
+
+    #[test]
+    fn how_often_a_task_is_looked_at_does_not_grow_with_the_graph() {
+        let stencil = |width: u32| {
+            levels(width, 10, move |_, x| {
+                [x.wrapping_sub(1), x, x + 1].into_iter().filter(move |x| *x < width)
+            })
+        };
+        let butterfly = |stages: u32| levels(1 << stages, stages, |stage, x| [x, x ^ 1 << (stage - 1)]);
+        // All to all among each eight, of which the stages differ.
+        let shuffle = |width: u32| {
+            levels(width, 3, move |level, x| {
+                let apart = 8u32.pow(level - 1);
+                let first = x / (8 * apart) * (8 * apart) + x % apart;
+                (0..8).map(move |n| (first + n * apart) % width)
+            })
+        };
+        // All need the first, and the last needs all.
+        let hub = |count: u32| {
+            let mut graph = vec![vec![]];
+            graph.extend(vec![vec![0]; count as usize]);
+            graph.push((1..=count).collect());
+            graph
+        };
+        let cases = [
+            ("map", vec![vec![]; 1000], vec![vec![]; 10_000]),
+            ("chain", levels(1, 1000, |_, _| [0]), levels(1, 10_000, |_, _| [0])),
+            ("tree", tree(1024), tree(8192)),
+            ("stencil", stencil(100), stencil(1000)),
+            ("butterfly", butterfly(7), butterfly(10)),
+            ("shuffle", shuffle(512), shuffle(4096)),
+            ("hub", hub(1000), hub(10_000)),
+        ];
+        for (name, few, many) in cases {
+            let each = |graph: &[Vec<u32>]| {
+                LOOKED_AT.set(0);
+                order(graph);
+                let size = graph.len() + graph.iter().map(Vec::len).sum::<usize>();
+                LOOKED_AT.get() as f64 / size as f64
+            };
+            let (few, many) = (each(&few), each(&many));
+            assert!(many < 1.2 * few, "{name}: {few:.2} for each of few, {many:.2} of many");
+        }
     }
 
     #[test]
