@@ -525,6 +525,14 @@ mod tests {
     }
 
     #[test]
+    fn workers_spill_pause_and_end_at_dasks_shares() {
+        let shares =
+            Thresholds { target: Some(0.6), spill: Some(0.7), pause: Some(0.8), terminate: Some(0.95) };
+        assert_eq!(Settings::default().thresholds(), shares);
+        assert_eq!(Thresholds::default(), shares);
+    }
+
+    #[test]
     fn results_are_written_where_the_job_has_its_place() {
         within(
             |jail| jail.set_env("SLURM_TMPDIR", "/scratch/7"),
