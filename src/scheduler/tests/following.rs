@@ -17,8 +17,7 @@ fn finish_soon(bed: &mut Bed, key: u128) {
 }
 
 fn finish_after(bed: &mut Bed, key: u128, duration: u64) {
-    let (worker, id) = bed.assignment(key);
-    bed.worker_says(worker, FromWorker::Finished(Finished { id, nbytes: 100, duration, value: None }));
+    bed.finish_with(key, 100, duration);
 }
 
 fn forwards(bed: &Bed) -> Vec<(WorkerId, TaskId, WorkerId)> {
@@ -86,6 +85,28 @@ fn what_goes_before_is_not_kept_waiting_by_those_that_are_let_in() {
     // What comes after the chain waits for it.
     (key..=50).for_each(|key| finish_after(&mut bed, key, 500_000));
     bed.is(201, TaskState::Queued);
+}
+
+#[test]
+fn critical_ones_are_let_in_before_what_is_queued_before_them() {
+    let mut bed = Bed::new(1);
+    bed.submit(vec![call(101, &[]), call(102, &[]).of_g()], &[101, 102]);
+    finish_after(&mut bed, 101, 500_000);
+    finish_after(&mut bed, 102, 500_000);
+    // Loads, which come first in the graph, and a chain that takes longer than they do.
+    let loads = (201..=220).map(|key| call(key, &[]));
+    let wants: Vec<u128> = (201..=220).chain([60]).collect();
+    bed.submit(loads.chain(chain(60).into_iter().map(Call::of_g)).collect(), &wants);
+    let ahead = bed.computes().iter().filter(|(_, key)| *key <= 60).count() as u128;
+    assert!((8..20).contains(&ahead), "{ahead}");
+    let queued = |bed: &Bed| (201..=220).filter(|key| bed.task(*key).state == TaskState::Queued).count();
+    let waiting = queued(&bed);
+    assert!(waiting > 10, "{waiting}");
+    for key in 1..=10 {
+        finish_after(&mut bed, key, 500_000);
+        assert_eq!(bed.computes(), [(WorkerId(0), key + ahead)]);
+    }
+    assert_eq!(queued(&bed), waiting);
 }
 
 #[test]

@@ -79,6 +79,25 @@ fn what_goes_before_is_not_kept_waiting_by_those_that_join() {
 }
 
 #[test]
+fn critical_ones_join_before_what_would_go_before_others() {
+    let mut bed = bed();
+    let high = |n, needs| ComputeTask { height: 600 - n, critical: 50, ..quick(n, needs) };
+    bed.compute(high(2, vec![]));
+    for n in 3..=600 {
+        bed.compute(high(n, vec![coming(n - 1)]));
+    }
+    let first = ComputeTask { priority: Priority::default(), critical: 50, ..task(900, vec![]) };
+    bed.compute(first).is(900, TaskState::Ready).is(514, TaskState::Waiting);
+    // The last that is critical is 550.
+    for n in 2..=38 {
+        ran(&mut bed, n, Ok(0));
+        bed.is(n + 512, TaskState::Executing);
+    }
+    ran(&mut bed, 39, Ok(0));
+    bed.is(551, TaskState::Waiting).is(900, TaskState::Ready);
+}
+
+#[test]
 fn it_comes_back_where_what_it_needs_fails() {
     let mut bed = bed();
     bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2)])).compute(quick(4, vec![coming(3)]));
