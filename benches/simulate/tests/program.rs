@@ -7,12 +7,12 @@ fn simulate(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_table_has_a_row_for_each_policy_and_what_its_scheduler_took() {
+fn a_table_has_a_row_for_each_policy_with_what_came_of_it() {
     let file = tempfile::NamedTempFile::new().expect("a file can be made");
     let csv = file.path().to_str().expect("its name is text");
     let output = simulate(&[
         "--family",
-        "tree,map",
+        "map,stencil",
         "--workers",
         "2",
         "--tasks",
@@ -26,12 +26,24 @@ fn a_table_has_a_row_for_each_policy_and_what_its_scheduler_took() {
     assert!(output.status.success() && error.is_empty(), "{error}");
     let table = std::fs::read_to_string(csv).expect("it was written");
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
-    let place = rows[0].iter().position(|column| *column == "scheduler_us").expect("there is such a column");
     let named: Vec<_> = rows[1..].iter().map(|row| (row[0], row[1])).collect();
-    assert_eq!(named, [("tree", "rankine"), ("tree", "dask"), ("map", "rankine"), ("map", "dask")]);
+    assert_eq!(named, [("map", "rankine"), ("map", "dask"), ("stencil", "rankine"), ("stencil", "dask")]);
     for row in &rows[1..] {
-        let took: f64 = row[place].parse().expect("it is a number");
+        let cell = |name: &str| -> f64 {
+            let place = rows[0].iter().position(|column| *column == name).expect("there is such a column");
+            row[place].parse().expect("it is a number")
+        };
+        let took = cell("scheduler_us");
         assert!(took > 0.0 && took < 1e5, "{row:?}");
+        assert!((1.0..=1.15).contains(&cell("ratio")), "{row:?}");
+        assert!((cell("makespan_s") / cell("bound_s") - cell("ratio")).abs() < 0.002, "{row:?}");
+        // All chunks of a map, of a megabyte each, are wanted and stay where they are made.
+        let (moved, peak) = (cell("moved_MB"), cell("peak_MB"));
+        if row[0] == "map" {
+            assert_eq!((moved, peak), (0.0, 60.0), "{row:?}");
+        } else {
+            assert!(moved > 0.0 && (1.0..60.0).contains(&peak), "{row:?}");
+        }
     }
 }
 
