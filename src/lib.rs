@@ -24,6 +24,7 @@
 // The derive and attribute macros name this crate from outside.
 extern crate self as rankine;
 
+mod amounts;
 pub mod array;
 #[cfg(debug_assertions)]
 mod checks;
@@ -42,8 +43,9 @@ pub mod settings;
 pub mod task;
 pub mod worker;
 
+pub use amounts::parse_bytes;
 pub use client::{AsCompleted, Awaited, Client, Options, ReturnWhen, Status, TaskFuture, blocking};
-pub use cluster::{Builder, LocalCluster, SchedulerFile, args, init, parse_bytes, run, transports};
+pub use cluster::{Builder, LocalCluster, SchedulerFile, args, init, run, transports};
 pub use cluster::{SlurmBuilder, SlurmCluster};
 pub use error::{Error, Result};
 pub use rankine_macros::main;

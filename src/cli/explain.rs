@@ -1,8 +1,7 @@
 //! `rankine explain`: why a running cluster's tasks are where they are.
 
-use std::path::PathBuf;
-
-use crate::{Client, Result, SchedulerFile, client::block_on, graph::Key, settings::Settings};
+use super::Cluster;
+use crate::{Result, client::block_on, graph::Key, settings::Settings};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -12,18 +11,13 @@ pub(super) struct Options {
     /// Keys or names of tasks
     #[arg(value_name = "KEY")]
     keys: Vec<String>,
-    /// The cluster's scheduler file; without it the latest in ~/.rankine (or $RANKINE_HOME)
-    #[arg(long, value_name = "FILE")]
-    scheduler_file: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: Cluster,
 }
 
 /// Asks the scheduler and prints what it says, a line a task.
 pub(super) fn explain(options: &Options, settings: &Settings) -> Result<()> {
-    let path = match &options.scheduler_file {
-        Some(path) => path.clone(),
-        None => SchedulerFile::latest()?,
-    };
-    let client = Client::observe(&SchedulerFile::read(&path)?, settings)?;
+    let client = options.cluster.observe(settings)?;
     let keys: Vec<Key> = options.keys.iter().map(|word| key(word)).collect();
     let told = block_on(client.explain_all(keys))?;
     told.iter().for_each(|one| println!("{one}"));

@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, thread};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::columns;
+use super::{columns, or_none};
 #[cfg(feature = "mpi")]
 use crate::cluster::cores::threads;
 use crate::{
@@ -169,7 +169,7 @@ fn row(rank: &Rank) -> Vec<String> {
         format!("on {host}"),
         format!("cores {}", cores.0),
         format!("{threads} thread{}", if *threads == 1 { "" } else { "s" }),
-        format!("limit {} of {}", gib(*memory_limit), gib(*memory)),
+        format!("limit {} of {}", or_none(*memory_limit), or_none(*memory)),
         format!("{transport}://"),
     ]
 }
@@ -214,18 +214,18 @@ fn find(settings: &Settings) -> Result<Info> {
     })
 }
 
-/// An amount of memory, for people; a limit of 0 is none.
-fn gib(bytes: u64) -> String {
-    if bytes == 0 { "none".into() } else { format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64) }
-}
-
 fn table(info: &Info) -> String {
-    let mut text =
-        format!("rankine {} on {}: {} cores, {}\n", info.version, info.host, info.cores, gib(info.memory));
+    let mut text = format!(
+        "rankine {} on {}: {} cores, {}\n",
+        info.version,
+        info.host,
+        info.cores,
+        or_none(info.memory)
+    );
     let Bound { bytes, from } = &info.memory_limit;
     text += &format!(
         "memory limit of a worker: {} ({from}); beyond it results go to {}\n\n",
-        gib(*bytes),
+        or_none(*bytes),
         info.local_directory.display()
     );
     let mut rows = vec![];

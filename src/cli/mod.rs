@@ -5,13 +5,15 @@ mod config;
 mod explain;
 mod info;
 mod slurm;
+mod workers;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    Result,
+    Client, Result, SchedulerFile,
+    amounts::Bytes,
     settings::{NAMES, Settings},
 };
 
@@ -40,12 +42,33 @@ enum Action {
     Info(info::Options),
     /// Say why tasks of a running cluster do not run, or why they ran where they did
     Explain(explain::Options),
+    /// Show the workers of a running cluster: what each does, and where its memory went
+    Workers(workers::Options),
     /// Measure transports against the bare fabric below them, and whole workloads over each
     #[command(subcommand)]
     Bench(bench::Command),
     /// Run programs as jobs under Slurm: write their batch scripts, submit them, see what becomes of them
     #[command(subcommand)]
     Slurm(slurm::Command),
+}
+
+/// Which cluster is asked.
+#[derive(clap::Args)]
+struct Cluster {
+    /// The cluster's scheduler file; without it the latest in ~/.rankine (or $RANKINE_HOME)
+    #[arg(long, value_name = "FILE")]
+    scheduler_file: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// A client that asks and changes nothing.
+    fn observe(&self, settings: &Settings) -> Result<Client> {
+        let path = match &self.scheduler_file {
+            Some(path) => path.clone(),
+            None => SchedulerFile::latest()?,
+        };
+        Client::observe(&SchedulerFile::read(&path)?, settings)
+    }
 }
 
 /// The settings given as flags.
@@ -95,6 +118,7 @@ pub fn main() -> ExitCode {
         Action::Explain(options) => {
             given.logging().and_then(|settings| explain::explain(&options, &settings))
         }
+        Action::Workers(options) => given.logging().and_then(|settings| workers::show(&options, &settings)),
         Action::Slurm(command) => slurm::run(command, &given),
         Action::Bench(command) => given.logging().and_then(|settings| bench::run(command, settings)),
     };
@@ -105,6 +129,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An amount of memory, for people; a limit of 0 is none.
+fn or_none(bytes: u64) -> String {
+    if bytes == 0 { "none".into() } else { Bytes(bytes).to_string() }
 }
 
 /// Rows as columns of text, each as wide as its widest cell; numbers may be set right.

@@ -3,7 +3,6 @@
 //! [`LocalCluster`] starts one on this machine; [`run`] (which `#[rankine::main]` calls) finds out
 //! from the command line which role a process plays; [`SchedulerFile`] carries address and secret.
 
-mod bytes;
 pub(crate) mod cores;
 mod file;
 mod flags;
@@ -25,7 +24,6 @@ mod world;
 
 use std::sync::Arc;
 
-pub use bytes::parse_bytes;
 pub use file::SchedulerFile;
 pub use local::{Builder, LocalCluster};
 pub use roles::{args, init, run};

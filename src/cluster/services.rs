@@ -41,6 +41,8 @@ pub(super) fn rules(settings: &Settings) -> Config {
     Config {
         allowed_failures: settings.allowed_failures,
         worker_ttl: settings.dead_after().as_nanos() as u64,
+        saturation: settings.worker_saturation.times(),
+        stealing: settings.work_stealing,
         ..Config::default()
     }
 }

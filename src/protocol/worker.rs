@@ -218,7 +218,7 @@ pub struct Metrics {
     /// Bytes of the files that it holds results in: less than the results where they are compressed.
     pub on_disk: u64,
     /// Bytes of memory that its process occupies: without views of files, which the system may drop, and without what
-    /// another process shares with it and accounts for. What is beyond `managed` is unmanaged: the program's own.
+    /// another process shares with it and accounts for.
     pub resident: u64,
     /// Tasks running.
     pub executing: u32,
@@ -232,4 +232,12 @@ pub struct Metrics {
     pub saved: u64,
     /// Nanoseconds that its threads spent running tasks so far.
     pub busy: u64,
+}
+
+impl Metrics {
+    /// Bytes of memory that its process occupies besides results: the program's own, what tasks allocate, libraries.
+    #[must_use]
+    pub fn unmanaged(&self) -> u64 {
+        self.resident.saturating_sub(self.managed)
+    }
 }

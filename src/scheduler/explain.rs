@@ -10,6 +10,7 @@ use super::{
     task::{SCATTERED, Task, TaskRef},
 };
 use crate::{
+    amounts::Bytes,
     graph::{Key, TaskOptions},
     protocol::{Explanation, WorkerId},
 };
@@ -282,21 +283,6 @@ impl fmt::Display for Nanos {
             0..1_000_000 => write!(f, "{:.0} µs", nanos / 1e3),
             1_000_000..1_000_000_000 => write!(f, "{:.1} ms", nanos / 1e6),
             _ => write!(f, "{:.1} s", nanos / 1e9),
-        }
-    }
-}
-
-/// Bytes, for people.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            0..1024 => write!(f, "{} B", self.0),
-            1024..0x10_0000 => write!(f, "{:.1} KiB", bytes / 1024.0),
-            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes / 1024.0 / 1024.0),
-            _ => write!(f, "{:.1} GiB", bytes / 1024.0 / 1024.0 / 1024.0),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a user says of tasks and results besides submitting and awaiting them.
 
+use rankine::{Settings, settings::Saturation};
+
 use super::*;
 
 fn touch(path: String) -> Result<(), std::io::Error> {
@@ -102,5 +104,20 @@ pub fn a_task_is_explained(_: &LocalCluster, client: &Client) -> Outcome {
     assert!(told.function.ends_with("inc") && told.why[0].contains("it would start there first"), "{told}");
     let told = client.explain(&b)?;
     assert_eq!(told.why, ["It needs 2 of gpu, and none of the 2 workers supplies so much."]);
+    Ok(())
+}
+
+pub fn as_much_is_assigned_ahead_as_is_said() -> Outcome {
+    for (saturation, ahead) in [(1.1, 2), (f64::INFINITY, 10)] {
+        let mut settings = Settings::default();
+        settings.worker_saturation = Saturation::new(saturation)?;
+        let cluster = LocalCluster::builder().workers(1).threads(1).settings(settings).start()?;
+        let client = Client::from(cluster.client()?);
+        let tasks = client.map(slow_inc, 0..10);
+        // The scheduler answers after it has taken the tasks in, and each takes longer than that.
+        let info = client.scheduler_info()?;
+        assert_eq!(info.workers[0].processing, ahead, "{saturation}: {:?}", info.tasks);
+        client.gather(&tasks)?;
+    }
     Ok(())
 }

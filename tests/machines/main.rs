@@ -261,23 +261,60 @@ proptest! {
     }
 }
 
-#[test]
-fn a_cycle_is_refused_and_named() {
+/// What comes of a graph of which a cycle may be part: tasks by what they depend on.
+fn submitted(dependencies: &[&[usize]]) -> Cluster {
     let mut cluster = Cluster::new(1, 1);
     cluster.join();
-    let FromClient::Submit { mut graph, wants } =
-        message(&[(1, vec![]), (2, vec![0]), (3, vec![1])], &[0, 1, 2])
-    else {
-        unreachable!()
-    };
-    graph.tasks[1].dependencies = [key(2)].into_iter().collect();
+    let alone: Vec<(i64, Vec<usize>)> = dependencies.iter().map(|_| (1, vec![])).collect();
+    let all: Vec<usize> = (0..alone.len()).collect();
+    let FromClient::Submit { mut graph, wants } = message(&alone, &all) else { unreachable!() };
+    for (task, on) in graph.tasks.iter_mut().zip(dependencies) {
+        task.dependencies = on.iter().map(|i| key(*i)).collect();
+    }
     cluster.from_client.push_back(FromClient::Submit { graph, wants });
     cluster.settle();
-    assert_eq!(cluster.results[&key(0)], 1);
-    for i in [1, 2] {
-        let error = cluster.failed[&key(i)].to_string();
-        assert!(error.contains("cycle") && error.contains(&key(1).to_string()), "{error}");
+    cluster
+}
+
+#[test]
+fn a_cycle_is_refused_and_named() {
+    // Twenty that depend on it come before the cycle of 21, 22 and 23; 20 and 24 are none of it; 25 needs itself.
+    let on_it = [21];
+    let mut dependencies: Vec<&[usize]> = vec![&on_it; 20];
+    dependencies.extend([&[][..], &[20, 22], &[23], &[21], &[20], &[25]]);
+    let cluster = submitted(&dependencies);
+    let name = |i: usize| key(i).to_string();
+    for i in [20, 24] {
+        assert!(cluster.results.contains_key(&key(i)), "{i} runs");
     }
+    for i in 0..24 {
+        if i == 20 {
+            continue;
+        }
+        let error = cluster.failed[&key(i)].to_string();
+        let how = if i < 20 { "it depends on a cycle" } else { "it is part of a cycle" };
+        assert!(error.contains(how), "{error}");
+        for member in 21..24 {
+            assert!(error.contains(&name(member)), "{error}");
+        }
+        assert_eq!(error.matches(" needs ").count(), 3, "{error}");
+    }
+    let itself = cluster.failed[&key(25)].to_string();
+    assert!(itself.contains(&format!("{} (add) needs {} (add)", name(25), name(25))), "{itself}");
+}
+
+#[test]
+fn two_cycles_are_told_apart_and_a_long_one_is_named_in_short() {
+    let ring: Vec<[usize; 1]> = (0..100).map(|i| [(i + 1) % 100]).collect();
+    let mut dependencies: Vec<&[usize]> = ring.iter().map(|on| &on[..]).collect();
+    dependencies.extend([&[101][..], &[100, 0]]);
+    let cluster = submitted(&dependencies);
+    let error = cluster.failed[&key(50)].to_string();
+    assert!(error.contains("it is part of a cycle") && error.contains("needs 92 more"), "{error}");
+    assert!(error.len() < 1000, "{error}");
+    let other = cluster.failed[&key(100)].to_string();
+    assert!(other.contains("it is part of a cycle"), "{other}");
+    assert!(other.contains(&key(101).to_string()) && !other.contains("more"), "{other}");
 }
 
 #[test]

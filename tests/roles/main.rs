@@ -2,7 +2,9 @@
 //!
 //! This binary is the program as well: with `ROLES_PROGRAM` set its `main` is what a user would write.
 
+mod asking;
 mod cores;
+mod ending;
 
 use std::{
     env, fs,
@@ -33,7 +35,8 @@ fn main() -> ExitCode {
         Trial::test("the_program_runs_on_processes_of_itself", the_program_runs_on_processes_of_itself),
         Trial::test("worker_processes_are_bound_to_cores", cores::worker_processes_are_bound_to_cores),
         Trial::test("separate_roles_work_together", separate_roles_work_together),
-        Trial::test("another_executable_may_ask_why", another_executable_may_ask_why),
+        Trial::test("another_executable_may_ask_why", asking::another_executable_may_ask_why),
+        Trial::test("another_executable_may_ask_who_works", asking::another_executable_may_ask_who_works),
         Trial::test(
             "each_pair_of_peers_says_once_what_it_talks_over",
             each_pair_of_peers_says_once_what_it_talks_over,
@@ -57,9 +60,13 @@ fn main() -> ExitCode {
             "processes_of_a_task_of_slurms_are_not_tasks",
             processes_of_a_task_of_slurms_are_not_tasks,
         ),
-        Trial::test("ctrl_c_leaves_nothing_behind", ctrl_c_leaves_nothing_behind),
-        Trial::test("a_panic_leaves_nothing_behind", a_panic_leaves_nothing_behind),
-        Trial::test("a_killed_program_takes_its_workers_along", a_killed_program_takes_its_workers_along),
+        Trial::test("ctrl_c_leaves_nothing_behind", ending::ctrl_c_leaves_nothing_behind),
+        Trial::test("a_panic_leaves_nothing_behind", ending::a_panic_leaves_nothing_behind),
+        Trial::test(
+            "a_killed_program_takes_its_workers_along",
+            ending::a_killed_program_takes_its_workers_along,
+        ),
+        Trial::test("results_on_disk_go_with_the_program", ending::results_on_disk_go_with_the_program),
         Trial::test("the_default_scheduler_file_is_found", the_default_scheduler_file_is_found),
         Trial::test("wrong_command_lines_are_explained", wrong_command_lines_are_explained),
     ];
@@ -71,7 +78,7 @@ fn sum(numbers: Vec<i64>) -> i64 {
 }
 
 /// `sum N` prints a sum of squares and how many workers there were; `fetch` fetches a result that is too big to come by
-/// way of the scheduler; `wait` waits for ever; `panic` does.
+/// way of the scheduler; `wait` waits for ever; `panic` does; others are told of where they are.
 async fn program(client: rankine::Client) -> rankine::Result<()> {
     let words = rankine::args();
     if words.first().is_some_and(|word| word == "wait") {
@@ -85,6 +92,9 @@ async fn program(client: rankine::Client) -> rankine::Result<()> {
             println!("{}", worker.info.name);
         }
         return Ok(());
+    }
+    if words.first().is_some_and(|word| word == "spill") {
+        return ending::spill(client).await;
     }
     if words.first().is_some_and(|word| word == "cores") {
         return cores::of_workers(client).await;
@@ -215,52 +225,6 @@ fn separate_roles_work_together() -> Outcome {
         assert!(output.status.success(), "{}", text(&output));
     }
     assert!(!fs::exists(&file)?);
-    Ok(())
-}
-
-/// What `rankine explain` prints of a cluster of this program's.
-fn explain(words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
-    let output = Command::new(env!("CARGO_BIN_EXE_rankine")).arg("explain").args(words).output()?;
-    assert!(output.status.success(), "{}", text(&output));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn another_executable_may_ask_why() -> Outcome {
-    let directory = tempfile::tempdir()?;
-    let (scheduler, file) = scheduler(directory.path());
-    let _worker = Ending(start(&["worker", "--scheduler-file", &file, "--threads", "1", "--name", "alone"]));
-    let client = joined(&file)?;
-    client.wait_for_workers(1)?;
-    assert_eq!(explain(&["--scheduler-file", &file])?, "No task waits for anything.\n");
-    let [done, stuck] = ["done", "stuck"].map(|name| client.options().key(name).pure(false));
-    let done = done.submit(counted, (1,));
-    done.result()?;
-    let stuck = stuck.resource("gpu", 1.0).submit(counted, (2,));
-    let why = "It needs 1 of gpu, and none of the 1 worker supplies so much.";
-    until("the scheduler knows it", || client.explain(&stuck).is_ok_and(|told| told.why == [why]));
-    let told = explain(&["--scheduler-file", &file])?;
-    assert!(told.contains("counted") && told.contains(why), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    // By name, by key; without the file's name it is looked for.
-    assert_eq!(explain(&["--scheduler-file", &file, "stuck"])?, told);
-    let key = stuck.key().to_string();
-    let told = explain(&["--scheduler-file", &file, "done", &key])?;
-    assert!(
-        told.lines().count() == 2 && told.contains("alone was given it: it would start there first"),
-        "{told}"
-    );
-    let output = Command::new(env!("CARGO_BIN_EXE_rankine"))
-        .arg("explain")
-        .env("RANKINE_HOME", directory.path())
-        .output()?;
-    assert!(text(&output).contains(why), "{}", text(&output));
-    let nowhere = Command::new(env!("CARGO_BIN_EXE_rankine"))
-        .arg("explain")
-        .env("RANKINE_HOME", directory.path().join("none"))
-        .output()?;
-    assert!(!nowhere.status.success() && text(&nowhere).contains("is the scheduler running?"));
-    signal(&scheduler, "-TERM");
-    end(scheduler);
     Ok(())
 }
 
@@ -480,58 +444,6 @@ fn processes_of_a_task_of_slurms_are_not_tasks() -> Outcome {
     let mut names: Vec<&str> = text.lines().collect();
     names.dedup();
     assert!(output.status.success() && names.len() == 2 && !text.contains("slurm-"), "{text}");
-    Ok(())
-}
-
-fn ctrl_c_leaves_nothing_behind() -> Outcome {
-    let child = start(&["wait", "--processes", "2"]);
-    let pid = child.id();
-    until("both workers run", || children(pid).len() == 2);
-    thread::sleep(Duration::from_millis(300));
-    let workers = children(pid);
-    signal(&child, "-INT");
-    let output = end(child);
-    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    for worker in workers {
-        assert!(!fs::exists(format!("/proc/{worker}"))?, "{worker} is still there");
-    }
-    Ok(())
-}
-
-/// Waits until these processes are gone.
-fn until_gone(pids: Vec<String>) {
-    for pid in pids {
-        until("a worker's end", || !Path::new("/proc").join(&pid).exists());
-    }
-}
-
-fn a_panic_leaves_nothing_behind() -> Outcome {
-    let temporary = tempfile::tempdir()?;
-    let mut command = command(&["panic", "--processes", "2"]);
-    let child = command.env("TMPDIR", temporary.path()).env("HOME", temporary.path()).spawn()?;
-    let pid = child.id();
-    until("both workers run", || children(pid).len() == 2);
-    let workers = children(pid);
-    let output = end(child);
-    assert_eq!(output.status.code(), Some(101));
-    assert!(text(&output).contains("the program's own mistake"), "{}", text(&output));
-    for worker in workers {
-        assert!(!fs::exists(format!("/proc/{worker}"))?, "{worker} is still there");
-    }
-    let left: Vec<_> = fs::read_dir(temporary.path())?.collect();
-    assert!(left.is_empty(), "{left:?}");
-    Ok(())
-}
-
-fn a_killed_program_takes_its_workers_along() -> Outcome {
-    let child = start(&["wait", "--processes", "2"]);
-    let pid = child.id();
-    until("both workers run", || children(pid).len() == 2);
-    thread::sleep(Duration::from_millis(300));
-    let workers = children(pid);
-    signal(&child, "-KILL");
-    end(child);
-    until_gone(workers);
     Ok(())
 }
 

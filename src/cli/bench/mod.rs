@@ -14,7 +14,7 @@ mod workload;
 
 use clap::Subcommand;
 
-use crate::{Error, Result, cluster::parse_bytes, settings::Settings};
+use crate::{Error, Result, parse_bytes, settings::Settings};
 
 #[derive(Subcommand)]
 pub(super) enum Command {

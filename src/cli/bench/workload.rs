@@ -12,13 +12,8 @@ use serde::Serialize;
 
 use super::{report::show, show_size, transport::Format};
 use crate::{
-    Error, LocalCluster, Result, TaskFuture,
-    array::Chunk,
-    blocking::Client,
-    cli::columns,
-    cluster::{parse_bytes, transports},
-    protocol::Metrics,
-    settings::Settings,
+    Error, LocalCluster, Result, TaskFuture, array::Chunk, blocking::Client, cli::columns,
+    cluster::transports, parse_bytes, protocol::Metrics, settings::Settings,
 };
 
 #[derive(clap::Args)]

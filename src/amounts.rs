@@ -1,6 +1,11 @@
-//! Amounts of memory as people write them.
+//! Amounts of memory as people write and read them.
+
+use std::fmt;
 
 use crate::{Error, Result};
+
+/// Shows bytes with one digit after the point, in the unit that suits.
+pub(crate) struct Bytes(pub(crate) u64);
 
 /// Reads an amount of bytes: `1500`, `10MB`, `1.5 GiB`, `64k`.
 ///
@@ -32,4 +37,16 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     };
     let bytes = number * factor;
     if bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..1024 => write!(f, "{} B", self.0),
+            1024..0x10_0000 => write!(f, "{:.1} KiB", bytes / 1024.0),
+            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes / 1024.0 / 1024.0),
+            _ => write!(f, "{:.1} GiB", bytes / 1024.0 / 1024.0 / 1024.0),
+        }
+    }
 }
