@@ -33,7 +33,7 @@ fn ip(words: &str) -> Result<(), Failed> {
 
 /// Where it may, begins this process anew with a network of its own; gives how that ended.
 pub fn alone() -> Option<ExitCode> {
-    if env::var_os(ALONE).is_some() || env::var("CHAOS_NETWORK").is_ok_and(|network| network == "proxy") {
+    if is_alone() || env::var("CHAOS_NETWORK").is_ok_and(|network| network == "proxy") {
         return None;
     }
     let may =
@@ -103,12 +103,15 @@ pub fn cut(number: u64, off: bool) {
     let _ = ip(&format!("link set near{number} {}", if off { "down" } else { "up" }));
 }
 
-/// Makes a host's link slow, or as it was.
-pub fn slow(number: u64, slow: bool) {
-    let words = if slow {
-        format!("qdisc add dev near{number} root tbf rate 20mbit burst 32kbit latency 400ms")
-    } else {
-        format!("qdisc del dev near{number} root")
+/// Makes the link of the `number`th host, on which a process runs, slow in both directions, or as it was.
+pub fn slow(number: u64, pid: u32, slow: bool) -> Result<(), Failed> {
+    let words = |end: &str| {
+        if slow {
+            format!("qdisc replace dev {end}{number} root tbf rate 20mbit burst 32kbit latency 400ms")
+        } else {
+            format!("qdisc replace dev {end}{number} root pfifo_fast")
+        }
     };
-    let _ = run("tc", &words.split(' ').collect::<Vec<_>>());
+    run("tc", &words("near").split(' ').collect::<Vec<_>>())?;
+    run("nsenter", &["-t", &pid.to_string(), "-n", "sh", "-c", &format!("tc {}", words("far"))])
 }
