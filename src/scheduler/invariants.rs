@@ -13,7 +13,10 @@ impl State {
     /// # Panics
     /// If it does not.
     pub fn validate(&self) {
-        assert!(self.recommendations.is_empty(), "all recommendations are followed");
+        assert!(
+            self.recommendations.is_empty() && self.unneeded.is_empty(),
+            "all recommendations are followed"
+        );
         let lists = |of: fn(&State, WorkerId) -> Vec<TaskRef>| -> KeyMap<WorkerId, Vec<TaskRef>> {
             self.workers.iter().map(|(id, _)| (id, of(self, id))).collect()
         };

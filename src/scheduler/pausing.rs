@@ -1,7 +1,15 @@
 //! Workers whose memory is short, and results that went with a worker's disk.
 
-use super::{Instruction, TaskState, state::State, task::TaskRef};
+use super::{
+    Instruction, TaskState,
+    state::{State, Worker},
+    task::TaskRef,
+};
 use crate::protocol::{TaskId, ToWorker, WorkerId};
+
+/// How often a task is taken back from workers whose memory is short. What it needs may be why: then it would go round
+/// among them for ever, while the one that keeps it runs it in the end, alone if need be.
+const DISPLACED: u8 = 2;
 
 impl State {
     /// A worker starts no more tasks, or does so again. Nothing new goes to one that does not; what others can do
@@ -12,8 +20,8 @@ impl State {
         if paused {
             self.workers.stand_aside(id);
             self.queued.give_up(id);
-            let waiting: Vec<TaskId> =
-                self.processed_by(id).into_iter().filter_map(|task| self.run_elsewhere(task)).collect();
+            let tasks = self.processed_by(id);
+            let waiting: Vec<TaskId> = tasks.into_iter().filter_map(|task| self.displace(task)).collect();
             if !waiting.is_empty() {
                 self.out.push(Instruction::ToWorker(id, ToWorker::GiveBack(waiting)));
             }
@@ -26,11 +34,16 @@ impl State {
         }
     }
 
-    /// The computation of a task, if another worker may run it.
-    fn run_elsewhere(&self, id: TaskRef) -> Option<TaskId> {
+    /// The computation of a task, if another worker is to run it.
+    fn displace(&mut self, id: TaskRef) -> Option<TaskId> {
         let task = self.task(id).filter(|task| !task.long_running && !self.is_being_stolen(id))?;
-        let mut others = self.workers.iter().filter(|(_, worker)| worker.stands());
-        others.any(|(_, worker)| self.may_run(worker, task)).then_some(task.id)
+        let goes = |(_, worker): (WorkerId, &Worker)| worker.stands() && self.may_run(worker, task);
+        if task.displaced >= DISPLACED || !self.workers.iter().any(goes) {
+            return None;
+        }
+        let task = self.task_mut(id)?;
+        task.displaced += 1;
+        Some(task.id)
     }
 
     /// A worker cannot read results back that it had written to disk.

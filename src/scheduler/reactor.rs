@@ -119,7 +119,7 @@ impl State {
         let name = worker.info.name.clone();
         // Whoever leaves, or was to, does not take its tasks' part.
         let expected = expected || worker.retiring || worker.ends <= self.now;
-        let (processing, held) = (self.dependents_first(self.processed_by(id)), self.held_by(id));
+        let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
             // What follows others did not run, as far as is known.

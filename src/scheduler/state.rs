@@ -176,6 +176,8 @@ pub struct State {
     pub(super) stimulus: u64,
     pub(super) now: u64,
     pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
+    /// Those by which something is let go of, which are followed last.
+    pub(super) unneeded: VecDeque<(TaskRef, TaskState)>,
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
     pub(super) out: Vec<Instruction>,
@@ -212,6 +214,7 @@ impl State {
             stimulus: 0,
             now: 0,
             recommendations: VecDeque::new(),
+            unneeded: VecDeque::new(),
             passing: None,
             out: Vec::new(),
             #[cfg(debug_assertions)]

@@ -76,6 +76,8 @@ pub(super) struct Task {
     /// nor for slots.
     pub(super) long_running: bool,
     pub(super) suspicious: u8,
+    /// How often it was taken back from a worker whose memory was short.
+    pub(super) displaced: u8,
     pub(super) retries: u32,
     pub(super) function: u32,
     /// Tasks of its graph, one after the other, that depend on it.
@@ -119,6 +121,7 @@ impl Task {
             state: TaskState::Released,
             long_running: false,
             suspicious: 0,
+            displaced: 0,
             retries: 0,
             function,
             height: 0,

@@ -3,6 +3,8 @@
 //! Whatever happens changes one task and *recommends* what should follow for its neighbours.
 //! Recommendations are followed one after the other, never by recursion, so that chains of any
 //! length work; each is checked again when its turn comes, since the one before may have changed why.
+//! What nobody seems to need is let go of after all others were followed: where several tasks that need each other
+//! start over, there are moments in which none of them does.
 
 use super::{
     Instruction, TaskState,
@@ -19,12 +21,16 @@ const FREED_AT_ONCE: usize = 8;
 
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
-        self.recommendations.push_back((id, finish));
+        match finish {
+            TaskState::Released | TaskState::Forgotten => self.unneeded.push_back((id, finish)),
+            _ => self.recommendations.push_back((id, finish)),
+        }
     }
 
     /// Follows all recommendations, and those that follow from them.
     pub(super) fn settle(&mut self) {
-        while let Some((id, finish)) = self.recommendations.pop_front() {
+        while let Some((id, finish)) = self.recommendations.pop_front().or_else(|| self.unneeded.pop_front())
+        {
             self.transition(id, finish);
         }
     }
@@ -173,24 +179,14 @@ impl State {
 
     /// A task is to be computed again from the start, if it is needed.
     pub(super) fn start_over(&mut self, id: TaskRef) {
-        // First of all, or what it needs would seem to be needed no more.
         self.recommend(id, TaskState::Waiting);
         self.leave_active(id);
         self.set_state(id, TaskState::Released);
         self.reconsider(id);
     }
 
-    /// The order in which several are to start over: those first that need others. The other way round nobody would seem to
-    /// need these, and what they need would be gone.
-    pub(super) fn dependents_first(&self, mut tasks: Vec<TaskRef>) -> Vec<TaskRef> {
-        let place = |id: &TaskRef| self.task(*id).map(|task| (task.priority.submission, task.priority.order));
-        tasks.sort_by_key(|id| std::cmp::Reverse(place(id)));
-        tasks
-    }
-
     /// A task that follows others is taken back, and waits for them again.
     fn start_over_later(&mut self, id: TaskRef) {
-        // First of all, or what it needs would seem to be needed no more.
         self.recommend(id, TaskState::Waiting);
         self.take_back(id);
         self.reconsider(id);
@@ -210,7 +206,7 @@ impl State {
         }
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
-        task.suspicious = 0;
+        (task.suspicious, task.displaced) = (0, 0);
         let dependents = std::mem::take(&mut task.dependents);
         self.add_holder(id, worker);
         self.set_state(id, TaskState::Memory);
@@ -304,7 +300,6 @@ impl State {
             if other.state == TaskState::Waiting {
                 other.waiting_on += 1;
             } else if other.active() {
-                // First of all, or what else it needs would seem to be needed no more.
                 self.recommend(dependent, TaskState::Waiting);
                 self.take_back(dependent);
                 self.reconsider(dependent);

@@ -422,3 +422,21 @@ fn what_a_chain_needs_outlives_the_worker_that_runs_it() {
     (2..=6).for_each(|key| finish_soon(&mut bed, key));
     bed.is(6, TaskState::Memory);
 }
+
+#[test]
+fn what_followers_need_is_kept_when_those_they_follow_are_given_back() {
+    let mut bed = bed(2);
+    bed.submit(vec![call(2, &[])], &[2]);
+    // One follows the third, and another one that and the second. Of those that are given back the second, of an earlier
+    // submission, starts over last: until its follower has started over too, nobody waits for the other one.
+    let tasks = [call(1, &[]), call(3, &[]), call(4, &[1, 3]), call(5, &[4, 2])];
+    bed.submit(tasks.into(), &[5]);
+    finish_soon(&mut bed, 1);
+    bed.is(4, TaskState::Processing).is(5, TaskState::Processing);
+    let (here, second) = bed.assignment(2);
+    let (there, third) = bed.assignment(3);
+    assert_eq!(here, there);
+    bed.worker_says(here, FromWorker::GaveBack(vec![second, third])).is(1, TaskState::Memory);
+    (2..=5).for_each(|key| finish_soon(&mut bed, key));
+    bed.is(5, TaskState::Memory);
+}

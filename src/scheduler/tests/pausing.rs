@@ -94,3 +94,25 @@ fn a_result_that_another_holds_too_is_not() {
     bed.worker_says(holder, FromWorker::Lost(vec![id])).is(1, TaskState::Memory);
     assert_eq!(bed.task(1).who_has.as_slice(), [other]);
 }
+
+#[test]
+fn a_task_is_not_sent_round_for_ever_among_workers_that_pause_for_it() {
+    let mut bed = Bed::new(3);
+    bed.submit(vec![call(1, &[])], &[1]);
+    for _ in 0..2 {
+        let worker = bed.assignment(1).0;
+        bed.paused(worker, true);
+        assert_eq!(bed.called_back(), [(worker, 1)]);
+        let id = bed.id(1);
+        bed.worker_says(worker, FromWorker::GaveBack(vec![id])).paused(worker, false);
+        assert_ne!(bed.assignment(1).0, worker);
+    }
+    let worker = bed.assignment(1).0;
+    bed.paused(worker, true);
+    assert_eq!(bed.called_back(), [], "it runs there, alone if need be");
+    // Another time it is like any other.
+    bed.paused(worker, false).finish(1).lose(worker);
+    let worker = bed.assignment(1).0;
+    bed.paused(worker, true);
+    assert_eq!(bed.called_back(), [(worker, 1)]);
+}
