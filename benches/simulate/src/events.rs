@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use rankine::{
     protocol::{ClientId, FromClient, FromWorker, TaskId, ToClient, ToWorker},
     task::Value,
-    worker::Execution,
+    worker::{Execution, FileId},
 };
 
 use crate::setting::Fault;
@@ -27,6 +27,14 @@ pub(crate) enum Event {
     ClientSays(ClientId, FromClient),
     /// The scheduler's words arrive at a client.
     ClientHears(ClientId, Vec<ToClient>),
+    /// A worker's reports have waited long enough.
+    Report(usize),
+    /// A result arrives that its maker sent unasked.
+    Forwarded(usize, TaskId, Value),
+    /// Results are on a worker's disk.
+    Written(usize, Vec<(FileId, Value)>),
+    /// A result was read from a worker's disk.
+    Read { worker: usize, id: TaskId, file: FileId, value: Value },
     /// A thread of a worker is done with a task.
     Executed(usize, Box<Execution>, u64),
     /// A worker's request for results arrives at a peer.

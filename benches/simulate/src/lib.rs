@@ -10,6 +10,7 @@
 
 mod client;
 mod dask;
+mod disk;
 mod events;
 mod network;
 mod node;

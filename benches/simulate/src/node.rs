@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use rankine::{
-    protocol::ToWorker,
-    worker::{self, Execution, Instruction, Stimulus},
+    protocol::{TaskId, ToWorker},
+    task::Value,
+    worker::{self, Execution, Input, Instruction, Stimulus},
 };
 
-use crate::{Problem, events::Event};
+use crate::{Problem, Setting, disk::Disk, events::Event};
 
 /// Whether a worker is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,14 @@ pub(crate) struct Node {
     slowness: f64,
     /// Threads without a task.
     idle: u32,
-    waiting: VecDeque<Box<Execution>>,
+    /// Tasks that its threads were given and have no time for, or not all inputs of.
+    waiting: VecDeque<Execution>,
+    pub(crate) disk: Disk,
+    /// When it looks whether reports are due.
+    pub(crate) alarm: Option<u64>,
+    /// It starts nothing, as its memory is short.
+    pub(crate) paused: bool,
+    limited: bool,
     /// Bytes of all results here.
     pub(crate) nbytes: u64,
     /// Most bytes at a time.
@@ -34,20 +42,24 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(threads: u32, slowness: f64) -> Self {
+    pub(crate) fn new(setting: &Setting, slowness: f64) -> Self {
         let config = worker::Config {
-            nthreads: threads,
-            memory_limit: 0,
+            nthreads: setting.threads,
+            memory_limit: setting.memory_limit,
             thresholds: worker::Thresholds::default(),
             resources: vec![],
-            chains: false,
+            chains: true,
         };
         Self {
             machine: worker::State::new(config),
             life: Life::Up,
             slowness,
-            idle: threads,
+            idle: setting.threads,
             waiting: VecDeque::new(),
+            disk: Disk::default(),
+            alarm: None,
+            paused: false,
+            limited: setting.memory_limit > 0,
             nbytes: 0,
             peak: 0,
         }
@@ -55,6 +67,17 @@ impl Node {
 
     pub(crate) fn is_up(&self) -> bool {
         self.life == Life::Up
+    }
+
+    /// Whether it may go on once it has looked at its memory again.
+    pub(crate) fn hopes(&self) -> bool {
+        let metrics = || self.machine.metrics();
+        self.limited && self.is_up() && (self.paused || metrics().ready + metrics().executing > 0)
+    }
+
+    /// A result that it holds, in memory or on disk.
+    pub(crate) fn given(&self, id: TaskId) -> Option<&Value> {
+        self.machine.value(id).or_else(|| self.disk.get(self.machine.file(id)?))
     }
 
     /// Takes words of the scheduler in; says whether it is to leave.
@@ -67,6 +90,7 @@ impl Node {
                 ToWorker::Acquire(wanted) => Stimulus::Acquire(wanted),
                 ToWorker::WhoHas(held) => Stimulus::WhoHas(held),
                 ToWorker::PeerGone(peer) => Stimulus::PeerGone(peer),
+                ToWorker::Forward { id, to } => Stimulus::Forward { id, to },
                 ToWorker::Retire => Stimulus::Retire,
                 ToWorker::GiveBack(ids) => Stimulus::GiveBack(ids),
                 ToWorker::Close { .. } => {
@@ -75,9 +99,7 @@ impl Node {
                 }
                 // Addresses mean nothing here, and no function is run but those of tasks.
                 ToWorker::Welcome { .. }
-                // Nothing depends on forwarding either.
                 | ToWorker::Peer { .. }
-                | ToWorker::Forward { .. }
                 | ToWorker::Alive
                 | ToWorker::Run { .. }
                 | ToWorker::Noted(_)
@@ -98,27 +120,46 @@ impl Node {
         instructions
     }
 
-    /// Runs a task as soon as a thread has time; gives when that one is done, if it begins at once.
+    /// Runs a task as soon as a thread has time and all inputs are there; gives when that one is done, if it begins at
+    /// once.
     pub(crate) fn run(
         &mut self,
         this: usize,
-        execution: Box<Execution>,
+        execution: Execution,
         problem: &Problem,
         now: u64,
     ) -> Option<(u64, Event)> {
-        if self.idle == 0 {
+        if self.idle == 0 || !has_all(&execution) {
             self.waiting.push_back(execution);
             return None;
         }
         self.idle -= 1;
         let task = &problem.tasks[Problem::task_of(&execution.arguments)];
         let duration = (task.duration as f64 * self.slowness) as u64;
-        Some((now + duration, Event::Executed(this, execution, duration)))
+        Some((now + duration, Event::Executed(this, Box::new(execution), duration)))
     }
 
-    /// A thread is done with its task: gives the next one to run.
-    pub(crate) fn next(&mut self) -> Option<Box<Execution>> {
+    /// A thread has made this and hands it on: gives what to run next.
+    pub(crate) fn next(&mut self, made: TaskId, value: &Value) -> Vec<Execution> {
         self.idle += 1;
-        self.waiting.pop_front()
+        let inputs = self.waiting.iter_mut().flat_map(|execution| &mut execution.dependencies);
+        for input in inputs.filter(|input| matches!(input, Input::Coming(id) if *id == made)) {
+            *input = Input::Here(value.clone());
+        }
+        // Others may be idle since nothing had all its inputs.
+        let (mut next, mut place) = (Vec::new(), 0);
+        while next.len() < self.idle as usize && place < self.waiting.len() {
+            if has_all(&self.waiting[place]) {
+                next.extend(self.waiting.remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        next
     }
+}
+
+/// Whether a task has all that it needs.
+fn has_all(execution: &Execution) -> bool {
+    execution.dependencies.iter().all(|input| matches!(input, Input::Here(_)))
 }

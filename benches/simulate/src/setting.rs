@@ -20,6 +20,8 @@ pub struct Setting {
     pub saturation: f64,
     /// Whether idle workers take over from others; Dask's do in any case.
     pub stealing: bool,
+    /// Bytes that each worker may hold, beyond which results go to disk; 0 for no limit.
+    pub memory_limit: u64,
     /// Silence after which the scheduler takes a worker for dead.
     pub worker_ttl: u64,
     /// How long a worker that does not answer is waited for by who wants results of it.
@@ -59,8 +61,10 @@ pub enum Fault {
     Join,
     /// A worker's process dies: its connections end at once.
     Kill(usize),
-    /// A worker's host is gone: nobody hears anything.
+    /// A worker is gone without a word: nobody hears anything.
     Vanish(usize),
+    /// The same with all workers of its host, unless there are no others.
+    VanishHost(usize),
     /// A worker is told to leave.
     Retire(usize),
 }
@@ -75,6 +79,7 @@ impl Setting {
             message_cost: 250,
             saturation: 1.1,
             stealing: true,
+            memory_limit: 0,
             worker_ttl: 30_000_000_000,
             patience: 30_000_000_000,
             stragglers: 0,

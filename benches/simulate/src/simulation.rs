@@ -1,25 +1,24 @@
-//! The run itself: all that can happen, one function each.
+//! The run itself: what happens next, and the scheduler's part in it.
+
+mod clients;
+mod workers;
 
 use rankine::{
-    protocol::{ClientId, FromClient, FromWorker, TaskId, ToClient, ToWorker, WorkerId, WorkerInfo},
+    protocol::{ClientId, FromClient, ToClient, ToWorker, WorkerId},
     scheduler::{Instruction, Stimulus},
     task::Value,
-    worker::{self, Input},
+    worker,
 };
 
 use crate::{
-    Error, Network, Policy, Problem, Setting,
+    Error, Policy, Problem, Setting,
     client::Client,
     events::{Event, Events},
     network::Link,
     node::{Life, Node},
     problem::Payload,
     recording::{Noted, Recording},
-    setting::Fault,
 };
-
-/// Nanoseconds between a worker's signs of life, as in the real server.
-const HEARTBEAT: u64 = 500_000_000;
 
 /// What came of a simulation.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +41,10 @@ pub struct Outcome {
     pub peak: u64,
     /// Most bytes that a single worker held.
     pub worst: u64,
+    /// Results that went straight to a peer whose tasks waited for them.
+    pub forwarded: u64,
+    /// Results that were written to disk.
+    pub spilled: u64,
 }
 
 /// A simulation that came to a good end.
@@ -164,10 +167,12 @@ impl<'a, P: Policy> Simulation<'a, P> {
         for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_up()) {
             node.machine.validate();
             let metrics = node.machine.metrics();
-            if node.nbytes + metrics.managed > 0 || metrics.executing + metrics.ready > 0 {
+            let files = node.disk.count();
+            let held = node.nbytes + metrics.managed + metrics.spilled;
+            if held > 0 || metrics.executing + metrics.ready > 0 || files > 0 {
+                let nbytes = node.nbytes;
                 return Err(Error::Left(format!(
-                    "worker {number} has {} bytes, and {metrics:?}",
-                    node.nbytes
+                    "worker {number} has {nbytes} bytes, {files} files, and {metrics:?}"
                 )));
             }
         }
@@ -181,7 +186,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
 
     /// Whether nothing is under way, and nobody is taken to be there who is not.
     fn is_settled(&self) -> bool {
-        self.events.are_quiet() && self.nodes.iter().all(|node| node.life != Life::Vanished)
+        self.events.are_quiet() && self.nodes.iter().all(|node| node.life != Life::Vanished && !node.hopes())
     }
 
     fn run_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), Error> {
@@ -202,6 +207,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
             }
             if let Some(log) = &mut self.log {
                 log.push(format!("{at} {event:?}"));
+                if std::env::var_os("DBG").is_some() {
+                    eprintln!("{at} {event:?}");
+                }
             }
             self.react(event);
         }
@@ -224,9 +232,18 @@ impl<'a, P: Policy> Simulation<'a, P> {
             Event::WorkerHears(worker, words) => self.worker_hears(worker, words),
             Event::ClientSays(client, word) => self.tell_scheduler(Stimulus::Client(client, word)),
             Event::ClientHears(client, words) => self.client_hears(client, words),
+            Event::Report(worker) => self.report(worker),
             Event::Executed(worker, execution, duration) => self.executed(worker, *execution, duration),
             Event::Asked { asker, peer, ids } => self.asked(asker, peer, ids),
             Event::Gathered { asker, peer, data } => self.gathered(asker, peer, data),
+            Event::Forwarded(worker, id, value) => {
+                self.work(worker, worker::Stimulus::Forwarded(vec![(id, value)]));
+            }
+            Event::Written(worker, batch) => self.written(worker, batch),
+            Event::Read { worker, id, file, value } => {
+                // It is a view of the file.
+                self.work(worker, worker::Stimulus::Unspilled { id, file, value, occupied: 0 });
+            }
             Event::GatherFailed { asker, peer, ids } => {
                 let stimulus = worker::Stimulus::GatherFailed { peer: WorkerId(peer as u32), ids };
                 self.work(asker, stimulus);
@@ -301,241 +318,6 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
         for (client, words) in to_clients {
             self.events.plan(arrival, Event::ClientHears(client, words));
-        }
-    }
-
-    // Workers.
-
-    fn join(&mut self) {
-        let number = self.nodes.len();
-        let name: std::sync::Arc<str> = format!("w{number}").into();
-        let share = |count: u32| count.max(1) as usize;
-        let Network { per_node, per_process, .. } = self.setting.network;
-        let (per_node, per_process) = (share(per_node), share(per_process));
-        let info = WorkerInfo {
-            name: name.clone(),
-            address: name.clone(),
-            contact: name.clone(),
-            nthreads: self.setting.threads,
-            memory_limit: 0,
-            resources: vec![],
-            pid: (number / per_process) as u32,
-            host: format!("node{}", number / per_node).into(),
-            lifetime: None,
-        };
-        if let Some(recording) = &mut self.recording {
-            recording.note(self.now, &Noted::Join(&info));
-        }
-        let (id, instructions) = self.policy.add_worker(info, self.now);
-        assert_eq!(id.0 as usize, number, "workers are numbered as they come");
-        self.nodes.push(Node::new(self.setting.threads, self.setting.slowness_of(number)));
-        self.links.push(Link::default());
-        self.outboxes.push(Vec::new());
-        self.obey(1, instructions);
-        // Not all at the same time.
-        let first = HEARTBEAT * (number as u64 % 1000) / 1000;
-        self.events.plan(self.now + first, Event::Heartbeat(number));
-    }
-
-    fn heartbeat(&mut self, worker: usize) {
-        if self.nodes[worker].is_up() {
-            let machine = &mut self.nodes[worker].machine;
-            let fetches = machine.take_fetches();
-            let fetched = (!fetches.is_empty()).then_some(FromWorker::Fetched(fetches));
-            let beat = FromWorker::Heartbeat(machine.metrics());
-            self.worker_says(worker, fetched.into_iter().chain([beat]).collect());
-            self.events.plan(self.now + HEARTBEAT, Event::Heartbeat(worker));
-        }
-    }
-
-    fn worker_says(&mut self, worker: usize, words: Vec<FromWorker>) {
-        let arrival = self.now + self.setting.network.latency;
-        self.events.plan(arrival, Event::WorkerSays(worker, words));
-    }
-
-    fn worker_hears(&mut self, worker: usize, words: Vec<ToWorker>) {
-        let node = &mut self.nodes[worker];
-        if !node.is_up() {
-            return;
-        }
-        let before = node.nbytes;
-        let (instructions, leaves) = node.hear(words, self.now);
-        self.nbytes = self.nbytes - before + node.nbytes;
-        self.follow(worker, instructions);
-        if leaves {
-            self.part(worker, true);
-        }
-    }
-
-    /// Something happens to a worker.
-    fn work(&mut self, worker: usize, stimulus: worker::Stimulus) {
-        let node = &mut self.nodes[worker];
-        if !node.is_up() {
-            return;
-        }
-        let before = node.nbytes;
-        let instructions = node.react(vec![stimulus], self.now);
-        self.nbytes = self.nbytes - before + node.nbytes;
-        self.outcome.peak = self.outcome.peak.max(self.nbytes);
-        self.follow(worker, instructions);
-    }
-
-    /// Does what a worker wants done.
-    fn follow(&mut self, worker: usize, instructions: Vec<worker::Instruction>) {
-        let mut words = Vec::new();
-        for instruction in instructions {
-            match instruction {
-                worker::Instruction::Execute(execution) => self.execute(worker, Box::new(execution)),
-                worker::Instruction::Gather { peer, ids } => {
-                    let peer = peer.0 as usize;
-                    let arrival = self.now + self.setting.network.reach(worker, peer);
-                    self.events.plan(arrival, Event::Asked { asker: worker, peer, ids });
-                }
-                worker::Instruction::Send(word) => {
-                    if let FromWorker::GaveBack(ids) = &word
-                        && !self.nodes[worker].machine.is_retiring()
-                    {
-                        self.outcome.steals += ids.len() as u64;
-                    }
-                    words.push(word);
-                }
-                // Memory has no limit here.
-                worker::Instruction::Spill(_)
-                | worker::Instruction::Unspill { .. }
-                | worker::Instruction::Forward { .. }
-                | worker::Instruction::Hasten(_)
-                | worker::Instruction::Discard(_) => {}
-            }
-        }
-        if !words.is_empty() {
-            self.worker_says(worker, words);
-        }
-    }
-
-    fn execute(&mut self, worker: usize, execution: Box<worker::Execution>) {
-        if let Some((at, event)) = self.nodes[worker].run(worker, execution, self.problem, self.now) {
-            self.events.plan(at, event);
-        }
-    }
-
-    fn executed(&mut self, worker: usize, execution: worker::Execution, duration: u64) {
-        if !self.nodes[worker].is_up() {
-            return;
-        }
-        self.outcome.executed += 1;
-        if let Some(next) = self.nodes[worker].next() {
-            self.execute(worker, next);
-        }
-        let task = Problem::task_of(&execution.arguments);
-        let inputs = execution.dependencies.iter().cloned().filter_map(Input::value);
-        let dependencies = inputs.map(|value| number(&value));
-        let value = self.problem.result(task, Problem::evaluate(task, dependencies));
-        let (id, nbytes) = (execution.id, value.nbytes());
-        self.work(worker, worker::Stimulus::Executed { id, result: Ok(value), nbytes, duration });
-    }
-
-    fn asked(&mut self, asker: usize, peer: usize, ids: Vec<TaskId>) {
-        let node = &self.nodes[peer];
-        match node.life {
-            Life::Up => {
-                let data: Vec<_> = ids.into_iter().map(|id| (id, node.machine.value(id).cloned())).collect();
-                let nbytes = data.iter().flat_map(|(_, found)| found).map(Value::nbytes).sum();
-                self.outcome.moved += nbytes;
-                let arrival = self.setting.network.send(&mut self.links, peer, asker, nbytes, self.now);
-                self.events.plan(arrival, Event::Gathered { asker, peer, data });
-            }
-            Life::Vanished => {
-                self.events.plan(self.now + self.setting.patience, Event::GatherFailed { asker, peer, ids });
-            }
-            Life::Gone => {
-                let arrival = self.now + self.setting.network.reach(peer, asker);
-                self.events.plan(arrival, Event::GatherFailed { asker, peer, ids });
-            }
-        }
-    }
-
-    fn gathered(&mut self, asker: usize, peer: usize, data: Vec<(TaskId, Option<Value>)>) {
-        if !self.nodes[peer].is_up() {
-            // It went while it sent.
-            let ids = data.into_iter().map(|(id, _)| id).collect();
-            let stimulus = worker::Stimulus::GatherFailed { peer: WorkerId(peer as u32), ids };
-            return self.work(asker, stimulus);
-        }
-        let data = data.into_iter().map(|(id, found)| (id, found.map(Ok))).collect();
-        self.work(asker, worker::Stimulus::Gathered { peer: WorkerId(peer as u32), data });
-    }
-
-    /// A worker ends; the scheduler hears of it after all that the worker said before.
-    fn part(&mut self, worker: usize, expected: bool) {
-        let node = &mut self.nodes[worker];
-        node.life = Life::Gone;
-        self.nbytes -= std::mem::take(&mut node.nbytes);
-        self.events.plan(self.now + self.setting.network.latency, Event::Parted(worker, expected));
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        let stay = |node: &Node| node.is_up() && !node.machine.is_retiring();
-        let staying: Vec<usize> = (0..self.nodes.len()).filter(|worker| stay(&self.nodes[*worker])).collect();
-        let chosen = |number: usize| (staying.len() > 1).then(|| staying[number % staying.len()]);
-        match fault {
-            Fault::Join => self.join(),
-            Fault::Kill(number) => {
-                if let Some(worker) = chosen(number) {
-                    self.part(worker, false);
-                }
-            }
-            Fault::Vanish(number) => {
-                if let Some(worker) = chosen(number) {
-                    let node = &mut self.nodes[worker];
-                    node.life = Life::Vanished;
-                    self.nbytes -= std::mem::take(&mut node.nbytes);
-                }
-            }
-            Fault::Retire(number) => {
-                if let Some(worker) = chosen(number) {
-                    self.tell_scheduler(Stimulus::Retire(WorkerId(worker as u32)));
-                }
-            }
-        }
-    }
-
-    // Clients.
-
-    fn client_says(&mut self, client: usize, word: FromClient) {
-        let arrival = self.now + self.setting.network.latency;
-        self.events.plan(arrival, Event::ClientSays(self.clients[client].id, word));
-    }
-
-    fn client_hears(&mut self, id: ClientId, words: Vec<ToClient>) {
-        let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else { return };
-        for word in words {
-            match word {
-                ToClient::InMemory { key, id: computation, worker, value, .. } => {
-                    let node = &self.nodes[worker.0 as usize];
-                    let held = node.machine.value(computation).filter(|_| node.is_up());
-                    match value.as_ref().or(held) {
-                        Some(value) => client.got(key, number(value)),
-                        None if client.awaits(key) => {
-                            let missing = FromClient::Missing { id: computation, worker };
-                            let waits = if node.life == Life::Vanished { self.setting.patience } else { 0 };
-                            let arrival = self.now + waits + 2 * self.setting.network.latency;
-                            self.events.plan(arrival, Event::ClientSays(id, missing));
-                        }
-                        None => {}
-                    }
-                }
-                ToClient::Lost(key) => client.lost(key),
-                ToClient::Cancelled(key) => client.cancelled(key),
-                ToClient::Erred { key, error } => client.failed(key, error.to_string()),
-                ToClient::Welcome { .. }
-                | ToClient::Noted(_)
-                | ToClient::WorkerGone(_)
-                | ToClient::Resumed { .. }
-                | ToClient::Worker { .. }
-                | ToClient::Answer { .. }
-                | ToClient::Alive
-                | ToClient::Closing { .. } => {}
-            }
         }
     }
 }

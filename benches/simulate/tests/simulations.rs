@@ -28,6 +28,9 @@ impl Scenario {
         };
         let problem = Problem::new(family, random.random_range(1..60), sizes, seed);
         let workers = random.random_range(2..=40);
+        // In every fourth one memory is short, if results are worth a file.
+        let limit = random.random_range(3..10) * sizes.nbytes;
+        let limited = sizes.nbytes > 8 && random.random_bool(0.25);
         let mut setting = Setting {
             threads: random.random_range(1..4),
             network: Network {
@@ -37,6 +40,7 @@ impl Scenario {
             },
             saturation: one_of(random, &[1.1, 2.0, f64::INFINITY]),
             stragglers: one_of(random, &[0, 0, 200]),
+            memory_limit: if limited { limit } else { 0 },
             worker_ttl: 3 * SECOND,
             patience: 2 * SECOND,
             ..Setting::new(workers, &problem)
@@ -54,7 +58,13 @@ impl Scenario {
             let number = random.random_range(0..40);
             let fault = one_of(
                 random,
-                &[Fault::Join, Fault::Kill(number), Fault::Vanish(number), Fault::Retire(number)],
+                &[
+                    Fault::Join,
+                    Fault::Kill(number),
+                    Fault::Vanish(number),
+                    Fault::VanishHost(number),
+                    Fault::Retire(number),
+                ],
             );
             setting.faults.push((random.random_range(0..span), fault));
         }
@@ -99,7 +109,7 @@ fn all_end_well(family: Family) {
         Err(_) => 0..SCENARIOS,
     };
     let asked_for = seeds.end - seeds.start == 1;
-    let (mut tasks, mut executed, mut steals) = (0, 0, 0);
+    let mut sum = Outcome::default();
     for seed in seeds.clone() {
         let scenario = Scenario::new(family, seed);
         // A panic of the machines' own checks names the seed too.
@@ -114,12 +124,21 @@ fn all_end_well(family: Family) {
         if scenario.goes_well() {
             assert_eq!(outcome.executed as usize, outcome.tasks, "{family:?}, seed {seed}; {again}");
         }
-        tasks += outcome.tasks;
-        executed += outcome.executed;
-        steals += outcome.steals;
+        sum.tasks += outcome.tasks;
+        sum.executed += outcome.executed;
+        sum.steals += outcome.steals;
+        sum.forwarded += outcome.forwarded;
+        sum.spilled += outcome.spilled;
     }
-    let count = seeds.end - seeds.start;
-    println!("{family:?}: {count} scenarios, {tasks} tasks, {executed} executions, {steals} given back");
+    let Outcome { tasks, executed, steals, forwarded, spilled, .. } = sum;
+    println!(
+        "{family:?}: {} scenarios, {tasks} tasks, {executed} executions, {steals} given back, {forwarded} forwarded, \
+         {spilled} written to disk",
+        seeds.end - seeds.start
+    );
+    // All that may go wrong was there to go wrong.
+    let depends = family != Family::Map;
+    assert!(asked_for || steals > 0 && spilled > 0 && (forwarded > 0) == depends);
 }
 
 #[test]
