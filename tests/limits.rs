@@ -5,7 +5,7 @@
 use std::{
     env, fs,
     path::Path,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{self, Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -47,10 +47,16 @@ impl Drop for Process {
 
 impl Process {
     fn start(words: &[&str]) -> Result<Self, Failed> {
+        Self::submitting(tasks(), words)
+    }
+
+    /// One that submits so many tasks, if it is a client.
+    fn submitting(tasks: u64, words: &[&str]) -> Result<Self, Failed> {
         // As many systems have it: a thousand connections are more than that allows.
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -S -n 512; exec \"$@\"", "sh"]).arg(env::current_exe()?);
-        command.args(words).env("LIMITS_PROGRAM", "1").stdout(Stdio::piped());
+        command.args(words).env("LIMITS_PROGRAM", "1").env("LIMITS_TASKS", tasks.to_string());
+        command.stdout(Stdio::piped());
         Ok(Self(command.spawn()?))
     }
 
@@ -133,6 +139,8 @@ async fn program(client: rankine::Client) -> rankine::Result<()> {
         .map(|n| {
             let mut ballast = [0u8; BALLAST];
             ballast[..8].copy_from_slice(&n.to_le_bytes());
+            // No other client's calls are equal.
+            ballast[8..12].copy_from_slice(&process::id().to_le_bytes());
             client.submit(
                 |ballast: Vec<u8>| u64::from_le_bytes(ballast[..8].try_into().unwrap_or_default()),
                 (ballast.to_vec(),),
@@ -164,7 +172,21 @@ fn who_submits_faster_than_the_scheduler_takes_in_waits() -> Outcome {
     let all = (tasks() * BALLAST as u64) >> 20;
     assert!(most < 400 + tasks() / 1000 && most < all, "{most} of {all} MiB");
     assert_eq!(lines.next().ok_or("a line")??, tasks().to_string());
-    println!("the client's memory: {stopped} MiB while the scheduler was stopped, {most} MiB at most");
+    // The scheduler keeps the arguments of all tasks that somebody wants, since it may have to have them computed
+    // again: once, and with each less than a KiB of its own.
+    let kept = scheduler.memory("VmHWM")?;
+    assert!(kept < 100 + all + tasks() / 1024, "{kept} MiB for {all} MiB of arguments");
+    // With their client it lets go of them: the next one's take their place.
+    drop(client);
+    let few = tasks() / 4;
+    let mut client = Process::submitting(few, &["client", "--scheduler-file", &file])?;
+    let mut lines = BufReader::new(client.0.stdout.take().ok_or("its output")?).lines();
+    assert_eq!(lines.nth(1).ok_or("two lines")??, few.to_string());
+    let after = scheduler.memory("VmHWM")?;
+    assert!(after < kept + all / 16 + 10, "{kept} MiB, and {after} MiB after another client");
+    println!(
+        "the client's memory: {stopped} MiB while the scheduler was stopped, {most} MiB at most; the scheduler's: {kept} MiB"
+    );
     Ok(())
 }
 
