@@ -11,7 +11,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use rankine::{LocalCluster, SchedulerFile, array::Chunk, blocking::Client};
+use rankine::{LocalCluster, SchedulerFile, Settings, array::Chunk, blocking::Client};
 
 type Outcome = Result<(), Failed>;
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             "who_submits_faster_than_the_scheduler_takes_in_waits",
             who_submits_faster_than_the_scheduler_takes_in_waits,
         ),
-        Trial::test("a_result_of_4_gib_comes_back", a_result_of_4_gib_comes_back),
+        Trial::test("a_result_of_more_than_4_gib_arrives_whole", a_result_of_more_than_4_gib_arrives_whole),
         Trial::test("a_task_may_have_ten_thousand_dependencies", a_task_may_have_ten_thousand_dependencies),
         Trial::test("a_chain_of_100_000_tasks_ends", a_chain_of_100_000_tasks_ends),
         Trial::test("the_first_of_equal_keys_stands", the_first_of_equal_keys_stands),
@@ -190,19 +190,70 @@ fn who_submits_faster_than_the_scheduler_takes_in_waits() -> Outcome {
     Ok(())
 }
 
-fn a_result_of_4_gib_comes_back() -> Outcome {
-    let cluster = LocalCluster::builder().workers(1).threads(1).processes(true).start()?;
-    let client = Client::from(cluster.client()?);
-    let size = (4usize << 30) + 12345;
-    let make = |size: usize| {
-        Chunk::write(&[size], |bytes: &mut [u8]| {
-            bytes.fill(7);
-            bytes[size - 1] = 9;
-        })
+/// More than 4 GiB, and no multiple of anything.
+const BIG: usize = (4 << 30) + 12_345;
+/// Bytes that are written and compared at once, since a slow build does well with each.
+const PIECE: usize = 4096;
+
+/// Bytes that nothing makes smaller, of which each piece of a result is another part.
+fn noise() -> Vec<u8> {
+    let number = |n: u64| (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23).wrapping_mul(n | 1);
+    (0..1 << 14).flat_map(|n| number(n).to_le_bytes()).collect()
+}
+
+/// What the piece of that number is: the number, and noise.
+fn piece(noise: &[u8], number: usize) -> ([u8; 8], &[u8]) {
+    let from = number.wrapping_mul(40_503) % (noise.len() - PIECE);
+    (number.to_le_bytes(), &noise[from..from + PIECE - 8])
+}
+
+fn big() -> Chunk<u8> {
+    let noise = noise();
+    let mut bytes = vec![0; BIG];
+    for (number, at) in (0..BIG).step_by(PIECE).enumerate() {
+        let (name, rest) = piece(&noise, number);
+        let end = BIG.min(at + PIECE);
+        bytes[at..at + 8].copy_from_slice(&name);
+        bytes[at + 8..end].copy_from_slice(&rest[..end - at - 8]);
+    }
+    Chunk::from_vec(bytes, &[BIG]).expect("so many there are")
+}
+
+/// Where it is not what was made, piece by piece; `None` if it is, all of it.
+fn differs(bytes: &[u8]) -> Option<usize> {
+    let noise = noise();
+    let is_right = |(number, bytes): (usize, &[u8])| {
+        let (name, rest) = piece(&noise, number);
+        bytes[..8] == name && bytes[8..] == rest[..bytes.len() - 8]
     };
-    let big: Chunk<u8> = client.submit(make, (size,)).result()?;
-    let bytes = big.as_slice().ok_or("it lies in one piece")?;
-    assert_eq!((bytes.len(), bytes[0], bytes[size / 2], bytes[size - 1]), (size, 7, 7, 9));
+    if bytes.len() != BIG {
+        return Some(bytes.len());
+    }
+    bytes.chunks(PIECE).enumerate().position(|piece| !is_right(piece))
+}
+
+/// From a worker to the client, and to another worker: one after the other, since each is another 4 GiB.
+fn a_result_of_more_than_4_gib_arrives_whole() -> Outcome {
+    for transport in ["shm", "tcp"] {
+        let mut settings = Settings::default();
+        settings.transport = transport.into();
+        let builder = LocalCluster::builder().workers(2).threads(1).processes(true).settings(settings);
+        let cluster = builder.start()?;
+        let client = Client::from(cluster.client()?);
+        let workers = client.scheduler_info()?.workers;
+        for worker in &workers {
+            assert!(worker.info.contact.starts_with(transport), "{}", worker.info.contact);
+        }
+        let at = |worker: usize| client.options().workers([&*workers[worker].info.name]);
+        let made = at(0).submit(big, ());
+        let here: Chunk<u8> = made.result()?;
+        assert_eq!(differs(here.as_slice().ok_or("it lies in one piece")?), None, "over {transport}");
+        drop(here);
+        let look = |there: Chunk<u8>| (differs(there.as_slice().unwrap_or_default()), process::id());
+        let (different, looker) = at(1).submit(look, (&made,)).result()?;
+        assert_eq!(different, None, "over {transport}");
+        assert_eq!(looker, workers[1].info.pid, "it went to the other process");
+    }
     Ok(())
 }
 
