@@ -317,20 +317,85 @@ fn two_cycles_are_told_apart_and_a_long_one_is_named_in_short() {
     assert!(other.contains(&key(101).to_string()) && !other.contains("more"), "{other}");
 }
 
-#[test]
-fn a_chain_of_100_000_tasks_needs_no_stack() {
+/// Tasks of a long chain.
+const LONG: usize = 100_000;
+
+/// A chain of very many tasks, submitted to a cluster of one worker; the client wants some of them.
+fn long_chain(wanted: &[usize]) -> Cluster {
     let mut cluster = Cluster::new(1, 1);
     cluster.join();
     let graph: Vec<(i64, Vec<usize>)> =
-        (0..100_000).map(|i| (1, if i == 0 { vec![] } else { vec![i - 1] })).collect();
-    cluster.from_client.push_back(message(&graph, &[99_999]));
-    for _ in 0..2_000_000 {
-        if !cluster.step() {
-            break;
-        }
+        (0..LONG).map(|i| (1, if i == 0 { vec![] } else { vec![i - 1] })).collect();
+    cluster.from_client.push_back(message(&graph, wanted));
+    cluster
+}
+
+/// Lets things happen until so many tasks ran.
+fn run(cluster: &mut Cluster, tasks: usize) {
+    while cluster.runs < tasks {
+        assert!(cluster.step(), "{} tasks ran, and nothing is left to happen", cluster.runs);
     }
-    assert_eq!(cluster.results[&key(99_999)], 100_000);
-    cluster.from_client.push_back(FromClient::Release(vec![key(99_999)]));
+}
+
+/// Nobody wants any of the chain any more.
+fn nothing_is_left(mut cluster: Cluster) {
+    cluster.from_client.push_back(FromClient::Release((0..LONG).map(key).collect()));
     cluster.settle();
     assert_eq!(cluster.scheduler.task_count(), 0);
+    for worker in cluster.workers.values() {
+        worker.state.validate();
+        let metrics = worker.state.metrics();
+        assert_eq!((metrics.executing, metrics.managed, worker.running.len()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_chain_of_100_000_tasks_needs_no_stack() {
+    let mut cluster = long_chain(&[LONG - 1]);
+    cluster.settle();
+    assert_eq!(cluster.results[&key(LONG - 1)], LONG as i64);
+    nothing_is_left(cluster);
+}
+
+#[test]
+fn a_chain_of_100_000_tasks_errs_with_its_first() {
+    let all: Vec<usize> = (0..LONG).collect();
+    let mut cluster = long_chain(&all);
+    cluster.erring = 1000;
+    run(&mut cluster, 1);
+    cluster.erring = 0;
+    cluster.settle();
+    assert_eq!((cluster.runs, cluster.failed.len()), (1, LONG), "only the first ran");
+    let cause = &cluster.failed[&key(0)];
+    assert!(cause.to_string().contains("bad luck"), "{cause}");
+    for (key, error) in &cluster.failed {
+        assert_eq!(error.to_string(), cause.to_string(), "{key}");
+    }
+    nothing_is_left(cluster);
+}
+
+#[test]
+fn a_chain_of_100_000_tasks_is_cancelled_half_way() {
+    let mut cluster = long_chain(&[LONG - 1]);
+    run(&mut cluster, LONG / 2);
+    cluster.from_client.push_back(FromClient::Cancel { keys: vec![key(LONG - 1)], force: false });
+    cluster.settle();
+    // But for those that the worker was given already.
+    assert!(cluster.runs < LONG * 2 / 3, "{} ran", cluster.runs);
+    assert_eq!((cluster.scheduler.task_count(), cluster.results.len()), (0, 0));
+    nothing_is_left(cluster);
+}
+
+#[test]
+fn a_chain_of_100_000_tasks_starts_over_when_its_worker_dies_half_way() {
+    let mut cluster = long_chain(&[LONG - 1]);
+    run(&mut cluster, LONG / 2);
+    let victim = *cluster.workers.keys().next().expect("one lives");
+    cluster.kill(victim);
+    cluster.join();
+    cluster.settle();
+    // The latest result was all there was of the first half.
+    assert_eq!(cluster.runs, LONG * 3 / 2);
+    assert_eq!(cluster.results[&key(LONG - 1)], LONG as i64);
+    nothing_is_left(cluster);
 }
