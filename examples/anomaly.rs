@@ -308,10 +308,11 @@ async fn main(client: Client) -> Result<()> {
         return Ok(());
     };
     // Dropped, and with it removed, however this ends.
-    let temporary = tempfile::tempdir().map_err(failed("make a temporary directory"))?;
+    let temporary;
     let path = match &choice.file {
         Some(file) => fs::canonicalize(file).map_err(failed(&format!("open {}", file.display())))?,
         None => {
+            temporary = tempfile::tempdir().map_err(failed("make a temporary directory"))?;
             let path = temporary.path().join("made_up.npy");
             match choice.double {
                 true => make_file::<f64>(&client, &path, &choice).await?,

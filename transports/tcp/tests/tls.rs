@@ -54,10 +54,15 @@ impl Files {
     }
 }
 
-static FILES: LazyLock<Files> = LazyLock::new(Files::new);
+/// `localhost` and `elsewhere`, of one authority, whose files are gone once they are read.
+static SIDES: LazyLock<[Tls; 2]> = LazyLock::new(|| {
+    let files = Files::new();
+    ["localhost", "elsewhere"].map(|name| files.tls(name))
+});
 
 fn tcp(certificate: &str) -> Tcp {
-    Tcp::default().tls(FILES.tls(certificate))
+    let [localhost, elsewhere] = &*SIDES;
+    Tcp::default().tls(if certificate == "localhost" { localhost } else { elsewhere }.clone())
 }
 
 /// What both sides say of a connection from one to the other.
@@ -121,8 +126,9 @@ async fn one_who_is_silent_holds_up_nobody_else() {
 
 #[test]
 fn files_that_are_not_right_are_named() {
+    let files = Files::new();
     let (certificate, key, ca) =
-        (FILES.path("localhost.pem"), FILES.path("localhost.key"), FILES.path("ca.pem"));
+        (files.path("localhost.pem"), files.path("localhost.key"), files.path("ca.pem"));
     let text = |certificate: &Path, key: &Path, ca: &Path| {
         Tls::from_files(certificate, key, ca).unwrap_err().to_string()
     };
@@ -130,6 +136,6 @@ fn files_that_are_not_right_are_named() {
     assert!(missing.contains("cannot use /nowhere.pem as this side's certificate"), "{missing}");
     let empty = text(&certificate, &key, &key);
     assert!(empty.contains("localhost.key") && empty.contains("no certificate in PEM form"), "{empty}");
-    let mixed = text(&certificate, &FILES.path("elsewhere.key"), &ca);
+    let mixed = text(&certificate, &files.path("elsewhere.key"), &ca);
     assert!(mixed.contains("elsewhere.key as the private key"), "{mixed}");
 }
