@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     trials!(ranks_by_mpirun, ranks_by_srun, a_rank_that_dies_under_mpi_ends_the_job);
     trials!(
         tasks_without_mpi,
+        workers_have_their_part_of_a_jobs_memory,
         a_node_that_fails_costs_its_tasks_alone,
         the_programs_status_is_the_jobs,
         another_task_cannot_run_the_program,
@@ -79,7 +80,7 @@ fn slow(x: i64) -> i64 {
     x
 }
 
-/// `sum` prints a sum of squares and how many workers there were; `slow N` a sum after N tasks of 0.2 s; `exit` ends
+/// `sum` prints a sum of squares and how many workers there were; `memory` the MiB that each worker may use; `slow N` a sum after N tasks of 0.2 s; `exit` ends
 /// with a status; `die` kills a worker; `wait` waits.
 async fn program(client: Client) -> rankine::Result<ExitCode> {
     let words = rankine::args();
@@ -89,6 +90,11 @@ async fn program(client: Client) -> rankine::Result<ExitCode> {
             let workers = client.scheduler_info().await?.workers.len();
             let squares = client.map(|x: i64| x * x, 0..100);
             println!("{} on {workers}", client.submit(sum, (squares,)).await?);
+        }
+        "memory" => {
+            let workers = client.scheduler_info().await?.workers;
+            let limits: Vec<_> = workers.iter().map(|w| (w.info.memory_limit >> 20).to_string()).collect();
+            println!("{}", limits.join(" "));
         }
         "slow" => {
             println!("begins");
@@ -279,6 +285,19 @@ fn tasks_without_mpi() -> Outcome {
     let left: Vec<_> = fs::read_dir(place.directory.path().join("home"))?.collect();
     assert!(left.is_empty(), "{left:?}");
     Ok(())
+}
+
+fn workers_have_their_part_of_a_jobs_memory() -> Outcome {
+    let place = Place::new()?;
+    let mut job = place.job(Launcher::FaultTolerant, &["memory"])?;
+    job.memory = Some("1200M".parse()?);
+    well(&place.run(&job)?, "1200 1200\n")?;
+    // Of what the tasks of a node share, each has as much.
+    (job.nodes, job.tasks_per_node) = (count(2), count(3));
+    well(&place.run(&job)?, "400 400 400 400 400\n")?;
+    // Where a job asks for none it has so much for each of its CPUs.
+    (job.tasks_per_node, job.memory) = (count(2), None);
+    well(&place.run(&job)?, "500 500 500\n")
 }
 
 fn a_node_that_fails_costs_its_tasks_alone() -> Outcome {
