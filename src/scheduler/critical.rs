@@ -12,6 +12,9 @@
 //! is as without. What is critical changes all the time, also for tasks that wait at their workers. So workers are told
 //! the heights of tasks, and with each assignment from which height on they are critical, and choose among what they have
 //! as the scheduler does among what is queued. Where limits are set, the queue keeps its order.
+//!
+//! Where one of them goes it is to be done first, not to start first (that paper's earliest finish time): a worker known
+//! to be slow gets it, or steals it, only where others would take as long.
 
 use super::{
     state::{State, Worker},
@@ -39,13 +42,24 @@ impl State {
     }
 
     /// Nanoseconds until a task that comes to a worker now would start there. Short ones overtake few: what their worker
-    /// has is with its threads already.
+    /// has is with its threads already. For critical ones it counts when they are done, so what a slow worker would take
+    /// longer is waited for as well.
     pub(super) fn queueing(&self, task: &Task, worker: &Worker) -> u64 {
-        if self.is_critical(task) && !self.is_short(task) {
-            worker.queueing_critical(self.now)
+        if self.overtakes(task) {
+            let longer = self.expected_duration(task) as f64 * (worker.slowness() - 1.0);
+            worker.queueing_critical(self.now).saturating_add(longer as u64)
         } else {
             worker.queueing()
         }
+    }
+
+    /// Nanoseconds until a task that waits at a worker is done there, if it is one that does not wait for all the others.
+    pub(super) fn done_critical(&self, task: &Task, worker: &Worker) -> Option<u64> {
+        self.overtakes(task).then(|| worker.queueing_critical(self.now).saturating_add(task.estimate))
+    }
+
+    fn overtakes(&self, task: &Task) -> bool {
+        self.is_critical(task) && !self.is_short(task)
     }
 
     /// When a task's turn comes, as things stand.

@@ -53,6 +53,8 @@ struct Loot {
     task: TaskRef,
     transfer: u64,
     estimate: u64,
+    /// When the victim would be done with it, where that is sooner than with all it has.
+    sooner: Option<u64>,
 }
 
 /// Nanoseconds by which a task's time must differ from its estimate, besides twofold, to be a surprise.
@@ -127,6 +129,9 @@ impl State {
         let (Some(from), Some(to)) = (self.workers.get(victim), self.workers.get(thief)) else {
             return;
         };
+        let pace = to.slowness() / from.slowness();
+        // Who is slower is not to take what would be done here long before all that waits here is.
+        let sooner = |task: &Task| (pace > 1.0).then(|| self.done_critical(task, from)).flatten();
         let mut loot: Vec<Loot> = from
             .processing
             .latest()
@@ -136,7 +141,8 @@ impl State {
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {
                 let (transfer, estimate) = (self.transfer(task, thief), task.estimate.max(1));
-                Loot { ratio: transfer.saturating_mul(1024) / estimate, task: task.this, transfer, estimate }
+                let ratio = transfer.saturating_mul(1024) / estimate;
+                Loot { ratio, task: task.this, transfer, estimate, sooner: sooner(task) }
             })
             .collect();
         // Stable: of equal ones the last assigned go first.
@@ -144,14 +150,14 @@ impl State {
         let (mut here, mut there) = (from.wait_for_others(), to.wait());
         let threads = |worker: &Worker| u64::from(worker.threads);
         let (from_threads, to_threads) = (threads(from), threads(to));
-        let pace = to.slowness() / from.slowness();
         let (mut asked, mut moved) = (Vec::new(), 0);
-        for Loot { task, transfer, estimate, .. } in loot {
+        for Loot { task, transfer, estimate, sooner, .. } in loot {
             let start = there + EXCHANGE + transfer;
             // It is among the last that the victim would run, and each thread of that is half through with what it
             // runs, on average (as Dask has it).
             let done = estimate / 2;
-            if start + (estimate as f64 * pace) as u64 / to_threads + done >= here {
+            let here_done = sooner.map_or(here, |sooner| sooner.min(here));
+            if start + (estimate as f64 * pace) as u64 / to_threads + done >= here_done {
                 continue;
             }
             // A task that came to a worker twice may be listed twice.

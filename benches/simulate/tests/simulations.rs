@@ -184,23 +184,37 @@ fn the_same_seed_gives_the_same_events() {
     assert_ne!(log(1), log(2));
 }
 
-/// The mean over all families of makespan / lower bound, on twenty workers; Dask's too.
-fn mean_ratios(change: impl Fn(&mut Setting)) -> (f64, f64) {
-    let (mut ours, mut theirs) = (0.0, 0.0);
-    for family in Family::ALL {
-        let problem = Problem::new(family, 2000, Sizes::default(), 1);
-        let mut setting = Setting::new(20, &problem);
-        change(&mut setting);
-        let outcome = Simulation::new(&problem, &setting, setting.rankine()).run().unwrap().outcome;
-        let dask = Simulation::new(&problem, &setting, Dask::new(&setting)).run().unwrap().outcome;
-        assert_eq!((outcome.executed, dask.executed), (outcome.tasks as u64, outcome.tasks as u64));
-        let bound = setting.lower_bound(&problem) as f64;
-        let (one, other) = (outcome.makespan as f64 / bound, dask.makespan as f64 / bound);
-        println!("{family:?}: {one:.3} times the lower bound, Dask's policies {other:.3}");
-        ours += one / Family::ALL.len() as f64;
-        theirs += other / Family::ALL.len() as f64;
+/// Seeds over which schedules are compared: one by itself differs by chance.
+const SEEDS: std::ops::Range<u64> = 1..5;
+
+/// For each family the means of makespan / lower bound, on twenty workers: ours, and Dask's.
+fn mean_ratios(change: impl Fn(&mut Setting)) -> Vec<(Family, f64, f64)> {
+    let of_family = |family: Family| {
+        let (mut ours, mut theirs) = (0.0, 0.0);
+        for seed in SEEDS {
+            let problem = Problem::new(family, 2000, Sizes::default(), seed);
+            let mut setting = Setting::new(20, &problem);
+            change(&mut setting);
+            let outcome = Simulation::new(&problem, &setting, setting.rankine()).run().unwrap().outcome;
+            let dask = Simulation::new(&problem, &setting, Dask::new(&setting)).run().unwrap().outcome;
+            assert_eq!((outcome.executed, dask.executed), (outcome.tasks as u64, outcome.tasks as u64));
+            let bound = setting.lower_bound(&problem) as f64 * SEEDS.count() as f64;
+            ours += outcome.makespan as f64 / bound;
+            theirs += dask.makespan as f64 / bound;
+        }
+        println!("{family:?}: {ours:.3} times the lower bound, Dask's policies {theirs:.3}");
+        (family, ours, theirs)
+    };
+    Family::ALL.into_iter().map(of_family).collect()
+}
+
+/// Each family, up to what four seeds differ by, and all together.
+fn no_worse_than_dasks(ratios: &[(Family, f64, f64)], at_most: f64) {
+    for (family, ours, theirs) in ratios {
+        assert!(*ours <= theirs * 1.004, "{family:?}: {ours:.4}, Dask's {theirs:.4}");
     }
-    (ours, theirs)
+    let mean = ratios.iter().map(|(_, ours, _)| ours).sum::<f64>() / ratios.len() as f64;
+    assert!(mean <= at_most, "{mean:.3}");
 }
 
 #[test]
@@ -217,14 +231,17 @@ fn what_a_scheduler_heard_makes_another_do_the_same() {
 
 #[test]
 fn schedules_are_near_the_bound_and_no_worse_than_dasks() {
-    let (ours, theirs) = mean_ratios(|_| {});
-    assert!(ours <= 1.08 && ours <= theirs + 0.01, "{ours:.3}, Dask's {theirs:.3}");
+    no_worse_than_dasks(&mean_ratios(|_| {}), 1.06);
 }
 
 #[test]
-fn stragglers_are_relieved() {
-    let (ours, theirs) = mean_ratios(|setting| setting.stragglers = 100);
-    assert!(ours <= 1.25 && ours <= theirs + 0.01, "{ours:.3}, Dask's {theirs:.3}");
+fn stragglers_are_relieved_by_others_who_take_over() {
+    let with = mean_ratios(|setting| setting.stragglers = 100);
+    no_worse_than_dasks(&with, 1.08);
+    let without = mean_ratios(|setting| (setting.stragglers, setting.stealing) = (100, false));
+    for ((family, stealing, _), (_, alone, _)) in with.iter().zip(&without) {
+        assert!(stealing < alone, "{family:?}: {stealing:.3}, without stealing {alone:.3}");
+    }
 }
 
 #[test]
