@@ -98,6 +98,7 @@ fn main() {
         a_cluster_that_ends_at_once_tells_its_clients,
         resources_keep_tasks_apart,
         as_much_is_assigned_ahead_as_is_said,
+        a_reduction_of_a_thousand_chunks_holds_tens,
         a_brief_task_is_told_of_while_the_next_one_takes_its_time,
     );
     libtest_mimic::run(&arguments, trials).exit();

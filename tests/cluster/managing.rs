@@ -1,5 +1,7 @@
 //! What a user says of tasks and results besides submitting and awaiting them.
 
+use std::sync::atomic::AtomicUsize;
+
 use rankine::{Settings, settings::Saturation};
 
 use super::*;
@@ -118,6 +120,52 @@ pub fn as_much_is_assigned_ahead_as_is_said() -> Outcome {
         let info = client.scheduler_info()?;
         assert_eq!(info.workers[0].processing, ahead, "{saturation}: {:?}", info.tasks);
         client.gather(&tasks)?;
+    }
+    Ok(())
+}
+
+/// A chunk of which the process counts how many it has.
+struct Held;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST_HELD: AtomicUsize = AtomicUsize::new(0);
+
+impl Held {
+    fn new() -> Local<Self> {
+        MOST_HELD.fetch_max(HELD.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Local::new(Self)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn load(_: u32) -> Local<Held> {
+    thread::sleep(Duration::from_micros(500));
+    Held::new()
+}
+
+fn merge(_: Vec<Local<Held>>) -> Local<Held> {
+    Held::new()
+}
+
+pub fn a_reduction_of_a_thousand_chunks_holds_tens() -> Outcome {
+    for (saturation, held) in [(1.1, 0..100), (f64::INFINITY, 500..1144)] {
+        let mut settings = Settings::default();
+        settings.worker_saturation = Saturation::new(saturation)?;
+        let cluster = LocalCluster::builder().workers(4).threads(1).settings(settings).start()?;
+        let client = Client::from(cluster.client()?);
+        let mut level = client.map(load, 0..1000);
+        while level.len() > 1 {
+            level = level.chunks(8).map(|some| client.submit(merge, (some.to_vec(),))).collect();
+        }
+        client.wait(&level, ReturnWhen::AllCompleted, None)?;
+        let most = MOST_HELD.swap(0, Ordering::SeqCst);
+        println!("with a saturation of {saturation} at most {most} chunks were held");
+        assert!(held.contains(&most), "{most} chunks were held");
     }
     Ok(())
 }
