@@ -122,7 +122,8 @@ impl State {
         while room > 0
             && let Some(Reverse((_, task))) = limit.waiting.pop()
         {
-            if self.tasks.get(task).is_some_and(|task| task.state == TaskState::Queued) {
+            // One that is about to be released would be assigned for nothing.
+            if self.tasks.get(task).is_some_and(|task| task.state == TaskState::Queued && task.needed()) {
                 let_in.push(task);
                 room -= 1;
             }

@@ -13,7 +13,7 @@ const DISPLACED: u8 = 2;
 
 impl State {
     /// A worker starts no more tasks, or does so again. Nothing new goes to one that does not; what others can do
-    /// is taken back.
+    /// is taken back, unless that happened to it before.
     pub(super) fn on_paused(&mut self, id: WorkerId, paused: bool) {
         let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.paused != paused) else { return };
         worker.paused = paused;

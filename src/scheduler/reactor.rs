@@ -123,7 +123,7 @@ impl State {
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
             // What follows others did not run, as far as is known.
-            task.suspicious += u8::from(!expected && task.waiting_on == 0);
+            task.suspicious = task.suspicious.saturating_add(u8::from(!expected && task.waiting_on == 0));
             let suspicious = task.suspicious;
             let id = task.this;
             if u32::from(suspicious) > self.config.allowed_failures {

@@ -156,8 +156,9 @@ impl State {
             // It is among the last that the victim would run, and each thread of that is half through with what it
             // runs, on average (as Dask has it).
             let done = estimate / 2;
-            let here_done = sooner.map_or(here, |sooner| sooner.min(here));
-            if start + (estimate as f64 * pace) as u64 / to_threads + done >= here_done {
+            let takes = (estimate as f64 * pace) as u64;
+            let later = sooner.is_some_and(|sooner| start + takes + done >= sooner);
+            if later || start + takes / to_threads + done >= here {
                 continue;
             }
             // A task that came to a worker twice may be listed twice.

@@ -38,9 +38,12 @@ impl State {
             let Some(id) = next.or_else(|| self.tasks.find(key)) else { continue };
             self.want(client, id);
         }
+        // One may be broken in two ways: the first that was found is told.
+        let mut refused = KeySet::default();
+        broken.retain(|(key, _)| self.tasks.find(*key).is_some_and(|id| refused.insert(id)));
+        self.unlink(&refused);
         for (key, why) in broken {
             let Some(id) = self.tasks.find(key) else { continue };
-            self.unlink(id);
             let function = self.function_name(id);
             let error = TaskError::refused(why);
             self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
@@ -215,14 +218,23 @@ impl State {
     }
 
     /// What will never run needs nothing: members of a cycle would keep each other for ever.
-    fn unlink(&mut self, id: TaskRef) {
-        let dependencies = self.task_mut(id).map(|task| std::mem::take(&mut task.dependencies));
-        for dependency in dependencies.into_iter().flatten() {
-            if let Some(other) = self.task_mut(dependency) {
-                other.live_dependents -= 1;
-                other.dependents.retain(|dependent| *dependent != id);
-                self.reconsider(dependency);
+    fn unlink(&mut self, ids: &KeySet<TaskRef>) {
+        let mut needed: KeySet<TaskRef> = KeySet::default();
+        for id in ids {
+            for dependency in
+                self.task_mut(*id).map(|task| std::mem::take(&mut task.dependencies)).unwrap_or_default()
+            {
+                if let Some(other) = self.task_mut(dependency) {
+                    other.live_dependents -= 1;
+                    needed.insert(dependency);
+                }
             }
+        }
+        for dependency in needed {
+            if let Some(other) = self.task_mut(dependency) {
+                other.dependents.retain(|dependent| !ids.contains(dependent));
+            }
+            self.reconsider(dependency);
         }
     }
 
@@ -250,11 +262,16 @@ impl State {
             leads.extend(path.into_iter().map(|id| (id, cycle)));
         }
         let names: Vec<String> = cycles.iter().map(|cycle| self.way_around(cycle)).collect();
+        let firsts: Vec<Option<TaskRef>> = cycles.iter().map(|cycle| cycle.first().copied()).collect();
         let members: KeySet<TaskRef> = cycles.into_iter().flatten().collect();
         let why = |id: &TaskRef| {
             let (key, cycle) = (self.task(*id)?.key, *leads.get(id)?);
-            let how = if members.contains(id) { "it is part of" } else { "it depends on" };
-            Some((key, format!("{how} a cycle: {}", names[cycle])))
+            if members.contains(id) {
+                return Some((key, format!("it is part of a cycle: {}", names[cycle])));
+            }
+            // These may be very many: the way round is told by those on it.
+            let first = self.task(firsts[cycle]?)?.key;
+            Some((key, format!("it depends on {first}, which is part of a cycle")))
         };
         ids.iter().filter_map(why).collect()
     }
@@ -301,7 +318,7 @@ impl State {
     fn forgive(&mut self, id: TaskRef) {
         if let Some(task) = self.task_mut(id) {
             task.error = None;
-            task.suspicious = 0;
+            (task.suspicious, task.displaced) = (0, 0);
             task.state = TaskState::Released;
             self.log(id, TaskState::Erred, TaskState::Released);
             self.recommend(id, TaskState::Waiting);

@@ -76,7 +76,7 @@ pub(super) struct Task {
     /// nor for slots.
     pub(super) long_running: bool,
     pub(super) suspicious: u8,
-    /// How often it was taken back from a worker whose memory was short.
+    /// How often a worker whose memory was short was asked to give it back.
     pub(super) displaced: u8,
     pub(super) retries: u32,
     pub(super) function: u32,

@@ -305,7 +305,7 @@ impl World {
     /// Waits for a moment, and then something goes wrong.
     pub fn next_fault(&mut self) -> Result<(), Failed> {
         let fault = self.plan.next().ok_or("the plan has no end")?;
-        thread::sleep(fault.pause());
+        thread::sleep(fault.pause);
         self.tend()?;
         let begun = Instant::now();
         let number = self.befalls(&fault, fault.aimed_at(self.workers.len()))?;
@@ -317,8 +317,7 @@ impl World {
 
     /// Once nothing else happens, stops a worker until nobody knows it any more: it leaves when it goes on.
     pub fn silence_one(&mut self, known: impl Fn(u32) -> Result<bool, Failed>) -> Result<(), Failed> {
-        let patience = Duration::from_secs(60);
-        let begun = Instant::now();
+        let patience = self.dead_after + Duration::from_secs(60);
         while self.workers.iter().any(|worker| !worker.passing.is_empty()) {
             self.tend()?;
             thread::sleep(Duration::from_millis(20));
@@ -327,6 +326,7 @@ impl World {
         self.start_worker()?;
         let mut worker = self.workers.pop().ok_or("it was just started")?;
         let until = |what: &str, wanted: &mut dyn FnMut() -> Result<bool, Failed>| {
+            let begun = Instant::now();
             while !wanted()? {
                 if begun.elapsed() > patience {
                     return Err(Failed::from(format!("waited for {what} in vain:\n{}", self.chronicle())));

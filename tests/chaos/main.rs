@@ -172,15 +172,12 @@ impl Progress {
             self.tasks.fetch_add(round(client, &mut random)? as u64, Ordering::SeqCst);
             self.graphs.fetch_add(1, Ordering::SeqCst);
         }
-        // Who has nothing to wait for waits for nothing.
-        *self.since[me].lock().expect("nobody panics with it") = Instant::now() + STUCK * 100;
         Ok(())
     }
 
-    /// How long the graph has lasted that lasts the longest.
-    fn longest(&self) -> Duration {
-        let each = self.since.iter().map(|since| since.lock().expect("nobody panics with it").elapsed());
-        each.max().unwrap_or_default()
+    /// How long a client's graph has lasted.
+    fn lasted(&self, me: usize) -> Duration {
+        self.since[me].lock().expect("nobody panics with it").elapsed()
     }
 }
 
@@ -210,9 +207,12 @@ fn results_are_right(network: Network, faults: u64, graphs: u64) -> Result<Compl
         let world = &mut world;
         let mut all_is_well = || -> Result<(), Failed> {
             while !running.iter().all(|client| client.is_finished()) {
-                let done = progress.graphs.load(Ordering::SeqCst) >= graphs && world.count() >= faults;
+                // Before there was enough they end by an error alone.
+                let done = running.iter().any(|client| client.is_finished())
+                    || progress.graphs.load(Ordering::SeqCst) >= graphs && world.count() >= faults;
                 progress.enough.fetch_or(done, Ordering::SeqCst);
-                let lasted = progress.longest();
+                let busy = (0..CLIENTS).filter(|me| !running[*me].is_finished());
+                let lasted = busy.map(|me| progress.lasted(me)).max().unwrap_or_default();
                 if !done && lasted < TROUBLED {
                     world.next_fault()?;
                 } else {

@@ -52,7 +52,7 @@ impl Kind {
 pub struct Fault {
     pub kind: Kind,
     /// After the last one.
-    pause: Duration,
+    pub pause: Duration,
     /// Whom it befalls of those that are there then, from 0 for the first to 1.
     aim: f64,
     /// How long it lasts, or, where it is for long, by how much longer than one may be silent.
@@ -60,10 +60,6 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub fn pause(&self) -> Duration {
-        self.pause
-    }
-
     /// Whom of so many it befalls.
     pub fn aimed_at(&self, count: usize) -> usize {
         ((self.aim * count as f64) as usize).min(count.saturating_sub(1))

@@ -292,8 +292,13 @@ fn a_cycle_is_refused_and_named() {
             continue;
         }
         let error = cluster.failed[&key(i)].to_string();
-        let how = if i < 20 { "it depends on a cycle" } else { "it is part of a cycle" };
-        assert!(error.contains(how), "{error}");
+        if i < 20 {
+            let named = (21..24)
+                .any(|member| error.contains(&format!("it depends on {}, which is part", name(member))));
+            assert!(named, "{error}");
+            continue;
+        }
+        assert!(error.contains("it is part of a cycle"), "{error}");
         for member in 21..24 {
             assert!(error.contains(&name(member)), "{error}");
         }

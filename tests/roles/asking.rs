@@ -66,7 +66,7 @@ pub fn another_executable_may_ask_who_works() -> Outcome {
     let client = joined(&file)?;
     client.wait_for_workers(1)?;
     client.submit(ballast, ()).result()?;
-    // Six results of 32 MiB, of which three are more than a twentieth of the limit less what is just being read.
+    // Six results of 32 MiB: three of them are about a twentieth of the limit.
     let held = client.map(|i: u8| vec![i; 32 << 20], 0..6);
     client.wait(&held, rankine::ReturnWhen::AllCompleted, None)?;
     let told = || asked(&["workers", "--scheduler-file", &file]).expect("it tells");

@@ -207,9 +207,6 @@ impl<'a, P: Policy> Simulation<'a, P> {
             }
             if let Some(log) = &mut self.log {
                 log.push(format!("{at} {event:?}"));
-                if std::env::var_os("DBG").is_some() {
-                    eprintln!("{at} {event:?}");
-                }
             }
             self.react(event);
         }

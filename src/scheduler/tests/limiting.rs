@@ -67,6 +67,15 @@ fn what_waits_for_a_limit_can_be_released() {
 }
 
 #[test]
+fn of_those_that_are_released_together_none_is_let_in() {
+    let mut bed = Bed::new(2);
+    limit(&mut bed, "f", Some(1));
+    bed.submit((1..=5).map(|key| call(key, &[])).collect(), &[1, 2, 3, 4, 5]);
+    bed.release(&[1, 2, 3]).is_forgotten(2).is(4, TaskState::Processing).is(5, TaskState::Queued);
+    assert_eq!(bed.computes().iter().map(|(_, key)| *key).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
 fn the_highest_priority_is_let_in_first() {
     let mut bed = Bed::new(2);
     limit(&mut bed, "f", Some(1));
