@@ -1,15 +1,20 @@
 //! Whatever ends a program, nothing of it is left.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, path::Path, process::Child, thread, time::Duration};
 
 use crate::{Outcome, children, command, end, signal, start, text, until};
 
-pub fn ctrl_c_leaves_nothing_behind() -> Outcome {
+/// A program that waits, and its two workers.
+fn waiting() -> (Child, Vec<String>) {
     let child = start(&["wait", "--processes", "2"]);
     let pid = child.id();
     until("both workers run", || children(pid).len() == 2);
     thread::sleep(Duration::from_millis(300));
-    let workers = children(pid);
+    (child, children(pid))
+}
+
+pub fn ctrl_c_leaves_nothing_behind() -> Outcome {
+    let (child, workers) = waiting();
     signal(&child, "-INT");
     let output = end(child);
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
@@ -45,11 +50,7 @@ pub fn a_panic_leaves_nothing_behind() -> Outcome {
 }
 
 pub fn a_killed_program_takes_its_workers_along() -> Outcome {
-    let child = start(&["wait", "--processes", "2"]);
-    let pid = child.id();
-    until("both workers run", || children(pid).len() == 2);
-    thread::sleep(Duration::from_millis(300));
-    let workers = children(pid);
+    let (child, workers) = waiting();
     signal(&child, "-KILL");
     end(child);
     until_gone(workers);
