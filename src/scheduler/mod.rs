@@ -20,6 +20,7 @@ mod arena;
 mod assigning;
 mod copies;
 mod critical;
+mod cycles;
 mod explain;
 mod following;
 mod index;
