@@ -152,8 +152,17 @@ impl State {
             let second_way = if leaders.contains(&id) { way } else { 0 };
             (at.saturating_add(second_way), held, id, at)
         };
-        let candidates = leaders.iter().copied().chain(holders).chain(least());
-        let (_, _, first, start) = candidates.filter(fit).map(worth).min()?;
+        let mut candidates = SmallVec::<[WorkerId; 8]>::new();
+        for id in leaders.iter().copied().chain(holders).chain(least()) {
+            if !candidates.contains(&id) && fit(&id) {
+                candidates.push(id);
+            }
+        }
+        let (first, start) = match candidates[..] {
+            // In a chain, or on a single worker, nobody is to be compared.
+            [alone] if leaders.contains(&alone) => (alone, self.now),
+            _ => candidates.into_iter().map(worth).min().map(|(_, _, first, start)| (first, start))?,
+        };
         // Who computes none of what it needs is not kept from other work by waiting for it.
         let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
         // Columns that ended up on one worker may part at the next batch, if there is one.
