@@ -219,18 +219,17 @@ impl State {
 
     /// What will never run needs nothing: members of a cycle would keep each other for ever.
     fn unlink(&mut self, ids: &KeySet<TaskRef>) {
-        let mut needed: KeySet<TaskRef> = KeySet::default();
+        let mut inputs: KeySet<TaskRef> = KeySet::default();
         for id in ids {
-            for dependency in
-                self.task_mut(*id).map(|task| std::mem::take(&mut task.dependencies)).unwrap_or_default()
-            {
+            let Some(task) = self.task_mut(*id) else { continue };
+            for dependency in std::mem::take(&mut task.dependencies) {
                 if let Some(other) = self.task_mut(dependency) {
                     other.live_dependents -= 1;
-                    needed.insert(dependency);
+                    inputs.insert(dependency);
                 }
             }
         }
-        for dependency in needed {
+        for dependency in inputs {
             if let Some(other) = self.task_mut(dependency) {
                 other.dependents.retain(|dependent| !ids.contains(dependent));
             }

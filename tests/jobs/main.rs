@@ -80,8 +80,8 @@ fn slow(x: i64) -> i64 {
     x
 }
 
-/// `sum` prints a sum of squares and how many workers there were; `memory` the MiB that each worker may use; `slow N` a sum after N tasks of 0.2 s; `exit` ends
-/// with a status; `die` kills a worker; `wait` waits.
+/// `sum` prints a sum of squares and how many workers there were; `memory` the MiB that each worker may use; `slow N` a
+/// sum after N tasks of 0.2 s; `exit` ends with a status; `die` kills a worker; `wait` waits.
 async fn program(client: Client) -> rankine::Result<ExitCode> {
     let words = rankine::args();
     let number = words.get(1).and_then(|word| word.parse::<i64>().ok()).unwrap_or(0);
@@ -142,8 +142,8 @@ fn count(number: u32) -> NonZeroU32 {
 impl Drop for Place {
     /// A job that was cancelled may still write its last words: what is removed meanwhile is there again.
     fn drop(&mut self) {
-        let started = std::time::Instant::now();
-        while std::fs::remove_dir_all(self.directory.path())
+        let started = Instant::now();
+        while fs::remove_dir_all(self.directory.path())
             .is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
             && started.elapsed() < Duration::from_secs(5)
         {
