@@ -1,7 +1,7 @@
 //! Bytes and words that nobody of ours would send: every decoder refuses them, and no state machine
 //! breaks, whatever it is told.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
@@ -140,7 +140,7 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
     };
     let compute = (id(), vec(dependency(), 0..3), any::<bool>()).prop_map(|(id, dependencies, gpu)| {
         let resources = if gpu { vec![("gpu".into(), 1.0)] } else { vec![] };
-        worker::Stimulus::Compute(rankine::protocol::ComputeTask {
+        worker::Stimulus::Compute(Arc::new(rankine::protocol::ComputeTask {
             id,
             key: Key(1),
             entry: EntryRef { module: 0, offset: 8, name: 1 },
@@ -152,7 +152,7 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
             dependents: 0,
             height: 0,
             critical: u32::MAX,
-        })
+        }))
     });
     let error = || TaskError::new(FailureKind::Failed, "no");
     let gathered = (peer(), vec((id(), 0..3u8), 0..3)).prop_map(move |(peer, data)| {

@@ -328,7 +328,7 @@ fn decode<M: DeserializeOwned + Send + 'static>(message: Message, peer: &str) ->
         });
     }
     let unreadable = |source| Error::Message { peer: peer.into(), source };
-    let mut decoder = Decoder::new(message.head, message.frames);
+    let mut decoder = Decoder::new(&message.head, message.frames);
     let batch = decoder.decode().map_err(unreadable)?;
     decoder.finish().map_err(unreadable)?;
     Ok(batch)

@@ -66,7 +66,7 @@ pub enum ToWorker {
         worker: WorkerId,
     },
     /// Compute this.
-    Compute(ComputeTask),
+    Compute(Arc<ComputeTask>),
     /// These are needed no more: forget results, give up tasks.
     Free(Vec<TaskId>),
     /// Fetch copies of these.

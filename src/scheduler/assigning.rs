@@ -1,5 +1,7 @@
 //! A task is given to a worker: at once where there is one for it, else it is queued, or waits for somebody who may run it.
 
+use std::sync::Arc;
+
 use super::{
     Instruction, TaskState,
     explain::Choice,
@@ -62,7 +64,7 @@ impl State {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
-        let compute = ComputeTask {
+        let compute = Arc::new(ComputeTask {
             id: task.id,
             key: task.key,
             entry: self.functions[task.function as usize].entry,
@@ -74,7 +76,7 @@ impl State {
             dependents: task.live_dependents,
             height: task.height,
             critical: self.critical_height(),
-        };
+        });
         self.introduce(worker, &compute.dependencies);
         self.no_worker.remove(&id);
         if let Some(task) = self.task_mut(id) {

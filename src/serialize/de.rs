@@ -16,15 +16,15 @@ use super::{
 const DEPTH: u32 = 128;
 
 /// Reads values one after the other.
-pub struct Decoder {
-    head: Bytes,
+pub struct Decoder<'h> {
+    head: &'h Bytes,
     at: usize,
     frames: std::vec::IntoIter<Bytes>,
 }
 
-impl Decoder {
+impl<'h> Decoder<'h> {
     /// Reads from a head and its frames.
-    pub fn new(head: Bytes, frames: Vec<Bytes>) -> Self {
+    pub fn new(head: &'h Bytes, frames: Vec<Bytes>) -> Self {
         Self { head, at: 0, frames: frames.into_iter() }
     }
 
@@ -117,12 +117,12 @@ impl Decoder {
     }
 }
 
-struct Reader<'a> {
-    decoder: &'a mut Decoder,
+struct Reader<'a, 'h> {
+    decoder: &'a mut Decoder<'h>,
     depth: u32,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn deeper(self) -> Result<Self, Error> {
         let depth = self.depth.checked_sub(1).ok_or(Error::Depth(DEPTH))?;
         Ok(Self { depth, ..self })
@@ -146,7 +146,7 @@ macro_rules! fixed {
     )*};
 }
 
-impl<'de> Deserializer<'de> for Reader<'_> {
+impl<'de> Deserializer<'de> for Reader<'_, '_> {
     type Error = Error;
 
     fixed!(
@@ -299,13 +299,13 @@ struct Elements<R> {
     left: usize,
 }
 
-impl Elements<Reader<'_>> {
+impl Elements<Reader<'_, '_>> {
     fn next<'de, S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         seed.deserialize(Reader { decoder: &mut *self.reader.decoder, depth: self.reader.depth })
     }
 }
 
-impl<'de> de::SeqAccess<'de> for Elements<Reader<'_>> {
+impl<'de> de::SeqAccess<'de> for Elements<Reader<'_, '_>> {
     type Error = Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
@@ -321,7 +321,7 @@ impl<'de> de::SeqAccess<'de> for Elements<Reader<'_>> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Elements<Reader<'_>> {
+impl<'de> de::MapAccess<'de> for Elements<Reader<'_, '_>> {
     type Error = Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
@@ -377,7 +377,7 @@ impl<'de> Deserializer<'de> for Number<'_> {
     }
 }
 
-impl<'de> de::EnumAccess<'de> for Reader<'_> {
+impl<'de> de::EnumAccess<'de> for Reader<'_, '_> {
     type Error = Error;
     type Variant = Self;
 
@@ -388,7 +388,7 @@ impl<'de> de::EnumAccess<'de> for Reader<'_> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for Reader<'_> {
+impl<'de> de::VariantAccess<'de> for Reader<'_, '_> {
     type Error = Error;
 
     fn unit_variant(self) -> Result<(), Error> {

@@ -95,7 +95,7 @@ pub fn to_frames_shared<T: Serialize + Send + Sync + 'static>(
 /// # Errors
 /// If the bytes are not that of such a value, or something is left over.
 pub fn from_frames<T: DeserializeOwned>(head: Bytes, frames: Vec<Bytes>) -> Result<T, Error> {
-    let mut decoder = Decoder::new(head, frames);
+    let mut decoder = Decoder::new(&head, frames);
     let value = decoder.decode()?;
     decoder.finish()?;
     Ok(value)

@@ -35,7 +35,7 @@ pub trait ReadArg<P>: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the bytes are malformed, or a dependency is of another type.
-    fn read(decoder: &mut ArgDecoder) -> Result<P, TaskError>;
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<P, TaskError>;
 }
 
 /// Writes arguments down and collects the dependencies among them.
@@ -90,16 +90,16 @@ impl ArgEncoder {
 }
 
 /// Reads arguments back where the dependencies are at hand.
-pub struct ArgDecoder {
-    decoder: Decoder,
+pub struct ArgDecoder<'a> {
+    decoder: Decoder<'a>,
     dependencies: Vec<Value>,
 }
 
-impl ArgDecoder {
+impl<'a> ArgDecoder<'a> {
     /// Reads `arguments`, which refer to `dependencies` by index.
-    pub fn new(arguments: &Arguments, dependencies: Vec<Value>) -> Self {
+    pub fn new(arguments: &'a Arguments, dependencies: Vec<Value>) -> Self {
         let frames = arguments.frames.iter().map(|frame| frame.0.clone()).collect();
-        Self { decoder: Decoder::new(arguments.head.0.clone(), frames), dependencies }
+        Self { decoder: Decoder::new(&arguments.head.0, frames), dependencies }
     }
 
     /// Reads a value.
@@ -154,37 +154,37 @@ impl IntoArg<String> for &str {
 }
 
 impl<T: Data> ReadArg<T> for ByValue {
-    fn read(decoder: &mut ArgDecoder) -> Result<T, TaskError> {
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<T, TaskError> {
         decoder.value()
     }
 }
 
 impl<T: Data + Clone> ReadArg<T> for ByFuture {
-    fn read(decoder: &mut ArgDecoder) -> Result<T, TaskError> {
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<T, TaskError> {
         decoder.dependency()?.into_inner()
     }
 }
 
 impl<T: Data> ReadArg<Arc<T>> for ByShared {
-    fn read(decoder: &mut ArgDecoder) -> Result<Arc<T>, TaskError> {
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<Arc<T>, TaskError> {
         decoder.dependency()?.get()
     }
 }
 
 impl<T: Data + Clone> ReadArg<Vec<T>> for ByFutures {
-    fn read(decoder: &mut ArgDecoder) -> Result<Vec<T>, TaskError> {
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<Vec<T>, TaskError> {
         many(decoder, Value::into_inner)
     }
 }
 
 impl<T: Data> ReadArg<Vec<Arc<T>>> for ByShareds {
-    fn read(decoder: &mut ArgDecoder) -> Result<Vec<Arc<T>>, TaskError> {
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<Vec<Arc<T>>, TaskError> {
         many(decoder, |value| value.get())
     }
 }
 
 fn many<T>(
-    decoder: &mut ArgDecoder,
+    decoder: &mut ArgDecoder<'_>,
     take: impl Fn(Value) -> Result<T, TaskError>,
 ) -> Result<Vec<T>, TaskError> {
     let count = decoder.value::<u32>()?;

@@ -14,7 +14,7 @@ use super::{ArgDecoder, TaskError, Value, modules};
 pub struct TaskEntry {
     magic: [u64; 2],
     name: fn() -> &'static str,
-    call: fn(&mut ArgDecoder) -> Result<Value, TaskError>,
+    call: fn(&mut ArgDecoder<'_>) -> Result<Value, TaskError>,
 }
 
 /// Random; what bears it in read-only memory is an entry.
@@ -24,7 +24,7 @@ impl TaskEntry {
     /// The entry of the function called `name`.
     pub(super) const fn new(
         name: fn() -> &'static str,
-        call: fn(&mut ArgDecoder) -> Result<Value, TaskError>,
+        call: fn(&mut ArgDecoder<'_>) -> Result<Value, TaskError>,
     ) -> Self {
         Self { magic: MAGIC, name, call }
     }
@@ -38,7 +38,7 @@ impl TaskEntry {
     ///
     /// # Errors
     /// If the arguments cannot be read, or the function returned one.
-    pub fn call(&self, arguments: &mut ArgDecoder) -> Result<Value, TaskError> {
+    pub fn call(&self, arguments: &mut ArgDecoder<'_>) -> Result<Value, TaskError> {
         (self.call)(arguments)
     }
 }

@@ -104,7 +104,7 @@ pub trait ReadArgs<P>: Send + Sync + 'static {
     ///
     /// # Errors
     /// If one cannot be read.
-    fn read(decoder: &mut ArgDecoder) -> Result<P, TaskError>;
+    fn read(decoder: &mut ArgDecoder<'_>) -> Result<P, TaskError>;
 }
 
 /// Names the entry of function `F` with parameters `P`, read by `R`, of kind `M`.
@@ -120,7 +120,7 @@ impl<F: TaskFn<P, M>, P, R: ReadArgs<P>, M> HasEntry for Entry<F, P, R, M> {
     const ENTRY: &'static TaskEntry = &TaskEntry::new(type_name::<F>, call::<F, P, R, M>);
 }
 
-fn call<F: TaskFn<P, M>, P, R: ReadArgs<P>, M>(decoder: &mut ArgDecoder) -> Result<Value, TaskError> {
+fn call<F: TaskFn<P, M>, P, R: ReadArgs<P>, M>(decoder: &mut ArgDecoder<'_>) -> Result<Value, TaskError> {
     const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
     // SAFETY: `F` has no bytes, so that reading one touches no memory and any aligned pointer will
     // do; that the type is inhabited is known because a value of it was handed to `submit` by
@@ -157,7 +157,7 @@ macro_rules! arities {
 
         impl<$($P, $R: ReadArg<$P>,)*> ReadArgs<($($P,)*)> for ($($R,)*) {
             #[allow(unused_variables, reason = "there may be no arguments")]
-            fn read(decoder: &mut ArgDecoder) -> Result<($($P,)*), TaskError> {
+            fn read(decoder: &mut ArgDecoder<'_>) -> Result<($($P,)*), TaskError> {
                 Ok(($($R::read(decoder)?,)*))
             }
         }

@@ -1,5 +1,7 @@
 //! All that can happen to a worker: one function each.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::{Instruction, Stimulus, TaskState, state::State};
@@ -61,7 +63,7 @@ impl State {
         }
     }
 
-    fn on_compute(&mut self, spec: ComputeTask) {
+    fn on_compute(&mut self, spec: Arc<ComputeTask>) {
         // No id is ever assigned twice.
         if self.tasks.contains_key(&spec.id) {
             return;
@@ -88,7 +90,7 @@ impl State {
         }
         let task = self.tasks.entry(id).or_default();
         task.missing = missing;
-        task.spec = Some(Box::new(spec));
+        task.spec = Some(spec);
         self.assigned += 1;
         if missing > 0 {
             self.step(id, TaskState::Waiting);
@@ -153,7 +155,7 @@ impl State {
         if !self.forwards.is_empty() {
             self.forwards.remove(&id);
         }
-        for dependency in spec.dependencies {
+        for dependency in &spec.dependencies {
             let Some(task) = self.tasks.get_mut(&dependency.id) else { continue };
             task.dependents.retain(|d| *d != id);
             if task.dependents.is_empty() {

@@ -1,6 +1,6 @@
 //! Tasks to the compute threads and back.
 
-use std::{cmp::Reverse, mem};
+use std::{cmp::Reverse, mem, sync::Arc};
 
 use super::{Execution, Input, Instruction, TaskState, reporting::SHORT, state::State};
 use crate::{
@@ -116,7 +116,7 @@ impl State {
     pub(super) fn launch(&mut self, id: TaskId) {
         self.step(id, TaskState::Executing);
         let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
-        let execution = self.execution(id, spec);
+        let execution = self.execution(spec);
         self.out.push(Instruction::Execute(execution));
         if self.tasks.get(&id).is_some_and(|task| !task.dependents.is_empty()) {
             self.chain_after(id);
@@ -202,23 +202,17 @@ impl State {
         self.pin_inputs(id);
         self.step(id, TaskState::Executing);
         let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return false };
-        self.out.push(Instruction::Execute(self.execution(id, spec)));
+        self.out.push(Instruction::Execute(self.execution(spec)));
         true
     }
 
-    fn execution(&self, id: TaskId, spec: &ComputeTask) -> Execution {
+    fn execution(&self, spec: &Arc<ComputeTask>) -> Execution {
         let known = self.durations.get(&spec.entry);
         let brief =
-            known.is_some_and(|known| *known < SHORT) && !spec.wanted && !self.forwards.contains_key(&id);
+            known.is_some_and(|known| *known < SHORT) && !spec.wanted && !self.forwards.contains_key(&spec.id);
         let input = |id| self.value(id).cloned().map_or(Input::Coming(id), Input::Here);
-        Execution {
-            id,
-            key: spec.key,
-            entry: spec.entry,
-            arguments: spec.arguments.clone(),
-            dependencies: spec.dependencies.iter().map(|dependency| input(dependency.id)).collect(),
-            brief,
-        }
+        let inputs = spec.dependencies.iter().map(|dependency| input(dependency.id)).collect();
+        Execution { task: spec.clone(), inputs, brief }
     }
 
     /// The compute threads could not start a task, since another failed that should have made what it needs.

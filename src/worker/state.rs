@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    sync::Arc,
 };
 
 use smallvec::SmallVec;
@@ -99,7 +100,7 @@ pub(super) struct Task {
     /// Of a cancelled one, what goes on.
     pub(super) previous: TaskState,
     /// What to run, of what is to be run here.
-    pub(super) spec: Option<Box<ComputeTask>>,
+    pub(super) spec: Option<Arc<ComputeTask>>,
     /// Tasks here that need it.
     pub(super) dependents: SmallVec<[TaskId; 2]>,
     /// Dependencies that are not here; while reading, those that are not read yet; while executing, those that other

@@ -1,16 +1,17 @@
 //! What can happen to a worker, and what it then wants done.
 
+use std::sync::Arc;
+
 use crate::{
-    graph::{Arguments, Key},
     protocol::{ComputeTask, Dependency, FromWorker, TaskId, WorkerId},
-    task::{EntryRef, TaskError, Value},
+    task::{TaskError, Value},
 };
 
 /// What can happen to a worker.
 #[derive(Debug, Clone)]
 pub enum Stimulus {
     /// The scheduler assigns a task.
-    Compute(ComputeTask),
+    Compute(Arc<ComputeTask>),
     /// The scheduler needs these no more.
     Free(Vec<TaskId>),
     /// The scheduler wants copies of these here.
@@ -111,16 +112,10 @@ pub enum SpillError {
 /// A task for a compute thread.
 #[derive(Debug, Clone)]
 pub struct Execution {
-    /// The task.
-    pub id: TaskId,
-    /// Its key, for errors.
-    pub key: Key,
-    /// The function.
-    pub entry: EntryRef,
-    /// Its arguments.
-    pub arguments: Arguments,
-    /// What the arguments refer to.
-    pub dependencies: Vec<Input>,
+    /// The task, as it was assigned.
+    pub task: Arc<ComputeTask>,
+    /// Its dependencies, in their order.
+    pub inputs: Vec<Input>,
     /// It is known to be short and nobody elsewhere waits for it: that it is done may be told with others.
     pub brief: bool,
 }

@@ -443,11 +443,11 @@ impl Cluster {
         let execution = running.swap_remove(ready[self.random.random_range(0..ready.len())]);
         self.runs += 1;
         let mut number = [0; 8];
-        number.copy_from_slice(&execution.arguments.head.0);
-        let inputs = execution.dependencies.into_iter().filter_map(Input::value);
+        number.copy_from_slice(&execution.task.arguments.head.0);
+        let inputs = execution.inputs.into_iter().filter_map(Input::value);
         let inputs = inputs.map(|value| *value.get::<i64>().expect("all values are i64"));
         let duration = self.random.random_range(1_000..1_000_000);
-        let id_of_task = execution.id;
+        let id_of_task = execution.task.id;
         // Rarely one fails, and those that the compute threads have after it do not run.
         if self.random.random_range(0..1000) < self.erring {
             let error = TaskError::refused("bad luck");
@@ -500,12 +500,12 @@ impl Cluster {
 
 /// Whether the compute threads have all that a task needs.
 pub fn can_start(execution: &Execution) -> bool {
-    execution.dependencies.iter().all(|input| matches!(input, Input::Here(_)))
+    execution.inputs.iter().all(|input| matches!(input, Input::Here(_)))
 }
 
 /// A task is done: those that the compute threads were given after it get its result.
 pub fn hand_on(running: &mut [Execution], made: TaskId, value: &Value) {
-    for input in running.iter_mut().flat_map(|execution| &mut execution.dependencies) {
+    for input in running.iter_mut().flat_map(|execution| &mut execution.inputs) {
         if matches!(input, Input::Coming(id) if *id == made) {
             *input = Input::Here(value.clone());
         }
@@ -518,10 +518,10 @@ pub fn strand(running: &mut Vec<Execution>, failed: TaskId) -> Vec<TaskId> {
     while let Some(gone) = without.pop() {
         running.retain(|execution| {
             let needs = |input: &Input| matches!(input, Input::Coming(id) if *id == gone);
-            let stranded = execution.dependencies.iter().any(needs);
+            let stranded = execution.inputs.iter().any(needs);
             if stranded {
-                unstarted.push(execution.id);
-                without.push(execution.id);
+                unstarted.push(execution.task.id);
+                without.push(execution.task.id);
             }
             !stranded
         });

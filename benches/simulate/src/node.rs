@@ -134,7 +134,7 @@ impl Node {
             return None;
         }
         self.idle -= 1;
-        let task = &problem.tasks[Problem::task_of(&execution.arguments)];
+        let task = &problem.tasks[Problem::task_of(&execution.task.arguments)];
         let duration = (task.duration as f64 * self.slowness) as u64;
         Some((now + duration, Event::Executed(this, Box::new(execution), duration)))
     }
@@ -142,7 +142,7 @@ impl Node {
     /// A thread has made this and hands it on: gives what to run next.
     pub(crate) fn next(&mut self, made: TaskId, value: &Value) -> Vec<Execution> {
         self.idle += 1;
-        let inputs = self.waiting.iter_mut().flat_map(|execution| &mut execution.dependencies);
+        let inputs = self.waiting.iter_mut().flat_map(|execution| &mut execution.inputs);
         for input in inputs.filter(|input| matches!(input, Input::Coming(id) if *id == made)) {
             *input = Input::Here(value.clone());
         }
@@ -161,5 +161,5 @@ impl Node {
 
 /// Whether a task has all that it needs.
 fn has_all(execution: &Execution) -> bool {
-    execution.dependencies.iter().all(|input| matches!(input, Input::Here(_)))
+    execution.inputs.iter().all(|input| matches!(input, Input::Here(_)))
 }

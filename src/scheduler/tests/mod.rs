@@ -237,7 +237,7 @@ impl Bed {
         let mut computed = Vec::new();
         for told in &self.told {
             if let Instruction::ToWorker(worker, ToWorker::Compute(task)) = told {
-                computed.push((*worker, task));
+                computed.push((*worker, &**task));
             }
         }
         computed

@@ -8,8 +8,7 @@
 mod tasks;
 
 use std::{
-    cell::RefCell,
-    mem,
+    cell::{Cell, OnceCell},
     sync::{
         Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -71,33 +70,67 @@ pub(crate) fn a_thread_is_idle() -> bool {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    /// The pool that this thread is of.
+    static POOL: OnceCell<Arc<Shared>> = const { OnceCell::new() };
+    /// The task that runs on it.
+    static RUNNING: Cell<Option<Running>> = const { Cell::new(None) };
 }
 
-/// The task that runs on this thread.
-struct Current {
+/// A task that runs.
+#[derive(Clone, Copy)]
+struct Running {
     id: TaskId,
-    shared: Arc<Shared>,
     brief: bool,
     seceded: bool,
 }
 
 /// The name of the worker whose task runs on this thread; `None` outside of tasks.
 pub fn worker_name() -> Option<Arc<str>> {
-    CURRENT.with_borrow(|current| current.as_ref().map(|c| c.shared.worker.clone()))
+    RUNNING.get()?;
+    POOL.with(|pool| pool.get().map(|shared| shared.worker.clone()))
 }
 
 /// Called within a task that will take its time without computing (it waits, or serves): the task
 /// goes on, and its worker runs another one in its place. Without effect outside of tasks.
 pub fn secede() {
-    CURRENT.with_borrow_mut(|current| {
-        let Some(current) = current.as_mut().filter(|c| !c.seceded) else { return };
+    let Some(running) = RUNNING.get().filter(|running| !running.seceded) else { return };
+    POOL.with(|pool| {
         // Without a thread in its place the task rather keeps its own.
-        if Shared::spawn(&current.shared).is_ok() {
-            current.seceded = true;
-            current.shared.secede(current.id, mem::take(&mut current.brief));
+        if let Some(shared) = pool.get().filter(|shared| Shared::spawn(shared).is_ok()) {
+            RUNNING.set(Some(Running { brief: false, seceded: true, ..running }));
+            shared.secede(running.id, running.brief);
         }
     });
+}
+
+/// Whether this thread counts among those that run a task.
+struct Busy(bool);
+
+impl Busy {
+    fn set(&mut self, busy: bool) {
+        if busy && !self.0 {
+            BUSY.fetch_add(1, Ordering::Relaxed);
+        } else if self.0 && !busy {
+            BUSY.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.0 = busy;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+/// A task that was run.
+struct Done {
+    id: TaskId,
+    result: Result<Value, TaskError>,
+    start: Instant,
+    end: Instant,
+    brief: bool,
+    seceded: bool,
 }
 
 impl Executor {
@@ -129,8 +162,8 @@ impl Executor {
         let ready = tasks.ready.len();
         executions.into_iter().for_each(|execution| tasks.add(execution));
         let more = tasks.ready.len() - ready;
-        self.shared.waiting.store(tasks.ready.len(), Ordering::SeqCst);
-        self.shared.tell(tasks, true);
+        self.shared.waiting.store(tasks.ready.len(), Ordering::Relaxed);
+        self.shared.tell(tasks, true, Instant::now());
         self.shared.wake(more);
     }
 
@@ -155,22 +188,20 @@ impl Executor {
     /// A task's end is to be told at once.
     pub(crate) fn hasten(&self, id: TaskId) {
         let mut tasks = lock(&self.shared.tasks);
-        if tasks.unfinished.contains(&id) {
+        if tasks.is_unfinished(id) {
             tasks.hastened.insert(id);
         } else {
             // It may be done, and wait for others to be told with.
-            self.shared.tell(tasks, false);
+            self.shared.tell(tasks, false, Instant::now());
         }
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
-        let mut tasks = lock(&self.shared.tasks);
-        tasks.ready.clear();
-        tasks.blocked.clear();
-        drop(tasks);
+        self.shared.ended.store(true, Ordering::Relaxed);
+        // Who looked before this goes to sleep before it is woken.
+        lock(&self.shared.tasks).clear();
         self.shared.work.notify_all();
     }
 }
@@ -188,27 +219,28 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        while let Some(execution) = self.next() {
-            let (id, brief) = (execution.id, execution.brief);
-            CURRENT.set(Some(Current { id, shared: self.clone(), brief, seceded: false }));
-            BUSY.fetch_add(1, Ordering::Relaxed);
+        POOL.with(|pool| pool.set(self.clone()).ok());
+        let (mut busy, mut next) = (Busy(false), None);
+        while let Some(execution) = next.take().or_else(|| self.next(&mut busy)) {
+            busy.set(true);
+            let Execution { task, inputs, brief } = execution;
+            RUNNING.set(Some(Running { id: task.id, brief, seceded: false }));
             let start = Instant::now();
-            let inputs = execution.dependencies.into_iter().filter_map(Input::value).collect();
-            let result = task::run(execution.entry, &execution.arguments, inputs);
-            let duration = start.elapsed().as_nanos() as u64;
-            BUSY.fetch_sub(1, Ordering::Relaxed);
-            let (brief, seceded) = CURRENT.take().map_or((brief, false), |c| (c.brief, c.seceded));
+            let inputs = inputs.into_iter().filter_map(Input::value).collect();
+            let result = task::run(task.entry, &task.arguments, inputs);
+            let end = Instant::now();
+            let seceded = RUNNING.take().is_some_and(|running| running.seceded);
             let result = result.map_err(|error| {
                 if error.worker.is_empty() {
                     error.with(|report| {
-                        report.key = execution.key.to_string();
+                        report.key = task.key.to_string();
                         report.worker = self.worker.to_string();
                     })
                 } else {
                     error
                 }
             });
-            self.report(id, result, duration, brief, seceded);
+            next = self.report(Done { id: task.id, result, start, end, brief: brief && !seceded, seceded });
             if seceded {
                 // Another thread took this one's place.
                 return;
@@ -216,21 +248,19 @@ impl Shared {
         }
     }
 
-    fn next(&self) -> Option<Execution> {
+    /// Waits for a task that can start; `None` where there will be no more.
+    fn next(&self, busy: &mut Busy) -> Option<Execution> {
         let (mut looked, mut since, mut spun) = (None::<Instant>, None::<Instant>, Duration::ZERO);
         loop {
-            if self.ended.load(Ordering::SeqCst) {
+            if self.ended.load(Ordering::Relaxed) {
                 return None;
             }
-            if self.waiting.load(Ordering::SeqCst) > 0 {
-                let mut tasks = lock(&self.tasks);
-                let next = tasks.start();
-                self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
-                drop(tasks);
-                if next.is_some() {
-                    return next;
-                }
+            if self.waiting.load(Ordering::Relaxed) > 0
+                && let Some(next) = self.start(&mut lock(&self.tasks))
+            {
+                return Some(next);
             }
+            busy.set(false);
             let now = Instant::now();
             spun += looked.replace(now).map_or(Duration::ZERO, |before| (now - before).min(A_LOOK));
             if spun < SPIN && now - *since.get_or_insert(now) < DISPLACED {
@@ -238,40 +268,51 @@ impl Shared {
                 continue;
             }
             (looked, since, spun) = (None, None, Duration::ZERO);
+            // What changes under the lock is seen under it: who puts a task there sees who sleeps, or is seen by it.
             let tasks = lock(&self.tasks);
-            self.sleeping.fetch_add(1, Ordering::SeqCst);
-            if tasks.ready.is_empty() && !self.ended.load(Ordering::SeqCst) {
+            self.sleeping.fetch_add(1, Ordering::Relaxed);
+            if tasks.ready.is_empty() && !self.ended.load(Ordering::Relaxed) {
                 drop(self.work.wait(tasks).unwrap_or_else(PoisonError::into_inner));
             } else {
                 drop(tasks);
             }
-            self.sleeping.fetch_sub(1, Ordering::SeqCst);
+            self.sleeping.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread.
-    fn report(
-        &self,
-        id: TaskId,
-        result: Result<Value, TaskError>,
-        duration: u64,
-        brief: bool,
-        seceded: bool,
-    ) {
+    fn start(&self, tasks: &mut Tasks) -> Option<Execution> {
+        let next = tasks.start();
+        self.waiting.store(tasks.ready.len(), Ordering::Relaxed);
+        next
+    }
+
+    /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread. Gives what this
+    /// thread goes on with, unless it is to look for that itself.
+    fn report(&self, done: Done) -> Option<Execution> {
+        let Done { id, result, start, end, brief, seceded } = done;
         let mut tasks = lock(&self.tasks);
         let before = tasks.ready.len();
-        tasks.finish(id, result, duration, brief);
+        tasks.finish(id, result, (end - start).as_nanos() as u64, brief);
         let hastened = !tasks.hastened.is_empty() && tasks.hastened.remove(&id);
-        let more = tasks.ready.len() - before;
-        self.waiting.store(tasks.ready.len(), Ordering::SeqCst);
-        self.tell(tasks, brief && !hastened);
         // This thread takes one of them itself, unless another has taken its place.
-        self.wake(if seceded { more } else { more.saturating_sub(1) });
+        let others = (tasks.ready.len() - before).saturating_sub(usize::from(!seceded));
+        let mut next = None;
+        if self.is_to_tell(&mut tasks, brief && !hastened, end) {
+            self.waiting.store(tasks.ready.len(), Ordering::Relaxed);
+            drop(tasks);
+            // The I/O thread may displace this one at once, which holds no task then.
+            self.told.notify_one();
+        } else {
+            next = if seceded { None } else { self.start(&mut tasks) };
+            drop(tasks);
+        }
+        self.wake(others);
+        next
     }
 
     /// There are so many more tasks that can start.
     fn wake(&self, tasks: usize) {
-        if tasks > 0 && self.sleeping.load(Ordering::SeqCst) > 0 {
+        if tasks > 0 && self.sleeping.load(Ordering::Relaxed) > 0 {
             if tasks == 1 { self.work.notify_one() } else { self.work.notify_all() }
         }
     }
@@ -279,18 +320,21 @@ impl Shared {
     fn secede(&self, id: TaskId, brief: bool) {
         let mut tasks = lock(&self.tasks);
         tasks.secede(id, brief);
-        self.tell(tasks, false);
+        self.tell(tasks, false, Instant::now());
     }
 
     /// Wakes the I/O thread, if what happened is not to be told with more of it.
-    fn tell(&self, mut tasks: MutexGuard<'_, Tasks>, brief: bool) {
-        let alone = || THREADS.load(Ordering::Relaxed) < *CORES;
-        let tell =
-            tasks.is_to_be_told(brief, || alone() || sched_getcpu() == self.core.load(Ordering::Relaxed));
+    fn tell(&self, mut tasks: MutexGuard<'_, Tasks>, brief: bool, now: Instant) {
+        let tell = self.is_to_tell(&mut tasks, brief, now);
         drop(tasks);
         if tell {
             self.told.notify_one();
         }
+    }
+
+    fn is_to_tell(&self, tasks: &mut Tasks, brief: bool, now: Instant) -> bool {
+        let alone = || THREADS.load(Ordering::Relaxed) < *CORES;
+        tasks.is_to_be_told(brief, now, || alone() || sched_getcpu() == self.core.load(Ordering::Relaxed))
     }
 }
 

@@ -23,13 +23,9 @@ const TOGETHER: usize = 64;
 #[derive(Default)]
 pub(super) struct Tasks {
     /// Not done yet, whether they can start or not.
-    pub(super) unfinished: KeySet<TaskId>,
+    unfinished: KeyMap<TaskId, Unfinished>,
     /// Can start.
     pub(super) ready: VecDeque<Execution>,
-    /// Wait for others, with how many these are.
-    pub(super) blocked: KeyMap<TaskId, (Execution, usize)>,
-    /// Who waits for whose result.
-    needed_by: KeyMap<TaskId, SmallVec<[TaskId; 2]>>,
     /// What happened, for the I/O thread.
     done: Vec<Stimulus>,
     /// Since when the first of it waits to be told.
@@ -45,16 +41,27 @@ pub(super) struct Tasks {
     watched: bool,
 }
 
+/// A task that is not done.
+#[derive(Default)]
+struct Unfinished {
+    /// While it waits for others: what is to be run then, and how many inputs are still to come.
+    blocked: Option<(Execution, usize)>,
+    /// Who waits for its result.
+    needed_by: NeededBy,
+}
+
+type NeededBy = SmallVec<[TaskId; 2]>;
+
 impl Tasks {
     /// Takes in a task. What it needs and the I/O thread does not have is being made by others here, or was and is not
     /// reported yet.
     pub(super) fn add(&mut self, mut execution: Execution) {
-        let (id, mut missing, mut failed) = (execution.id, 0, false);
-        for input in &mut execution.dependencies {
+        let (id, mut missing, mut failed) = (execution.task.id, 0, false);
+        for input in &mut execution.inputs {
             let Input::Coming(needed) = *input else { continue };
-            if self.unfinished.contains(&needed) {
+            if let Some(unfinished) = self.unfinished.get_mut(&needed) {
                 missing += 1;
-                self.needed_by.entry(needed).or_default().push(id);
+                unfinished.needed_by.push(id);
                 continue;
             }
             let made = self.done.iter().rev().find_map(|stimulus| match stimulus {
@@ -70,13 +77,25 @@ impl Tasks {
             self.done.push(Stimulus::Unstarted(vec![id]));
             return;
         }
-        self.unfinished.insert(id);
         self.brief += usize::from(execution.brief);
-        if missing == 0 {
+        let blocked = if missing == 0 {
             self.ready.push_back(execution);
+            None
         } else {
-            self.blocked.insert(id, (execution, missing));
-        }
+            Some((execution, missing))
+        };
+        self.unfinished.insert(id, Unfinished { blocked, needed_by: NeededBy::new() });
+    }
+
+    /// Whether a task is still to be done, or under way.
+    pub(super) fn is_unfinished(&self, id: TaskId) -> bool {
+        self.unfinished.contains_key(&id)
+    }
+
+    /// Drops what was not started.
+    pub(super) fn clear(&mut self) {
+        self.ready.clear();
+        self.unfinished.values_mut().for_each(|task| task.blocked = None);
     }
 
     /// The next task to run.
@@ -94,7 +113,7 @@ impl Tasks {
         duration: u64,
         brief: bool,
     ) {
-        self.unfinished.remove(&id);
+        let needed_by = self.unfinished.remove(&id).unwrap_or_default().needed_by;
         self.brief -= usize::from(brief);
         self.brief_running -= usize::from(brief);
         let nbytes = result.as_ref().map_or(0, Value::nbytes);
@@ -102,8 +121,8 @@ impl Tasks {
         // The I/O thread hears of a task before it does of those that go on with its result.
         self.done.push(Stimulus::Executed { id, result, nbytes, duration });
         match value {
-            Some(value) => self.hand_on(id, &value),
-            None => self.strand(id),
+            Some(value) => self.hand_on(id, &value, &needed_by),
+            None => self.strand(needed_by),
         }
     }
 
@@ -112,38 +131,39 @@ impl Tasks {
         self.brief -= usize::from(brief);
         self.brief_running -= usize::from(brief);
         self.done.push(Stimulus::Seceded(id));
-        self.strand(id);
+        let needed_by = self.unfinished.get_mut(&id).map(|task| mem::take(&mut task.needed_by));
+        self.strand(needed_by.unwrap_or_default());
     }
 
     /// A task has a result: those that wait for it get it.
-    fn hand_on(&mut self, made: TaskId, value: &Value) {
-        for id in self.needed_by.remove(&made).unwrap_or_default() {
-            let Some((execution, missing)) = self.blocked.get_mut(&id) else { continue };
-            let inputs = execution.dependencies.iter_mut();
+    fn hand_on(&mut self, made: TaskId, value: &Value, needed_by: &[TaskId]) {
+        for id in needed_by {
+            let Some(Unfinished { blocked, .. }) = self.unfinished.get_mut(id) else { continue };
+            let Some((execution, missing)) = blocked else { continue };
+            let inputs = execution.inputs.iter_mut();
             for input in inputs.filter(|input| matches!(input, Input::Coming(needed) if *needed == made)) {
                 *input = Input::Here(value.clone());
                 *missing -= 1;
             }
-            if *missing == 0
-                && let Some((execution, _)) = self.blocked.remove(&id)
-            {
-                self.ready.push_back(execution);
+            if *missing == 0 {
+                self.ready.extend(blocked.take().map(|(execution, _)| execution));
             }
         }
     }
 
     /// A task failed, or takes its time: none that waits for it will run here by itself, nor those that wait for these.
-    fn strand(&mut self, failed: TaskId) {
-        let (mut without, mut unstarted) = (vec![failed], Vec::new());
-        while let Some(id) = without.pop() {
-            for waiting in self.needed_by.remove(&id).unwrap_or_default() {
-                if let Some((execution, _)) = self.blocked.remove(&waiting) {
-                    self.unfinished.remove(&waiting);
-                    self.brief -= usize::from(execution.brief);
-                    self.hastened.remove(&waiting);
-                    unstarted.push(waiting);
-                    without.push(waiting);
-                }
+    fn strand(&mut self, mut waiting: NeededBy) {
+        let (mut unstarted, mut next) = (Vec::new(), 0);
+        while let Some(&id) = waiting.get(next) {
+            next += 1;
+            // One that needs several of them is listed as often, and one that was stranded before may have come back.
+            let blocked = self.unfinished.get_mut(&id).and_then(|task| task.blocked.take());
+            if let Some((execution, _)) = blocked {
+                let needed_by = self.unfinished.remove(&id).unwrap_or_default().needed_by;
+                self.brief -= usize::from(execution.brief);
+                self.hastened.remove(&id);
+                unstarted.push(id);
+                waiting.extend(needed_by);
             }
         }
         if !unstarted.is_empty() {
@@ -153,14 +173,14 @@ impl Tasks {
 
     /// Whether the I/O thread is to be woken, after something happened that it need not hear of at once if `brief`; `here` is
     /// whether it displaces nobody, or this thread, which is between two tasks, and not another one, which may be in one.
-    pub(super) fn is_to_be_told(&mut self, brief: bool, here: impl FnOnce() -> bool) -> bool {
+    pub(super) fn is_to_be_told(&mut self, brief: bool, now: Instant, here: impl FnOnce() -> bool) -> bool {
         if self.told || self.done.is_empty() {
             return false;
         }
         let more = self.brief_running > 0 || self.ready.front().is_some_and(|next| next.brief);
-        let since = *self.since.get_or_insert_with(Instant::now);
+        let since = *self.since.get_or_insert(now);
         let waits = brief && more && self.watched;
-        let (waited, tasks) = (since.elapsed(), self.done.len());
+        let (waited, tasks) = (now.saturating_duration_since(since), self.done.len());
         let at_least = |times: u32| waited >= times * PATIENCE || tasks >= times as usize * TOGETHER;
         self.told = !waits || at_least(2) || at_least(1) && here();
         self.told
@@ -176,22 +196,31 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{graph::Arguments, task::EntryRef};
+    use crate::{graph::Arguments, protocol::ComputeTask, task::EntryRef};
 
     fn id(n: u32) -> TaskId {
         TaskId::new(n, 1)
     }
 
     fn execution(n: u32, needs: &[u32]) -> Execution {
-        Execution {
+        let task = ComputeTask {
             id: id(n),
             key: crate::graph::Key(n.into()),
             entry: EntryRef { module: 0, offset: 8, name: 1 },
             arguments: Arguments::default(),
-            dependencies: needs.iter().map(|n| Input::Coming(id(*n))).collect(),
-            brief: true,
-        }
+            dependencies: vec![],
+            priority: Default::default(),
+            resources: vec![],
+            wanted: false,
+            dependents: 0,
+            height: 0,
+            critical: u32::MAX,
+        };
+        let inputs = needs.iter().map(|n| Input::Coming(id(*n))).collect();
+        Execution { task: Arc::new(task), inputs, brief: true }
     }
 
     fn tasks(executions: &[(u32, &[u32])]) -> Tasks {
@@ -201,11 +230,11 @@ mod tests {
     }
 
     fn ready(tasks: &Tasks) -> Vec<u64> {
-        tasks.ready.iter().map(|execution| execution.id.index() as u64).collect()
+        tasks.ready.iter().map(|execution| execution.task.id.index() as u64).collect()
     }
 
     fn finish(tasks: &mut Tasks, n: u32, result: Result<i64, TaskError>) {
-        let place = tasks.ready.iter().position(|execution| execution.id == id(n)).expect("it can start");
+        let place = tasks.ready.iter().position(|execution| execution.task.id == id(n)).expect("it can start");
         tasks.ready.swap(0, place);
         tasks.start();
         tasks.finish(id(n), result.map(Value::new), 1, true);
@@ -213,8 +242,12 @@ mod tests {
 
     fn inputs(tasks: &Tasks) -> Vec<i64> {
         let execution = tasks.ready.back().expect("one can start");
-        let values = execution.dependencies.iter().filter_map(|input| input.clone().value());
+        let values = execution.inputs.iter().filter_map(|input| input.clone().value());
         values.map(|value| *value.get::<i64>().expect("they are numbers")).collect()
+    }
+
+    fn told_now(tasks: &mut Tasks, brief: bool, here: impl FnOnce() -> bool) -> bool {
+        tasks.is_to_be_told(brief, Instant::now(), here)
     }
 
     fn unstarted(tasks: &Tasks) -> Vec<TaskId> {
@@ -236,7 +269,7 @@ mod tests {
         finish(&mut tasks, 3, Ok(30));
         assert_eq!((ready(&tasks), inputs(&tasks)), (vec![4], vec![30]));
         finish(&mut tasks, 4, Ok(40));
-        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+        assert!(tasks.unfinished.is_empty());
         assert_eq!(tasks.done.len(), 4);
     }
 
@@ -252,23 +285,23 @@ mod tests {
     fn brief_tasks_are_told_of_together() {
         let mut tasks = tasks(&[(1, &[]), (2, &[]), (3, &[]), (4, &[])]);
         finish(&mut tasks, 1, Ok(10));
-        assert!(tasks.is_to_be_told(true, || true), "the I/O thread does not look by itself yet");
+        assert!(told_now(&mut tasks, true, || true), "the I/O thread does not look by itself yet");
         let (told, watch) = tasks.take();
         assert!(told.len() == 1 && watch);
         finish(&mut tasks, 2, Ok(20));
-        assert!(!tasks.is_to_be_told(true, || true), "two are to follow");
+        assert!(!told_now(&mut tasks, true, || true), "two are to follow");
         let last = [tasks.start(), tasks.start()];
         for (execution, told) in last.into_iter().flatten().zip([false, true]) {
-            tasks.finish(execution.id, Ok(Value::new(0)), 1, true);
-            assert_eq!(tasks.is_to_be_told(true, || true), told, "{:?}", execution.id);
+            tasks.finish(execution.task.id, Ok(Value::new(0)), 1, true);
+            assert_eq!(told_now(&mut tasks, true, || true), told, "{:?}", execution.task.id);
         }
-        assert!(!tasks.is_to_be_told(true, || true), "once is enough");
+        assert!(!told_now(&mut tasks, true, || true), "once is enough");
         assert_eq!(tasks.take().0.len(), 3);
         tasks.add(execution(5, &[]));
         tasks.add(execution(6, &[]));
         assert!(tasks.take().1);
         finish(&mut tasks, 5, Ok(50));
-        assert!(tasks.is_to_be_told(false, || true), "somebody waits for it");
+        assert!(told_now(&mut tasks, false, || true), "somebody waits for it");
     }
 
     #[test]
@@ -280,13 +313,13 @@ mod tests {
             finish(&mut tasks, n, Ok(0));
             // However slow this is, no time counts.
             tasks.since = Some(Instant::now());
-            assert_eq!(tasks.is_to_be_told(true, || false), tasks.done.len() == 2 * TOGETHER, "{n}");
+            assert_eq!(told_now(&mut tasks, true, || false), tasks.done.len() == 2 * TOGETHER, "{n}");
         }
         assert_eq!(tasks.take().0.len(), 2 * TOGETHER);
         finish(&mut tasks, 2 * TOGETHER as u32, Ok(0));
         tasks.add(execution(1000, &[]));
         tasks.since = Instant::now().checked_sub(PATIENCE);
-        assert!(tasks.is_to_be_told(true, || true));
+        assert!(told_now(&mut tasks, true, || true));
     }
 
     #[test]
@@ -295,8 +328,8 @@ mod tests {
         tasks.start();
         tasks.secede(id(1), true);
         assert_eq!(unstarted(&tasks), [id(2), id(3)]);
-        assert_eq!((tasks.brief, tasks.brief_running, tasks.blocked.len()), (0, 0, 0));
-        assert!(tasks.is_to_be_told(false, || true));
+        assert_eq!((tasks.brief, tasks.brief_running, tasks.unfinished.len()), (0, 0, 1));
+        assert!(told_now(&mut tasks, false, || true));
         tasks.finish(id(1), Ok(Value::new(10)), 1, false);
         assert!(tasks.ready.is_empty() && tasks.unfinished.is_empty());
     }
@@ -314,6 +347,6 @@ mod tests {
         finish(&mut tasks, 2, Ok(20));
         assert_eq!((ready(&tasks), inputs(&tasks)), (vec![5], vec![20]));
         finish(&mut tasks, 5, Ok(50));
-        assert!(tasks.unfinished.is_empty() && tasks.needed_by.is_empty() && tasks.blocked.is_empty());
+        assert!(tasks.unfinished.is_empty());
     }
 }

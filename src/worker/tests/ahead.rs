@@ -29,7 +29,7 @@ fn a_short_task_joins_those_that_the_compute_threads_have() {
     let mut bed = bed();
     bed.compute(quick(2, vec![])).compute(quick(3, vec![coming(2), held(1, &[])]));
     bed.is(3, TaskState::Executing).does(&["execute 3"]);
-    let inputs = &bed.started().dependencies[..];
+    let inputs = &bed.started().inputs[..];
     assert!(matches!(inputs, [Input::Coming(made), Input::Here(_)] if *made == id(2)), "{inputs:?}");
     // A chain of any length does.
     bed.compute(quick(4, vec![coming(3)])).is(4, TaskState::Executing).does(&["execute 4"]);

@@ -7,6 +7,8 @@ mod leaving;
 mod running;
 mod spilling;
 
+use std::sync::Arc;
+
 use super::{Config, Execution, Instruction, State, Stimulus, TaskState, Thresholds};
 use crate::{
     graph::{Arguments, Key},
@@ -76,7 +78,7 @@ impl Bed {
     }
 
     fn compute(&mut self, task: ComputeTask) -> &mut Self {
-        self.handle(Stimulus::Compute(task))
+        self.handle(Stimulus::Compute(Arc::new(task)))
     }
 
     fn free(&mut self, n: u32) -> &mut Self {
@@ -127,7 +129,7 @@ impl Bed {
     /// What that task is given.
     #[track_caller]
     fn inputs(&self) -> Vec<i64> {
-        let values = self.started().dependencies.iter().filter_map(|input| input.clone().value());
+        let values = self.started().inputs.iter().filter_map(|input| input.clone().value());
         values.map(|value| *value.get::<i64>().unwrap()).collect()
     }
 
@@ -136,7 +138,7 @@ impl Bed {
         let numbers =
             |ids: &[TaskId]| ids.iter().map(|id| id.index().to_string()).collect::<Vec<_>>().join(" ");
         let short = |told: &Instruction| match told {
-            Instruction::Execute(execution) => format!("execute {}", execution.id.index()),
+            Instruction::Execute(execution) => format!("execute {}", execution.task.id.index()),
             Instruction::Gather { peer, ids } => format!("ask {} for {}", peer.0, numbers(ids)),
             Instruction::Send(FromWorker::Finished(finished)) => format!("finished {}", finished.id.index()),
             Instruction::Send(FromWorker::Erred { id, error }) => format!("erred {}: {error}", id.index()),

@@ -18,6 +18,7 @@ mod stealing;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
+    sync::Arc,
 };
 
 use rankine::{
@@ -289,7 +290,7 @@ impl Dask {
             let task = &self.tasks[*place as usize];
             Dependency { id: task.id, nbytes: task.nbytes, who_has: task.who_has.as_slice().into() }
         };
-        let compute = ComputeTask {
+        let compute = Arc::new(ComputeTask {
             id: task.id,
             key: task.key,
             entry: self.functions[task.function as usize].function.entry,
@@ -301,7 +302,7 @@ impl Dask {
             dependents: 0,
             height: 0,
             critical: u32::MAX,
-        };
+        });
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
         let task = &mut self.tasks[place as usize];
         (task.state, task.worker, task.estimate) = (State::Processing, Some(worker), estimate);

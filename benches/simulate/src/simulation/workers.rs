@@ -181,11 +181,11 @@ impl<P: Policy> Simulation<'_, P> {
             return;
         }
         self.outcome.executed += 1;
-        let task = Problem::task_of(&execution.arguments);
-        let inputs = execution.dependencies.iter().cloned().filter_map(Input::value);
+        let task = Problem::task_of(&execution.task.arguments);
+        let inputs = execution.inputs.iter().cloned().filter_map(Input::value);
         let dependencies = inputs.map(|value| number(&value));
         let value = self.problem.result(task, Problem::evaluate(task, dependencies));
-        let (id, nbytes) = (execution.id, value.nbytes());
+        let (id, nbytes) = (execution.task.id, value.nbytes());
         for next in self.nodes[worker].next(id, &value) {
             self.execute(worker, next);
         }
