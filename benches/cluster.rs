@@ -4,7 +4,10 @@
 use std::{
     alloc::{GlobalAlloc, Layout},
     env,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
@@ -13,9 +16,13 @@ use rankine::{
     Client as AsyncClient, LocalCluster, Result,
     blocking::Client,
     graph::{Arguments, Function, Graph, GraphTask, Key},
-    protocol::{Finished, FromClient, FromWorker, TaskId, ToWorker, WorkerId, WorkerInfo},
+    protocol::{
+        ComputeTask, Dependency, Finished, FromClient, FromWorker, Priority, TaskId, ToWorker, WorkerId,
+        WorkerInfo,
+    },
     scheduler::{Config, Instruction, State, Stimulus},
-    task::EntryRef,
+    task::{EntryRef, Value},
+    worker,
 };
 
 /// Counts what is allocated while that is wanted, to tell the bytes of a task. As in Task Bench, not the system's allocator:
@@ -79,11 +86,15 @@ fn main() -> Result<()> {
         [] => {
             end_to_end()?;
             scheduler_alone(1_000_000);
+            worker_alone(1_000_000);
         }
         ["scheduler", tasks] => scheduler_alone(tasks.parse().expect("a number of tasks")),
+        ["worker", tasks] => worker_alone(tasks.parse().expect("a number of tasks")),
         ["peers"] => beside_peers(true)?,
         ["throughput"] => beside_peers(false)?,
-        _ => panic!("say nothing, `scheduler TASKS`, `peers` or `throughput`, not {arguments:?}"),
+        _ => panic!(
+            "say nothing, `scheduler TASKS`, `worker TASKS`, `peers` or `throughput`, not {arguments:?}"
+        ),
     }
     Ok(())
 }
@@ -247,4 +258,74 @@ fn scheduler_alone(tasks: usize) {
     state.handle_many([Stimulus::Client(client, release)], 0);
     println!("and to forget them: {:.0} tasks/s", tasks as f64 / start.elapsed().as_secs_f64());
     assert_eq!(state.task_count(), 0);
+}
+
+/// Two columns of tasks that exchange their results, each given to a worker of two threads before those that it waits for are
+/// done; they are done, and let go of, some at a time.
+fn worker_alone(tasks: usize) {
+    const GIVEN: usize = 512;
+    const DONE: usize = 64;
+    assert!(tasks.is_multiple_of(GIVEN), "tasks come in batches of {GIVEN}");
+    let mut state = worker::State::new(worker::Config {
+        nthreads: 2,
+        memory_limit: 1 << 30,
+        thresholds: Default::default(),
+        resources: vec![],
+        chains: true,
+    });
+    let id = |i: usize| TaskId::new(i as u32, 1);
+    let head = rankine::serialize::Frame(bytes::Bytes::from_static(b"12345678"));
+    let (mut seconds, mut now, mut done) = (0.0, 0, 0);
+    let mut handle = |stimuli: Vec<worker::Stimulus>, now: u64| {
+        let start = Instant::now();
+        let told = state.handle_many(stimuli, now);
+        seconds += start.elapsed().as_secs_f64();
+        told
+    };
+    let mut running = std::collections::VecDeque::new();
+    let mut run = |told: Vec<worker::Instruction>| {
+        running.extend(told.into_iter().filter_map(|instruction| match instruction {
+            worker::Instruction::Execute(execution) => Some(execution.task.id),
+            _ => None,
+        }));
+        running.drain(..running.len().min(DONE)).collect::<Vec<_>>()
+    };
+    for batch in 0..tasks / GIVEN {
+        let given = (batch * GIVEN..(batch + 1) * GIVEN).map(|i| {
+            let row = (i / 2).wrapping_sub(1);
+            let needed = [2 * row, 2 * row + 1].into_iter().filter(|needed| *needed < i);
+            let dependency = |i| Dependency { id: id(i), nbytes: 16, who_has: Default::default() };
+            worker::Stimulus::Compute(Arc::new(ComputeTask {
+                id: id(i),
+                key: Key(i as u128),
+                entry: EntryRef { module: 0, offset: 8, name: 1 },
+                arguments: Arguments { head: head.clone(), frames: vec![] },
+                dependencies: needed.map(dependency).collect(),
+                priority: Priority { order: i as u32, ..Priority::default() },
+                resources: vec![],
+                wanted: false,
+                dependents: 2,
+                height: 0,
+                critical: u32::MAX,
+            }))
+        });
+        let mut ended = run(handle(given.collect(), now));
+        while !ended.is_empty() {
+            now += 500_000;
+            let stimuli = ended.iter().map(|id| worker::Stimulus::Executed {
+                id: *id,
+                result: Ok(Value::new(0u64)),
+                nbytes: 16,
+                duration: 8_000,
+            });
+            let told = handle(stimuli.collect(), now);
+            // The last row is needed by the next.
+            let free = ended.iter().map(|id| TaskId::new((id.index() as u32).wrapping_sub(2), 1));
+            handle(vec![worker::Stimulus::Free(free.collect())], now);
+            done += ended.len();
+            ended = run(told);
+        }
+    }
+    assert_eq!(done, tasks);
+    println!("worker alone: {:.0} tasks/s", tasks as f64 / seconds);
 }

@@ -17,6 +17,7 @@ impl State {
     }
 
     /// As [`State::handle`], for all that happened in one turn.
+    #[inline(never)] // So that instructions can be counted in it.
     pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
         self.now = now;
         for stimulus in stimuli {

@@ -208,8 +208,9 @@ impl State {
 
     fn execution(&self, spec: &Arc<ComputeTask>) -> Execution {
         let known = self.durations.get(&spec.entry);
-        let brief =
-            known.is_some_and(|known| *known < SHORT) && !spec.wanted && !self.forwards.contains_key(&spec.id);
+        let brief = known.is_some_and(|known| *known < SHORT)
+            && !spec.wanted
+            && !self.forwards.contains_key(&spec.id);
         let input = |id| self.value(id).cloned().map_or(Input::Coming(id), Input::Here);
         let inputs = spec.dependencies.iter().map(|dependency| input(dependency.id)).collect();
         Execution { task: spec.clone(), inputs, brief }

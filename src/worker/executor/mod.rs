@@ -9,6 +9,7 @@ mod tasks;
 
 use std::{
     cell::{Cell, OnceCell},
+    hint,
     sync::{
         Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -30,6 +31,9 @@ use tasks::Tasks;
 /// How long an idle compute thread looks for work before it sleeps, giving its core to whoever else is ready. Where the core
 /// sleeps too, as on a virtual machine, waking both takes nearly as long.
 const SPIN: Duration = Duration::from_micros(100);
+/// How long it looks without giving its core away: to do so takes as long as some looks, and where threads exchange results the
+/// next one is due any moment.
+const AT_HAND: Duration = Duration::from_micros(2);
 /// What a look counts for at most: a thread that was displaced meanwhile did not look for longer. But where it is displaced for so long
 /// in all, others need the core.
 const A_LOOK: Duration = Duration::from_micros(5);
@@ -260,11 +264,15 @@ impl Shared {
             {
                 return Some(next);
             }
-            busy.set(false);
             let now = Instant::now();
             spun += looked.replace(now).map_or(Duration::ZERO, |before| (now - before).min(A_LOOK));
             if spun < SPIN && now - *since.get_or_insert(now) < DISPLACED {
-                thread::yield_now();
+                if spun < AT_HAND {
+                    hint::spin_loop();
+                } else {
+                    busy.set(false);
+                    thread::yield_now();
+                }
                 continue;
             }
             (looked, since, spun) = (None, None, Duration::ZERO);

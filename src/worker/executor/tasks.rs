@@ -234,7 +234,8 @@ mod tests {
     }
 
     fn finish(tasks: &mut Tasks, n: u32, result: Result<i64, TaskError>) {
-        let place = tasks.ready.iter().position(|execution| execution.task.id == id(n)).expect("it can start");
+        let place =
+            tasks.ready.iter().position(|execution| execution.task.id == id(n)).expect("it can start");
         tasks.ready.swap(0, place);
         tasks.start();
         tasks.finish(id(n), result.map(Value::new), 1, true);
