@@ -21,7 +21,8 @@ impl State {
         let id = dependency.id;
         let task = self.tasks.entry(id).or_default();
         task.nbytes = dependency.nbytes.min(CREDIBLE);
-        task.who_has = dependency.who_has.clone();
+        task.who_has.clear();
+        task.who_has.extend_from_slice(&dependency.who_has);
         match task.state {
             // It is being computed: who does so forwards it, or the scheduler says who has it.
             TaskState::Released if task.who_has.is_empty() => self.step(id, TaskState::Fetch),
@@ -52,9 +53,8 @@ impl State {
         }
     }
 
-    /// Takes a fetch off the queue that it waits in.
-    pub(super) fn unqueue(&mut self, id: TaskId) {
-        let peer = self.tasks.get_mut(&id).and_then(|task| task.queued_at.take());
+    /// Takes a fetch off the queue of a peer that it waited in.
+    pub(super) fn unqueue(&mut self, id: TaskId, peer: Option<WorkerId>) {
         if let Some(queue) = peer.and_then(|peer| self.to_fetch.get_mut(&peer)) {
             queue.retain(|queued| *queued != id);
         }
@@ -65,7 +65,8 @@ impl State {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         match task.state {
             TaskState::Fetch => {
-                self.unqueue(id);
+                let queued_at = task.queued_at.take();
+                self.unqueue(id, queued_at);
                 self.step(id, TaskState::Released);
             }
             TaskState::Flight => {

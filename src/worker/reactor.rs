@@ -19,7 +19,7 @@ impl State {
     /// As [`State::handle`], for all that happened in one turn.
     #[inline(never)] // So that instructions can be counted in it.
     pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
-        self.now = now;
+        (self.now, self.steps.now) = (now, now);
         for stimulus in stimuli {
             self.react(stimulus);
         }
@@ -110,7 +110,9 @@ impl State {
                 task.passing = false;
                 self.put_away(id);
                 self.step(id, TaskState::Released);
-                self.miss(id);
+                if wanted_here {
+                    self.miss(id);
+                }
             }
             TaskState::Waiting | TaskState::Ready | TaskState::Constrained | TaskState::Reading => {
                 self.stop_reading(id);
@@ -146,7 +148,7 @@ impl State {
 
     /// Tasks here that need a result.
     pub(super) fn dependents(&self, id: TaskId) -> SmallVec<[TaskId; 2]> {
-        self.tasks.get(&id).map(|task| task.dependents.clone()).unwrap_or_default()
+        self.tasks.get(&id).map(|task| SmallVec::from_slice(&task.dependents)).unwrap_or_default()
     }
 
     /// Forgets what a task was to run, and lets go of its dependencies.
@@ -160,13 +162,16 @@ impl State {
             let Some(task) = self.tasks.get_mut(&dependency.id) else { continue };
             task.dependents.retain(|d| *d != id);
             if task.dependents.is_empty() {
-                if task.passing {
-                    self.let_pass(dependency.id);
-                } else if !task.acquired {
-                    self.give_up_fetch(dependency.id);
+                match task.state {
+                    _ if task.passing => self.let_pass(dependency.id),
+                    TaskState::Fetch | TaskState::Flight if !task.acquired => {
+                        self.give_up_fetch(dependency.id);
+                    }
+                    TaskState::Released => {}
+                    _ => continue,
                 }
+                self.forget_if_idle(dependency.id);
             }
-            self.forget_if_idle(dependency.id);
         }
     }
 
@@ -314,13 +319,15 @@ impl State {
 
     /// Keeps a value and wakes the tasks that waited for it.
     pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64) {
-        self.unqueue(id);
+        let age = self.age();
         let task = self.tasks.entry(id).or_default();
         task.previous = TaskState::Released;
         task.who_has.clear();
-        let dependents = task.dependents.clone();
-        self.put_in_memory(id, value, nbytes);
-        self.step(id, TaskState::Memory);
+        let (queued_at, dependents) =
+            (task.queued_at.take(), SmallVec::<[_; 2]>::from_slice(&task.dependents));
+        self.memory.put(id, task, value, nbytes, age);
+        self.steps.take(id, task, TaskState::Memory);
+        self.unqueue(id, queued_at);
         for dependent in dependents {
             let Some(task) = self.tasks.get_mut(&dependent) else { continue };
             match task.state {

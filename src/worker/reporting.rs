@@ -6,11 +6,8 @@
 //! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where all that need a
 //! result follow already, here or at peers, the scheduler has the least to do about it, and hears of it last.
 
-use super::{
-    forwarding::SMALL,
-    state::{State, Task},
-};
-use crate::protocol::{Finished, FromWorker, TaskId};
+use super::{forwarding::SMALL, state::State};
+use crate::protocol::{ComputeTask, Finished, FromWorker};
 
 /// Nanoseconds below which a task is short.
 pub(super) const SHORT: u64 = 1_000_000;
@@ -36,10 +33,10 @@ impl State {
     }
 
     /// Whether all that need a result follow, as far as they are known: tasks here, and peers that it is forwarded to.
-    pub(super) fn is_followed(&self, id: TaskId, task: &Task) -> bool {
-        let known = task.spec.as_ref().map_or(0, |spec| spec.dependents as usize);
-        let following = task.dependents.len() + self.forwards.get(&id).map_or(0, |peers| peers.len());
-        following >= known.max(1)
+    pub(super) fn is_followed(&self, spec: &ComputeTask) -> bool {
+        let here = self.tasks.get(&spec.id).map_or(0, |task| task.dependents.len());
+        let peers = if self.forwards.is_empty() { None } else { self.forwards.get(&spec.id) };
+        here + peers.map_or(0, |peers| peers.len()) >= (spec.dependents as usize).max(1)
     }
 
     /// Sends what waited long enough, or waits for tasks that are not there.

@@ -18,26 +18,28 @@ const AHEAD_TASKS: u32 = 512;
 
 impl State {
     pub(super) fn make_ready(&mut self, id: TaskId) {
-        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
-        if spec.resources.is_empty() {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Some(spec) = &task.spec else { return };
+        let state = if spec.resources.is_empty() {
             self.ready.push(spec.priority, spec.height, id);
-            self.step(id, TaskState::Ready);
+            TaskState::Ready
         } else {
             self.constrained.push(Reverse((spec.priority, id)));
-            self.step(id, TaskState::Constrained);
-        }
+            TaskState::Constrained
+        };
+        self.steps.take(id, task, state);
     }
 
     /// Hands tasks to the compute threads while they have room.
     pub(super) fn execute(&mut self) {
         self.execute_constrained();
         while let Some(id) = self.next_ready() {
-            let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
-            let estimate = spec.and_then(|spec| self.durations.get(&spec.entry)).copied();
-            if !self.has_room(estimate) || !self.fits(id) {
+            let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.clone()) else { break };
+            let estimate = self.durations.get(&spec.entry).copied();
+            if !self.has_room(estimate) || !self.fits(&spec) {
                 break;
             }
-            self.start(id, estimate.unwrap_or(AHEAD_NS));
+            self.start(&spec, estimate.unwrap_or(AHEAD_NS));
         }
         self.admit();
     }
@@ -55,8 +57,8 @@ impl State {
         while let Some(place) = self.constrained.pop() {
             let Reverse((_, id)) = place;
             let current = self.tasks.get(&id).filter(|t| t.state == TaskState::Constrained);
-            let Some(spec) = current.and_then(|t| t.spec.as_ref()) else { continue };
-            if self.occupied() >= self.config.nthreads || !self.has_memory() || !self.fits(id) {
+            let Some(spec) = current.and_then(|t| t.spec.clone()) else { continue };
+            if self.occupied() >= self.config.nthreads || !self.has_memory() || !self.fits(&spec) {
                 waiting.push(place);
                 break;
             }
@@ -67,12 +69,12 @@ impl State {
                 waiting.push(place);
                 continue;
             }
-            for (name, amount) in spec.resources.clone() {
-                if let Some((_, free)) = self.available.iter_mut().find(|(n, _)| *n == name) {
+            for (name, amount) in &spec.resources {
+                if let Some((_, free)) = self.available.iter_mut().find(|(n, _)| n == name) {
                     *free -= amount;
                 }
             }
-            self.start(id, AHEAD_NS);
+            self.start(&spec, AHEAD_NS);
         }
         self.constrained.extend(waiting);
     }
@@ -96,30 +98,30 @@ impl State {
     }
 
     /// Gives a task its place among the compute threads. What it needs of the disk is read first.
-    fn start(&mut self, id: TaskId, estimate: u64) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        task.estimate = estimate;
+    fn start(&mut self, spec: &Arc<ComputeTask>, estimate: u64) {
         self.executing += 1;
         self.backlog += estimate;
-        match self.pin_inputs(id) {
-            0 => self.launch(id),
-            unread => {
-                if let Some(task) = self.tasks.get_mut(&id) {
-                    task.missing = unread;
-                }
-                self.step(id, TaskState::Reading);
-            }
+        let unread = self.pin_inputs(spec);
+        let Some(task) = self.tasks.get_mut(&spec.id) else { return };
+        task.estimate = estimate;
+        if unread > 0 {
+            task.missing = unread;
+            self.steps.take(spec.id, task, TaskState::Reading);
+        } else {
+            self.launch(spec);
         }
     }
 
     /// Hands a task to the compute threads: all it needs can be read.
-    pub(super) fn launch(&mut self, id: TaskId) {
-        self.step(id, TaskState::Executing);
-        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
-        let execution = self.execution(spec);
+    pub(super) fn launch(&mut self, spec: &Arc<ComputeTask>) {
+        let Some(task) = self.tasks.get_mut(&spec.id) else { return };
+        self.steps.take(spec.id, task, TaskState::Executing);
+        let leads = !task.dependents.is_empty();
+        let known = self.durations.get(&spec.entry).copied();
+        let execution = self.execution(spec, known);
         self.out.push(Instruction::Execute(execution));
-        if self.tasks.get(&id).is_some_and(|task| !task.dependents.is_empty()) {
-            self.chain_after(id);
+        if leads {
+            self.chain_after(spec.id);
         }
     }
 
@@ -154,9 +156,8 @@ impl State {
         let constrained = self.constrained.peek().map(|Reverse((priority, _))| priority.turn(0));
         let first = next.map(|spec| spec.turn(critical)).into_iter().chain(constrained).min();
         while let Some(&id) = self.kept_out.front() {
-            if let Some(estimate) = self.chainable(id) {
-                let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
-                let later = spec.is_some_and(|spec| first.is_some_and(|first| first < spec.turn(critical)));
+            if let Some((spec, estimate)) = self.chainable(id) {
+                let later = first.is_some_and(|first| first < spec.turn(critical));
                 if later || !self.has_room(Some(estimate)) {
                     return;
                 }
@@ -166,25 +167,27 @@ impl State {
         }
     }
 
-    /// Of a waiting task whose missing inputs are all made by others with the compute threads, how long it will take.
-    fn chainable(&self, id: TaskId) -> Option<u64> {
+    /// A waiting task whose missing inputs are all made by others with the compute threads, and how long it will take.
+    fn chainable(&self, id: TaskId) -> Option<(&Arc<ComputeTask>, u64)> {
         let task =
             self.tasks.get(&id).filter(|task| self.config.chains && task.state == TaskState::Waiting)?;
         let spec = task.spec.as_ref().filter(|spec| spec.resources.is_empty())?;
-        let estimate = *self.durations.get(&spec.entry)?;
         let comes = |id| {
             self.tasks.get(&id).is_some_and(|needed: &super::state::Task| {
                 needed.value.is_some() || needed.state == TaskState::Executing && needed.estimate < AHEAD_NS
             })
         };
-        let all_come = spec.dependencies.iter().all(|dependency| comes(dependency.id)) && self.fits(id);
-        all_come.then_some(estimate)
+        if !spec.dependencies.iter().all(|dependency| comes(dependency.id)) {
+            return None;
+        }
+        let estimate = *self.durations.get(&spec.entry)?;
+        self.fits(spec).then_some((spec, estimate))
     }
 
     /// Hands a waiting task to the compute threads, if others there make all that it still needs and there is room; else
     /// keeps it out for now.
     fn chain(&mut self, id: TaskId) -> bool {
-        let Some(estimate) = self.chainable(id) else { return false };
+        let Some((spec, estimate)) = self.chainable(id) else { return false };
         if !self.has_room(Some(estimate)) {
             // What takes longer has room only where the threads have nothing else.
             if estimate <= AHEAD_NS * u64::from(self.config.nthreads) {
@@ -192,25 +195,24 @@ impl State {
             }
             return false;
         }
+        let spec = spec.clone();
         self.chained += 1;
         self.executing += 1;
         self.backlog += estimate;
+        // What is here is in memory.
+        self.pin_inputs(&spec);
         if let Some(task) = self.tasks.get_mut(&id) {
             task.estimate = estimate;
+            self.steps.take(id, task, TaskState::Executing);
         }
-        // What is here is in memory.
-        self.pin_inputs(id);
-        self.step(id, TaskState::Executing);
-        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return false };
-        self.out.push(Instruction::Execute(self.execution(spec)));
+        self.out.push(Instruction::Execute(self.execution(&spec, Some(estimate))));
         true
     }
 
-    fn execution(&self, spec: &Arc<ComputeTask>) -> Execution {
-        let known = self.durations.get(&spec.entry);
-        let brief = known.is_some_and(|known| *known < SHORT)
-            && !spec.wanted
-            && !self.forwards.contains_key(&spec.id);
+    /// A task for the compute threads, which is `known` to take so long.
+    fn execution(&self, spec: &Arc<ComputeTask>, known: Option<u64>) -> Execution {
+        let awaited = spec.wanted || !self.forwards.is_empty() && self.forwards.contains_key(&spec.id);
+        let brief = known.is_some_and(|known| known < SHORT) && !awaited;
         let input = |id| self.value(id).cloned().map_or(Input::Coming(id), Input::Here);
         let inputs = spec.dependencies.iter().map(|dependency| input(dependency.id)).collect();
         Execution { task: spec.clone(), inputs, brief }
@@ -220,7 +222,6 @@ impl State {
     pub(super) fn on_unstarted(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get(&id).filter(|task| task.is_executing()) else { return };
         let cancelled = task.state == TaskState::Cancelled;
-        self.unpin_inputs(id);
         self.leave_threads(id, true);
         if cancelled {
             return self.end_cancelled(id);
@@ -259,12 +260,11 @@ impl State {
         if self.task_state(id) != Some(TaskState::Reading) {
             return;
         }
-        self.unpin_inputs(id);
         self.leave_threads(id, true);
         if let Some(task) = self.tasks.get_mut(&id) {
             task.missing = 0;
+            self.steps.take(id, task, TaskState::Waiting);
         }
-        self.step(id, TaskState::Waiting);
     }
 
     pub(super) fn on_executed(
@@ -282,15 +282,10 @@ impl State {
         }
         task.previous = TaskState::Released;
         self.busy += duration;
-        self.unpin_inputs(id);
-        self.leave_threads(id, running == TaskState::Executing);
-        if let Some(entry) = self.tasks.get(&id).and_then(|t| t.spec.as_ref()).map(|spec| spec.entry) {
-            let mean = self.durations.entry(entry).or_insert(duration);
-            *mean = mean.saturating_mul(7).saturating_add(duration) / 8;
-        }
-        let task = self.tasks.get(&id);
-        let wanted = task.and_then(|task| task.spec.as_ref()).is_some_and(|spec| spec.wanted);
-        let followed = task.is_some_and(|task| self.is_followed(id, task));
+        let Some(spec) = self.leave_threads(id, running == TaskState::Executing) else { return };
+        let mean = self.durations.entry(spec.entry).or_insert(duration);
+        *mean = mean.saturating_mul(7).saturating_add(duration) / 8;
+        let followed = self.is_followed(&spec);
         if cancelled {
             return self.end_cancelled(id);
         }
@@ -299,8 +294,8 @@ impl State {
                 self.forward_to_all(id, &value, nbytes);
                 self.drop_spec(id);
                 self.hold(id, value.clone(), nbytes);
-                let value = Some(value).filter(|_| wanted && nbytes <= INLINE_BYTES);
-                self.report(Finished { id, nbytes, duration, value }, wanted, followed);
+                let value = Some(value).filter(|_| spec.wanted && nbytes <= INLINE_BYTES);
+                self.report(Finished { id, nbytes, duration, value }, spec.wanted, followed);
             }
             Err(error) => self.fail(id, error),
         }
@@ -331,17 +326,19 @@ impl State {
         }
     }
 
-    /// A task is off its compute thread: its resources are free again.
-    fn leave_threads(&mut self, id: TaskId, counted: bool) {
+    /// A task is off its compute thread: its inputs may go, and its resources are free again. Gives what it was.
+    fn leave_threads(&mut self, id: TaskId, counted: bool) -> Option<Arc<ComputeTask>> {
         if counted {
             self.leave_count(id);
         }
-        let Some(spec) = self.tasks.get(&id).and_then(|task| task.spec.as_ref()) else { return };
+        let spec = self.tasks.get(&id)?.spec.clone()?;
+        self.unpin_inputs(&spec);
         for (name, amount) in &spec.resources {
             if let Some((_, free)) = self.available.iter_mut().find(|(n, _)| n == name) {
                 *free += amount;
             }
         }
+        Some(spec)
     }
 
     fn leave_count(&mut self, id: TaskId) {

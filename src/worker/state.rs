@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    mem,
     sync::Arc,
 };
 
@@ -119,7 +120,7 @@ pub(super) struct Task {
     pub(super) reading: bool,
     /// When it was used last, by [`State::age`].
     pub(super) used: u64,
-    /// Tasks that run with it in hand, or are about to.
+    /// Tasks that run with it in hand, or are about to; those that name it twice count twice.
     pub(super) pins: u32,
     /// The bytes that these count for.
     pub(super) pinned: u64,
@@ -187,6 +188,28 @@ pub struct Step {
     pub finish: TaskState,
 }
 
+/// The steps that tasks took, and how many wait.
+#[derive(Default)]
+pub(super) struct Steps {
+    pub(super) now: u64,
+    story: VecDeque<Step>,
+    /// Tasks that wait for what is not here.
+    waiting: u32,
+}
+
+impl Steps {
+    /// A task changes its state.
+    pub(super) fn take(&mut self, id: TaskId, task: &mut Task, finish: TaskState) {
+        let start = mem::replace(&mut task.state, finish);
+        self.waiting += u32::from(finish == TaskState::Waiting);
+        self.waiting -= u32::from(start == TaskState::Waiting);
+        if self.story.len() == STORY {
+            self.story.pop_front();
+        }
+        self.story.push_back(Step { at: self.now, id, start, finish });
+    }
+}
+
 /// A worker, as a pure state machine.
 pub struct State {
     pub(super) config: Config,
@@ -214,9 +237,8 @@ pub struct State {
     pub(super) chained: u32,
     /// Tasks that would wait for others there, had there been room.
     pub(super) kept_out: VecDeque<TaskId>,
-    /// Tasks that were assigned and are not done, and those of them that wait for what is not here.
+    /// Tasks that were assigned and are not done.
     pub(super) assigned: u32,
-    pub(super) waiting: u32,
     /// Reports of short tasks that wait for others, and until when at most.
     pub(super) reports: Vec<Finished>,
     pub(super) reports_due: u64,
@@ -228,7 +250,7 @@ pub struct State {
     pub(super) fetched: u64,
     /// Nanoseconds spent running tasks.
     pub(super) busy: u64,
-    pub(super) story: VecDeque<Step>,
+    pub(super) steps: Steps,
     pub(super) now: u64,
     pub(super) out: Vec<Instruction>,
     #[cfg(debug_assertions)]
@@ -260,7 +282,6 @@ impl State {
             chained: 0,
             kept_out: VecDeque::new(),
             assigned: 0,
-            waiting: 0,
             reports: Vec::new(),
             reports_due: 0,
             retiring: false,
@@ -268,7 +289,7 @@ impl State {
             durations: KeyMap::default(),
             fetched: 0,
             busy: 0,
-            story: VecDeque::new(),
+            steps: Steps::default(),
             now: 0,
             out: Vec::new(),
             #[cfg(debug_assertions)]
@@ -297,7 +318,7 @@ impl State {
     /// Whether compute threads are idle, and what could run there waits for others, mostly at peers.
     pub fn waits_for_peers(&self) -> bool {
         let running = self.executing - self.chained;
-        running < self.config.nthreads && self.ready.is_empty() && self.waiting > 0
+        running < self.config.nthreads && self.ready.is_empty() && self.steps.waiting > 0
     }
 
     /// Whether it is to leave.
@@ -312,12 +333,12 @@ impl State {
 
     /// What happened to a task here, oldest first, as far as remembered.
     pub fn story(&self, id: TaskId) -> Vec<Step> {
-        self.story.iter().filter(|step| step.id == id).copied().collect()
+        self.steps.story.iter().filter(|step| step.id == id).copied().collect()
     }
 
     /// What fetches took since this was asked last, for the scheduler.
     pub fn take_fetches(&mut self) -> Vec<Fetch> {
-        std::mem::take(&mut self.fetches)
+        mem::take(&mut self.fetches)
     }
 
     /// Figures for a heartbeat.
@@ -389,7 +410,7 @@ impl State {
         assert_eq!(assigned as u32, self.assigned, "tasks that were assigned and are not done");
         assert_eq!(chained, self.chained, "tasks that wait for others there");
         let waiting = self.tasks.values().filter(|task| task.state == TaskState::Waiting).count();
-        assert_eq!(waiting as u32, self.waiting, "tasks that wait for what is not here");
+        assert_eq!(waiting as u32, self.steps.waiting, "tasks that wait for what is not here");
         for id in self.forwards.keys() {
             assert!(
                 self.tasks.get(id).is_some_and(|task| task.spec.is_some()),
@@ -400,14 +421,9 @@ impl State {
     }
 
     pub(super) fn step(&mut self, id: TaskId, finish: TaskState) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let start = std::mem::replace(&mut task.state, finish);
-        self.waiting += u32::from(finish == TaskState::Waiting);
-        self.waiting -= u32::from(start == TaskState::Waiting);
-        if self.story.len() == STORY {
-            self.story.pop_front();
+        if let Some(task) = self.tasks.get_mut(&id) {
+            self.steps.take(id, task, finish);
         }
-        self.story.push_back(Step { at: self.now, id, start, finish });
     }
 
     pub(super) fn send(&mut self, message: FromWorker) {

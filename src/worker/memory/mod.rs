@@ -11,15 +11,13 @@ mod spilling;
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
-use smallvec::SmallVec;
-
 use super::{
     Config, FileId, Instruction, TaskState,
     state::{Disk, State, Task},
 };
 use crate::{
     graph::KeyMap,
-    protocol::{FromWorker, TaskId},
+    protocol::{ComputeTask, Dependency, FromWorker, TaskId},
     task::{FailureKind, TaskError, Value},
 };
 
@@ -115,6 +113,28 @@ impl Memory {
             refused: None,
         }
     }
+
+    /// Changes what there is of a result, and keeps the figures right.
+    fn alter(&mut self, id: TaskId, task: &mut Task, change: impl FnOnce(&mut Task)) {
+        let before = task.account(id);
+        change(task);
+        let after = task.account(id);
+        self.managed = self.managed - before.managed + after.managed;
+        self.spilled = self.spilled - before.spilled + after.spilled;
+        self.on_disk = self.on_disk - before.on_disk + after.on_disk;
+        if self.limit > 0 && before.idle != after.idle {
+            before.idle.map(|idle| self.idle.remove(&idle));
+            after.idle.map(|idle| self.idle.insert(idle));
+        }
+    }
+
+    /// Takes a result in, at an age.
+    pub(super) fn put(&mut self, id: TaskId, task: &mut Task, value: Value, nbytes: u64, age: u64) {
+        self.alter(id, task, |task| {
+            task.value = Some(value);
+            (task.nbytes, task.occupied, task.used) = (nbytes, nbytes, age);
+        });
+    }
 }
 
 impl Task {
@@ -133,47 +153,31 @@ impl Task {
 impl State {
     /// Changes what there is of a result, and keeps the figures right.
     pub(super) fn alter(&mut self, id: TaskId, change: impl FnOnce(&mut Task)) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let before = task.account(id);
-        change(task);
-        let after = task.account(id);
-        let memory = &mut self.memory;
-        memory.managed = memory.managed - before.managed + after.managed;
-        memory.spilled = memory.spilled - before.spilled + after.spilled;
-        memory.on_disk = memory.on_disk - before.on_disk + after.on_disk;
-        if memory.limit > 0 && before.idle != after.idle {
-            before.idle.map(|idle| memory.idle.remove(&idle));
-            after.idle.map(|idle| memory.idle.insert(idle));
+        if let Some(task) = self.tasks.get_mut(&id) {
+            self.memory.alter(id, task, change);
         }
-    }
-
-    /// Takes a result in.
-    pub(super) fn put_in_memory(&mut self, id: TaskId, value: Value, nbytes: u64) {
-        let age = self.age();
-        self.alter(id, |task| {
-            task.value = Some(value);
-            (task.nbytes, task.occupied, task.used) = (nbytes, nbytes, age);
-        });
     }
 
     /// Lets go of a result, wherever it is.
     pub(super) fn put_away(&mut self, id: TaskId) {
-        match self.tasks.get(&id).map(|task| task.disk) {
-            Some(Disk::Written(file, _)) => self.discard(file),
-            Some(Disk::Writing(file)) => {
-                // Its memory goes whether or not it is written.
-                if let Some((_, bytes)) = self.memory.writing.get_mut(&file) {
-                    self.memory.leaving -= std::mem::take(bytes);
-                }
-            }
-            _ => {}
-        }
-        self.alter(id, |task| {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let disk = task.disk;
+        self.memory.alter(id, task, |task| {
             task.value = None;
             task.occupied = 0;
             task.disk = Disk::Nothing;
             task.reading = false;
         });
+        match disk {
+            Disk::Written(file, _) => self.discard(file),
+            Disk::Writing(file) => {
+                // Its memory goes whether or not it is written.
+                if let Some((_, bytes)) = self.memory.writing.get_mut(&file) {
+                    self.memory.leaving -= std::mem::take(bytes);
+                }
+            }
+            Disk::Nothing | Disk::Refused => {}
+        }
     }
 
     fn discard(&mut self, file: FileId) {
@@ -182,7 +186,7 @@ impl State {
         self.memory.refused = None;
     }
 
-    fn age(&self) -> u64 {
+    pub(super) fn age(&self) -> u64 {
         self.now >> AGE_BITS
     }
 
@@ -194,24 +198,17 @@ impl State {
         }
     }
 
-    /// What a task needs, each once.
-    fn inputs(&self, id: TaskId) -> SmallVec<[TaskId; 8]> {
-        let spec = self.tasks.get(&id).and_then(|task| task.spec.as_ref());
-        let mut inputs: SmallVec<[TaskId; 8]> =
-            spec.iter().flat_map(|spec| &spec.dependencies).map(|dependency| dependency.id).collect();
-        inputs.sort_unstable();
-        inputs.dedup();
-        inputs
-    }
-
     /// Whether a task's inputs have room beside those of the tasks that run. A task alone has, whatever it needs.
-    pub(super) fn fits(&self, id: TaskId) -> bool {
+    pub(super) fn fits(&self, spec: &ComputeTask) -> bool {
         if self.memory.limit == 0 || self.executing == 0 {
             return true;
         }
-        let free = self.inputs(id).into_iter().filter_map(|input| self.tasks.get(&input));
-        let more: u64 = free.filter(|input| input.pins == 0).map(|input| input.nbytes).sum();
-        more == 0 || self.memory.pinned.saturating_add(more) <= self.memory.limit
+        let bytes = |id| self.tasks.get(&id).filter(|input| input.pins == 0).map_or(0, |input| input.nbytes);
+        let has_room = |more: u64| more == 0 || self.memory.pinned.saturating_add(more) <= self.memory.limit;
+        // What is named twice needs room once, which is worth looking at only where room is short.
+        let sum =
+            spec.dependencies.iter().map(|dependency| bytes(dependency.id)).fold(0, u64::saturating_add);
+        has_room(sum) || has_room(distinct(spec).into_iter().map(bytes).fold(0, u64::saturating_add))
     }
 
     /// Whether memory leaves room for a task to start; where it is short, for one at a time.
@@ -224,41 +221,47 @@ impl State {
     }
 
     /// A task is about to run: its inputs stay in memory. Those on disk are read; says how many these are.
-    pub(super) fn pin_inputs(&mut self, id: TaskId) -> u32 {
+    pub(super) fn pin_inputs(&mut self, spec: &ComputeTask) -> u32 {
         if self.memory.limit == 0 {
             return 0;
         }
-        let (mut unread, age) = (0, self.age());
-        for input in self.inputs(id) {
-            let mut pinned = 0;
-            self.alter(input, |task| {
+        let (mut all_read, age) = (true, self.age());
+        for Dependency { id, .. } in &spec.dependencies {
+            let (mut pinned, mut unread) = (0, None);
+            self.alter(*id, |task| {
                 if task.pins == 0 {
                     pinned = task.nbytes;
                     task.pinned = pinned;
                 }
                 task.pins += 1;
                 task.used = age;
+                if let (None, Disk::Written(file, _)) = (&task.value, task.disk) {
+                    unread = Some((file, std::mem::replace(&mut task.reading, true)));
+                }
             });
             self.memory.pinned += pinned;
-            let Some(task) = self.tasks.get_mut(&input) else { continue };
-            if let (None, Disk::Written(file, _)) = (&task.value, task.disk) {
-                unread += 1;
-                if !std::mem::replace(&mut task.reading, true) {
-                    self.out.push(Instruction::Unspill { id: input, file });
+            if let Some((file, reading)) = unread {
+                all_read = false;
+                if !reading {
+                    self.out.push(Instruction::Unspill { id: *id, file });
                 }
             }
         }
-        unread
+        if all_read {
+            return 0;
+        }
+        let is_read = |id: &TaskId| self.tasks.get(id).is_none_or(|task| !task.reading);
+        distinct(spec).iter().filter(|id| !is_read(id)).count() as u32
     }
 
     /// A task does not run any more.
-    pub(super) fn unpin_inputs(&mut self, id: TaskId) {
+    pub(super) fn unpin_inputs(&mut self, spec: &ComputeTask) {
         if self.memory.limit == 0 {
             return;
         }
-        for input in self.inputs(id) {
+        for dependency in &spec.dependencies {
             let mut pinned = 0;
-            self.alter(input, |task| {
+            self.alter(dependency.id, |task| {
                 task.pins -= 1;
                 if task.pins == 0 {
                     pinned = std::mem::take(&mut task.pinned);
@@ -340,8 +343,8 @@ impl State {
                 assert!(task.value.is_some(), "{id:?} is here while it is written");
             }
             if self.has_inputs_in_hand(task) {
-                for input in self.inputs(*id) {
-                    *pins.entry(input).or_default() += 1;
+                for dependency in task.spec.iter().flat_map(|spec| &spec.dependencies) {
+                    *pins.entry(dependency.id).or_default() += 1;
                 }
             }
         }
@@ -365,6 +368,14 @@ impl State {
         let running = |state| matches!(state, Executing | LongRunning | Reading);
         running(task.state) || task.state == TaskState::Cancelled && running(task.previous)
     }
+}
+
+/// What a task needs, each once.
+fn distinct(spec: &ComputeTask) -> Vec<TaskId> {
+    let mut inputs: Vec<TaskId> = spec.dependencies.iter().map(|dependency| dependency.id).collect();
+    inputs.sort_unstable();
+    inputs.dedup();
+    inputs
 }
 
 impl Task {

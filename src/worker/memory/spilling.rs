@@ -154,8 +154,10 @@ impl State {
             let Some(task) = self.tasks.get_mut(&dependent) else { continue };
             if task.state == TaskState::Reading {
                 task.missing -= 1;
-                if task.missing == 0 {
-                    self.launch(dependent);
+                if task.missing == 0
+                    && let Some(spec) = task.spec.clone()
+                {
+                    self.launch(&spec);
                 }
             }
         }
