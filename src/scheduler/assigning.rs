@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{
     Instruction, TaskState,
     explain::Choice,
+    following::Start,
     placement::Placement,
     state::{State, Worker},
     task::TaskRef,
@@ -61,15 +64,22 @@ impl State {
     }
 
     pub(super) fn assign(&mut self, id: TaskRef, worker: WorkerId, stolen: bool) {
+        self.assign_at(id, worker, stolen, None);
+    }
+
+    /// As [`Self::assign`], where it was found out how the worker would `start` it.
+    pub(super) fn assign_at(&mut self, id: TaskRef, worker: WorkerId, stolen: bool, start: Option<Start>) {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
+        let mut dependencies = Vec::with_capacity(task.dependencies.len());
+        dependencies.extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency)));
         let compute = Arc::new(ComputeTask {
             id: task.id,
             key: task.key,
             entry: self.functions[task.function as usize].entry,
             arguments: task.arguments.clone(),
-            dependencies: task.dependencies.iter().filter_map(|d| self.dependency(*d)).collect(),
+            dependencies,
             priority: task.priority,
             resources: options.resources.clone(),
             wanted: !task.who_wants.is_empty(),
@@ -86,7 +96,7 @@ impl State {
         }
         // What follows others starts when these are done; until then a thread may have nothing else to do.
         let follows = self.task(id).filter(|task| task.waiting_on > 0);
-        let start = follows.map(|task| self.start_of(task, worker));
+        let start = follows.map(|task| start.unwrap_or_else(|| self.start_of(task, worker)));
         let (starts, gap) = start.map_or((0, 0), |start| (start.at, start.gap));
         let (mut following, mut booked) = (0, estimate);
         if let Some(task) = self.task_mut(id) {
@@ -134,7 +144,7 @@ impl State {
         let task = self.task(id)?;
         // Of very many holders some are enough.
         let who_has = &task.who_has[..task.who_has.len().min(16)];
-        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has: who_has.into() })
+        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has: SmallVec::from_slice(who_has) })
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.

@@ -35,6 +35,15 @@ const HOLDERS: usize = 4;
 /// What has more dependencies, or dependents, is not worth looking at each of them so often.
 const FEW: usize = 16;
 
+/// Whom a task would follow.
+struct Leader {
+    worker: WorkerId,
+    /// Whether nobody else ever comes into question.
+    only: bool,
+    /// How that one would start it, where it was looked.
+    start: Option<Start>,
+}
+
 /// How a worker would start a task.
 pub(super) struct Start {
     /// When, by the scheduler's clock in nanoseconds.
@@ -77,9 +86,9 @@ impl State {
     ///
     /// Where that one has no room, and nobody else would ever come into question, the task is kept out until it has.
     pub(super) fn follow(&mut self, id: TaskRef) {
-        let Some((worker, only)) = self.leader_of(id) else { return };
+        let Some(Leader { worker, only, start }) = self.leader_of(id) else { return };
         match self.workers.get_mut(worker) {
-            Some(leader) if leader.has_room() => self.assign(id, worker, false),
+            Some(leader) if leader.has_room() => self.assign_at(id, worker, false, start),
             Some(leader) if only => leader.kept_out.push_back(id),
             _ => {}
         }
@@ -110,8 +119,8 @@ impl State {
         }
     }
 
-    /// Whom a task would follow, and whether nobody else ever comes into question.
-    fn leader_of(&self, id: TaskRef) -> Option<(WorkerId, bool)> {
+    /// Whom a task would follow.
+    fn leader_of(&self, id: TaskRef) -> Option<Leader> {
         let task = self.task(id)?;
         let options = self.options_of(task);
         let free = options.workers.is_empty() && options.resources.is_empty();
@@ -146,11 +155,11 @@ impl State {
         };
         let worth = |id: WorkerId| {
             let held = self.workers.get(id).map_or(0, |worker| worker.nbytes);
-            let Start { at, way, .. } = self.start_of(task, id);
+            let start = self.start_of(task, id);
             // Where those that compute its inputs stay apart, whoever needs its own result waits for a way again. Whoever computes
             // none is worth a way to have them part.
-            let second_way = if leaders.contains(&id) { way } else { 0 };
-            (at.saturating_add(second_way), held, id, at)
+            let second_way = if leaders.contains(&id) { start.way } else { 0 };
+            ((start.at.saturating_add(second_way), held, id), start)
         };
         let mut candidates = SmallVec::<[WorkerId; 8]>::new();
         for id in leaders.iter().copied().chain(holders).chain(least()) {
@@ -158,43 +167,53 @@ impl State {
                 candidates.push(id);
             }
         }
-        let (first, start) = match candidates[..] {
+        let (worker, start) = match candidates[..] {
             // In a chain, or on a single worker, nobody is to be compared.
-            [alone] if leaders.contains(&alone) => (alone, self.now),
-            _ => candidates.into_iter().map(worth).min().map(|(_, _, first, start)| (first, start))?,
+            [alone] if leaders.contains(&alone) => (alone, None),
+            _ => {
+                let ((.., first), start) =
+                    candidates.into_iter().map(worth).min_by_key(|(worth, _)| *worth)?;
+                (first, Some(start))
+            }
         };
         // Who computes none of what it needs is not kept from other work by waiting for it.
-        let waits = !leaders.contains(&first) && start > self.now.saturating_add(AHEAD);
+        let late = |start: &Start| start.at > self.now.saturating_add(AHEAD);
+        if !leaders.contains(&worker) && start.as_ref().is_some_and(late) {
+            return None;
+        }
         // Columns that ended up on one worker may part at the next batch, if there is one.
-        let only =
-            || !shared && leaders.iter().all(|leader| *leader == first) || self.workers.standing() == 1;
-        (!waits).then(|| (first, only()))
+        let only = !shared && leaders.iter().all(|leader| *leader == worker) || self.workers.standing() == 1;
+        Some(Leader { worker, only, start })
     }
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done
     /// and has come.
     pub(super) fn start_of(&self, task: &Task, id: WorkerId) -> Start {
-        let (mut here, mut elsewhere) = (self.through(id), self.now);
-        let (mut forwarded, mut apart) = (true, false);
+        let through = self.through(id);
+        let (mut here, mut elsewhere) = (through, self.now);
+        let (mut forwarded, mut apart, mut lacks) = (true, false, false);
         for other in task.dependencies.iter().filter_map(|dependency| self.task(*dependency)) {
             match other.worker {
                 Some(worker) if worker == id => here = here.max(self.done(other)),
                 Some(_) => {
                     elsewhere = elsewhere.max(self.done(other));
-                    apart = true;
+                    (apart, lacks) = (true, true);
                 }
-                None => forwarded &= other.who_has.contains(&id),
+                None => {
+                    let held = other.who_has.contains(&id);
+                    (forwarded, lacks) = (forwarded && held, lacks || !held);
+                }
             }
         }
+        let fetching = || self.fetching(id, self.lacked(task, id), |costs| costs.hoped(self.now));
         // What is forwarded is not asked for.
-        let way = self.fetching(id, self.lacked(task, id), |costs| costs.hoped(self.now));
-        let way = way / if forwarded { 2 } else { 1 };
+        let way = if lacks { fetching() / if forwarded { 2 } else { 1 } } else { 0 };
         let come = elsewhere.saturating_add(way);
         let at = here.max(come);
         // To others a worker that waits for long should not look busy.
         Start {
             at,
-            gap: (at - self.through(id)).min(SHORT),
+            gap: (at - through).min(SHORT),
             way: if apart { come.saturating_sub(here).min(way) } else { 0 },
         }
     }
