@@ -244,7 +244,8 @@ impl Shared {
                     error
                 }
             });
-            next = self.report(Done { id: task.id, result, start, end, brief: brief && !seceded, seceded });
+            let brief = brief && !seceded;
+            next = self.report(Done { id: task.id, result, start, end, brief, seceded }, &mut busy);
             if seceded {
                 // Another thread took this one's place.
                 return;
@@ -254,7 +255,9 @@ impl Shared {
 
     /// Waits for a task that can start; `None` where there will be no more.
     fn next(&self, busy: &mut Busy) -> Option<Execution> {
-        let (mut looked, mut since, mut spun) = (None::<Instant>, None::<Instant>, Duration::ZERO);
+        // Who has just told the I/O thread of something leaves it the core.
+        let mut spun = if busy.0 { Duration::ZERO } else { AT_HAND };
+        let (mut looked, mut since) = (None::<Instant>, None::<Instant>);
         loop {
             if self.ended.load(Ordering::Relaxed) {
                 return None;
@@ -264,13 +267,13 @@ impl Shared {
             {
                 return Some(next);
             }
+            busy.set(false);
             let now = Instant::now();
             spun += looked.replace(now).map_or(Duration::ZERO, |before| (now - before).min(A_LOOK));
             if spun < SPIN && now - *since.get_or_insert(now) < DISPLACED {
                 if spun < AT_HAND {
                     hint::spin_loop();
                 } else {
-                    busy.set(false);
                     thread::yield_now();
                 }
                 continue;
@@ -296,7 +299,7 @@ impl Shared {
 
     /// A task is done: its result goes to the tasks here that wait for it, and to the I/O thread. Gives what this
     /// thread goes on with, unless it is to look for that itself.
-    fn report(&self, done: Done) -> Option<Execution> {
+    fn report(&self, done: Done, busy: &mut Busy) -> Option<Execution> {
         let Done { id, result, start, end, brief, seceded } = done;
         let mut tasks = lock(&self.tasks);
         let before = tasks.ready.len();
@@ -308,7 +311,8 @@ impl Shared {
         if self.is_to_tell(&mut tasks, brief && !hastened, end) {
             self.waiting.store(tasks.ready.len(), Ordering::Relaxed);
             drop(tasks);
-            // The I/O thread may displace this one at once, which holds no task then.
+            // The I/O thread may displace this one at once, which holds no task then and leaves it a core.
+            busy.set(false);
             self.told.notify_one();
         } else {
             next = if seceded { None } else { self.start(&mut tasks) };
