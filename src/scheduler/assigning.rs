@@ -156,13 +156,10 @@ impl State {
 
     /// Tells a worker the address of a peer, unless it knows it.
     pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
-        if self.workers.get(worker).is_none_or(|receiver| receiver.told.contains(&peer)) {
+        if !self.workers.get_mut(worker).is_some_and(|receiver| receiver.told.insert(peer)) {
             return;
         }
         let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
-        if let Some(receiver) = self.workers.get_mut(worker) {
-            receiver.told.insert(peer);
-        }
         self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }
 }
