@@ -11,9 +11,9 @@ use tokio::sync::{Notify, oneshot};
 use super::{KeyState, Shared};
 use crate::{
     Result,
-    graph::{Function, GraphTask, Key, TaskOptions},
+    graph::{GraphTask, Key, TaskOptions},
     protocol::{Answer, Query},
-    task::{Kept, TaskError, Value},
+    task::{Kept, TaskEntry, TaskError, Value},
 };
 
 /// Tasks, and bytes of their arguments, that wait for the I/O thread before handles wait too.
@@ -63,7 +63,7 @@ pub(crate) enum Command {
 
 /// A task on its way to the scheduler.
 pub(crate) struct Submission {
-    pub(crate) function: Function,
+    pub(crate) entry: &'static TaskEntry,
     pub(crate) options: Option<Arc<TaskOptions>>,
     pub(crate) task: GraphTask,
     /// Dropped once the task is on its way.
@@ -205,12 +205,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{graph::Arguments, task::EntryRef};
+    use crate::{client::submit::entry_of, graph::Arguments, task::Plain};
 
     fn submit(tasks: usize) -> Command {
-        let entry = EntryRef { module: 0, offset: 8, name: 1 };
         let submission = |n: usize| Submission {
-            function: Function { entry, name: "f".into() },
+            entry: entry_of::<_, (), (), Plain>(|| 0u64),
             options: None,
             task: GraphTask {
                 key: Key(n as u128),

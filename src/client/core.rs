@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,10 +13,10 @@ use tokio::{sync::oneshot, time};
 use super::{Command, KeyState, Shared, Standing, Submission};
 use crate::{
     Error, Result,
-    graph::{Graph, Key, KeyMap, KeySet},
+    graph::{Function, Graph, Key, KeyMap, KeySet},
     link::{Endpoint, Inbox, Peers, Upstream, split},
     protocol::{Answer, ClientId, FromClient, Member, Query, Scattered, TaskId, ToClient, WorkerId},
-    task::{EntryRef, TaskError, Value},
+    task::{EntryRef, TaskEntry, TaskError, Value},
     worker::server::HEARTBEAT,
 };
 
@@ -173,7 +172,7 @@ impl Core {
     fn obey(self: &Rc<Self>) -> Option<oneshot::Sender<()>> {
         let mut graph = GraphBuilder::default();
         let mut released = Released::default();
-        let mut fetches = HashMap::<WorkerId, Vec<Fetch>>::new();
+        let mut fetches = KeyMap::<WorkerId, Vec<Fetch>>::default();
         for command in self.shared.commands.take() {
             match &command {
                 // What was released and is submitted again must reach the scheduler in this order.
@@ -399,7 +398,9 @@ impl Released {
 #[derive(Default)]
 struct GraphBuilder {
     graph: Graph,
-    functions: HashMap<EntryRef, u32>,
+    /// Functions by where their entries lie, and the last one: successive tasks mostly call the same.
+    functions: KeyMap<u64, u32>,
+    last_function: Option<(u64, u32)>,
     /// The last options seen: successive tasks mostly share theirs.
     last_options: Option<(*const crate::graph::TaskOptions, u32)>,
 }
@@ -410,11 +411,9 @@ impl GraphBuilder {
     }
 
     fn add(&mut self, submissions: Vec<Submission>) {
-        for Submission { function, options, mut task, kept } in submissions {
-            task.function = *self.functions.entry(function.entry).or_insert_with(|| {
-                self.graph.functions.push(function);
-                self.graph.functions.len() as u32 - 1
-            });
+        self.graph.tasks.reserve(submissions.len());
+        for Submission { entry, options, mut task, kept } in submissions {
+            task.function = self.function(entry);
             task.options = match options {
                 None => u32::MAX,
                 Some(options) => match self.last_options {
@@ -433,5 +432,19 @@ impl GraphBuilder {
         }
         // Pointers are compared only within one batch of submissions, which keeps them alive.
         self.last_options = None;
+    }
+
+    fn function(&mut self, entry: &'static TaskEntry) -> u32 {
+        let place = std::ptr::from_ref(entry) as u64;
+        if let Some((_, number)) = self.last_function.filter(|(last, _)| *last == place) {
+            return number;
+        }
+        let functions = &mut self.graph.functions;
+        let number = *self.functions.entry(place).or_insert_with(|| {
+            functions.push(Function { entry: EntryRef::of(entry), name: entry.name().into() });
+            functions.len() as u32 - 1
+        });
+        self.last_function = Some((place, number));
+        number
     }
 }

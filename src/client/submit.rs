@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Client, Submission, TaskFuture, future::Standing};
 use crate::{
-    graph::{Function, GraphTask, Key, TaskOptions},
+    graph::{GraphTask, Key, TaskOptions},
     task::{
         ArgEncoder, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, ReadArgs, TaskEntry, TaskError, TaskFn,
     },
@@ -130,20 +130,21 @@ struct Call<'a> {
     client: &'a Client,
     options: &'a TaskOptions,
     shared_options: Option<Arc<TaskOptions>>,
-    function: Function,
+    entry: &'static TaskEntry,
     several: bool,
     count: usize,
 }
 
 impl<'a> Call<'a> {
     fn new(options: &'a Options<'a>, entry: &'static TaskEntry) -> Self {
-        let shared_options =
-            (options.options != TaskOptions::default()).then(|| Arc::new(options.options.clone()));
+        // What makes the key is this side's own affair.
+        let told = TaskOptions { pure: true, ..options.options.clone() };
+        let shared_options = (told != TaskOptions::default()).then(|| Arc::new(told));
         Self {
             client: options.client,
             options: &options.options,
             shared_options,
-            function: Function { entry: EntryRef::of(entry), name: entry.name().into() },
+            entry,
             several: false,
             count: 0,
         }
@@ -180,7 +181,7 @@ impl<'a> Call<'a> {
         if let Err(error) = write(&mut encoder) {
             let key = self.client.shared.unique_key();
             let error = error.with(|report| {
-                report.function = self.function.name.to_string();
+                report.function = self.entry.name().to_owned();
                 report.key = key.to_string();
             });
             let (_, future) = self.client.shared.future(key);
@@ -192,7 +193,7 @@ impl<'a> Call<'a> {
             Some(name) if self.several => Key::named(&format!("{name}-{}", self.count)),
             Some(name) => Key::named(name),
             None if self.options.pure => {
-                let entry = self.function.entry;
+                let entry = EntryRef::of(self.entry);
                 let parts = [entry.module, entry.offset, entry.name];
                 let dependencies: Vec<u8> = dependencies.iter().flat_map(|k| k.0.to_le_bytes()).collect();
                 let head: [&[u8]; 3] = [bytemuck::cast_slice(&parts), &dependencies, &arguments.head.0];
@@ -203,7 +204,7 @@ impl<'a> Call<'a> {
         self.count += 1;
         let (new, future) = self.client.shared.future(key);
         let submission = new.then(|| Submission {
-            function: self.function.clone(),
+            entry: self.entry,
             options: self.shared_options.clone(),
             task: GraphTask { key, function: 0, options: 0, dependencies, arguments },
             kept,

@@ -1,6 +1,7 @@
 //! The modules (executable and shared libraries) of this process, as the loader tells of them.
 
 use std::{
+    borrow::Cow,
     ffi::{CStr, c_int, c_void},
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -38,20 +39,20 @@ impl Module {
 }
 
 /// The module whose memory holds `address`.
-pub(super) fn containing(address: usize) -> Option<Module> {
+pub(super) fn containing(address: usize) -> Option<Cow<'static, Module>> {
     let main = executable();
     if main.contains(address) {
-        return Some(main.clone());
+        return Some(Cow::Borrowed(main));
     }
-    find(|module| module.contains(address))
+    find(|module| module.contains(address)).map(Cow::Owned)
 }
 
 /// The module of that id.
-pub(super) fn by_id(id: u64) -> Option<Module> {
+pub(super) fn by_id(id: u64) -> Option<Cow<'static, Module>> {
     if id == 0 {
-        return Some(executable().clone());
+        return Some(Cow::Borrowed(executable()));
     }
-    find(|module| module.id == id)
+    find(|module| module.id == id).map(Cow::Owned)
 }
 
 /// The executable itself.

@@ -137,8 +137,10 @@ fn what_is_queued_and_critical_is_told_to_be_next() {
 
 /// Two workers that know how long tasks take, 100 ms, of which the second takes several times as long; the first has a
 /// result.
-fn one_is_slow() -> Bed {
-    let mut bed = Bed::new(2);
+fn one_is_slow(threads: u32) -> Bed {
+    let mut bed = Bed::new(0);
+    bed.join(threads);
+    bed.join(threads);
     for round in 0..12 {
         for (worker, millis) in [(1, 500), (0, 100), (0, 100), (0, 100), (0, 100), (0, 100), (0, 100)] {
             bed.submit(vec![call(1000 + round, &[]).with(at(worker))], &[1000 + round]);
@@ -154,27 +156,38 @@ fn at(worker: u32) -> impl Fn(&mut TaskOptions) {
 
 #[test]
 fn a_slow_worker_is_not_given_what_the_rest_waits_for() {
-    let mut bed = one_is_slow();
-    bed.submit(vec![call(1, &[]).with(at(1))], &[1]).finish(1);
-    bed.submit(vec![call(2, &[1]), call(3, &[2])], &[3]);
-    assert_eq!(bed.assignment(2).0, WorkerId(0), "what it needs lies on the slow one, which is idle too");
+    for threads in [1, 4] {
+        let mut bed = one_is_slow(threads);
+        bed.submit(vec![call(1, &[]).with(at(1))], &[1]).finish(1);
+        bed.submit((2..9).map(|key| call(key, &[key - 1])).collect(), &[8]);
+        assert_eq!(bed.assignment(2).0, WorkerId(0), "what it needs lies on the slow one, which is idle too");
+    }
 }
 
 #[test]
 fn a_slow_worker_does_not_steal_it_either() {
-    for slow_thief in [true, false] {
-        let mut bed = if slow_thief { one_is_slow() } else { Bed::new(2) };
+    for (slow_thief, threads) in [(true, 1), (false, 1), (true, 2), (false, 2)] {
+        let mut bed = one_is_slow(threads);
+        if !slow_thief {
+            bed = Bed::new(0);
+            bed.join(threads);
+            bed.join(threads);
+        }
+        let each = 4 * u128::from(threads);
+        let (here, there) = (100..100 + each, 200..200 + each);
         bed.submit(vec![call(1, &[]).with(at(0))], &[1]).finish_with(1, 8, 100_000_000);
-        bed.submit((10..14).map(|key| call(key, &[]).with(at(0))).collect(), &[10, 11, 12, 13]);
-        bed.submit((20..24).map(|key| call(key, &[]).with(at(1))).collect(), &[20, 21, 22, 23]);
+        let keys: Vec<u128> = here.clone().chain(there.clone()).collect();
+        bed.submit(here.map(|key| call(key, &[]).with(at(0))).collect(), &keys[..each as usize]);
+        bed.submit(there.clone().map(|key| call(key, &[]).with(at(1))).collect(), &keys[each as usize..]);
         bed.submit((2..9).map(|key| call(key, &[key - 1])).collect(), &[8]);
         assert_eq!(bed.assignment(2).0, WorkerId(0), "others wait there, but it goes before them");
         let id = bed.id(2);
-        for key in 20..24 {
+        let asked = format!("{:?}", Instruction::ToWorker(WorkerId(0), ToWorker::GiveBack(vec![id])));
+        let mut is_asked = false;
+        for key in there {
             bed.finish_with(key, 8, if slow_thief { 500_000_000 } else { 100_000_000 });
+            is_asked |= bed.told.iter().any(|told| format!("{told:?}") == asked);
         }
-        let asked = Instruction::ToWorker(WorkerId(0), ToWorker::GiveBack(vec![id]));
-        let is_asked = bed.told.iter().any(|told| format!("{told:?}") == format!("{asked:?}"));
-        assert_eq!(is_asked, !slow_thief, "{:?}", bed.told);
+        assert_eq!(is_asked, !slow_thief, "{threads} threads: {:?}", bed.told);
     }
 }
