@@ -22,6 +22,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// Writes behind what is there already.
+    pub(crate) fn writing(head: Vec<u8>) -> Self {
+        Self { head, ..Self::default() }
+    }
+
     pub(super) fn counting() -> Self {
         Self { counted: Some(0), ..Self::default() }
     }
@@ -41,6 +46,11 @@ impl Encoder {
     /// The head and the frames.
     pub fn finish(self) -> (Bytes, Vec<Bytes>) {
         (self.head.into(), self.frames)
+    }
+
+    /// The same, where the head's memory is to be used again.
+    pub(crate) fn written(self) -> (Vec<u8>, Vec<Bytes>) {
+        (self.head, self.frames)
     }
 
     fn put(&mut self, bytes: &[u8]) {

@@ -3,8 +3,9 @@
 //! [`IntoArg`] says what may be passed for a parameter and writes it down; its `Repr` says how the
 //! worker reads it back. Which of these apply is settled at compile time by the function's signature.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, cell::Cell, sync::Arc};
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Data, TaskError, Value};
@@ -39,11 +40,24 @@ pub trait ReadArg<P>: Send + Sync + 'static {
 }
 
 /// Writes arguments down and collects the dependencies among them.
-#[derive(Default)]
 pub struct ArgEncoder {
     encoder: Encoder,
     dependencies: SmallVec<[Key; 2]>,
     kept: Kept,
+}
+
+thread_local! {
+    /// Where arguments are written before it is known how many bytes they take, which most calls share.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes up to which arguments are copied from there into memory of their own.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+impl Default for ArgEncoder {
+    fn default() -> Self {
+        Self { encoder: Encoder::writing(SCRATCH.take()), dependencies: SmallVec::new(), kept: Kept::new() }
+    }
 }
 
 /// Futures that were given away as arguments: they keep their results on the cluster until the
@@ -83,7 +97,15 @@ impl ArgEncoder {
 
     /// The encoded arguments, the keys they refer to, and what is to be kept until they are submitted.
     pub(crate) fn finish(self) -> (Arguments, SmallVec<[Key; 2]>, Kept) {
-        let (head, frames) = self.encoder.finish();
+        let (mut written, frames) = self.encoder.written();
+        let head = if written.len() > SCRATCH_BYTES {
+            Bytes::from(written)
+        } else {
+            let head = Bytes::copy_from_slice(&written);
+            written.clear();
+            SCRATCH.set(written);
+            head
+        };
         let arguments = Arguments { head: Frame(head), frames: frames.into_iter().map(Frame).collect() };
         (arguments, self.dependencies, self.kept)
     }

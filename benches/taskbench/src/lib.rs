@@ -25,7 +25,7 @@ pub use by_hand::ByHand;
 pub use graph::{Call, Graph, WrongInput, point};
 pub use kernel::{Kernel, Work};
 pub use options::{GraphOptions, Options, Transport};
-pub use pattern::{Pattern, Shape};
+pub use pattern::{Columns, Pattern, Shape};
 pub use place::Place;
 pub use plot::plot;
 pub use report::Report;

@@ -6,9 +6,13 @@
 use std::{fmt, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use smallvec::{SmallVec, smallvec};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Error;
+
+/// Columns of a row; the few that most patterns name take no memory of their own.
+pub type Columns = SmallVec<[u64; 4]>;
 
 /// Which tasks of the row before a task needs. `w` is the width, `p` the task's own column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,23 +167,23 @@ impl Shape {
     }
 
     /// The columns of the row before that a task needs, in ascending order.
-    pub fn inputs(&self, step: u64, column: u64) -> Vec<u64> {
+    pub fn inputs(&self, step: u64, column: u64) -> Columns {
         let Some(before) = step.checked_sub(1).filter(|_| self.columns(step).contains(&column)) else {
-            return Vec::new();
+            return Columns::new();
         };
         self.of_row(before, self.needed_by(self.set(step), column))
     }
 
     /// The columns of the next row that need a task, in ascending order.
-    pub fn users(&self, step: u64, column: u64) -> Vec<u64> {
+    pub fn users(&self, step: u64, column: u64) -> Columns {
         if !self.columns(step).contains(&column) {
-            return Vec::new();
+            return Columns::new();
         }
         self.of_row(step + 1, self.that_need(self.set(step + 1), column))
     }
 
     /// Those of some columns that a row has.
-    fn of_row(&self, step: u64, mut columns: Vec<u64>) -> Vec<u64> {
+    fn of_row(&self, step: u64, mut columns: Columns) -> Columns {
         let there = self.columns(step);
         columns.retain(|column| there.contains(column));
         columns.sort_unstable();
@@ -200,12 +204,12 @@ impl Shape {
         }
     }
 
-    fn needed_by(&self, set: u64, p: u64) -> Vec<u64> {
+    fn needed_by(&self, set: u64, p: u64) -> Columns {
         let Self { pattern, width, radix, .. } = *self;
         match pattern {
-            Pattern::Trivial => vec![],
-            Pattern::Dom => vec![p.saturating_sub(1), p],
-            Pattern::Tree => vec![p / 2],
+            Pattern::Trivial => smallvec![],
+            Pattern::Dom => smallvec![p.saturating_sub(1), p],
+            Pattern::Tree => smallvec![p / 2],
             Pattern::Nearest => self.near(p, radix / 2, radix.saturating_sub(1) / 2).collect(),
             Pattern::Spread => (0..radix).map(|i| (p + self.stride(set, i)) % width).collect(),
             Pattern::RandomNearest => {
@@ -216,12 +220,12 @@ impl Shape {
         }
     }
 
-    fn that_need(&self, set: u64, p: u64) -> Vec<u64> {
+    fn that_need(&self, set: u64, p: u64) -> Columns {
         let Self { pattern, width, radix, .. } = *self;
         match pattern {
-            Pattern::Trivial => vec![],
-            Pattern::Dom => vec![p, p + 1],
-            Pattern::Tree => vec![2 * p, 2 * p + 1],
+            Pattern::Trivial => smallvec![],
+            Pattern::Dom => smallvec![p, p + 1],
+            Pattern::Tree => smallvec![2 * p, 2 * p + 1],
             Pattern::Nearest => self.near(p, radix.saturating_sub(1) / 2, radix / 2).collect(),
             Pattern::Spread => {
                 (0..radix).map(|i| (p + width - self.stride(set, i) % width) % width).collect()
@@ -235,16 +239,16 @@ impl Shape {
     }
 
     /// Of patterns where whoever needs another is needed by it.
-    fn symmetric(&self, set: u64, p: u64) -> Vec<u64> {
+    fn symmetric(&self, set: u64, p: u64) -> Columns {
         let width = self.width;
         match self.pattern {
-            Pattern::Stencil1d => vec![p.saturating_sub(1), p, p + 1],
-            Pattern::Stencil1dPeriodic => vec![(p + width - 1) % width, p, (p + 1) % width],
+            Pattern::Stencil1d => smallvec![p.saturating_sub(1), p, p + 1],
+            Pattern::Stencil1dPeriodic => smallvec![(p + width - 1) % width, p, (p + 1) % width],
             Pattern::Fft => {
                 [p.checked_sub(1 << set), Some(p), Some(p + (1 << set))].into_iter().flatten().collect()
             }
             Pattern::AllToAll => (0..width).collect(),
-            _ => vec![p],
+            _ => smallvec![p],
         }
     }
 
@@ -326,7 +330,7 @@ mod tests {
     #[test]
     fn each_pattern_is_what_its_name_says() {
         use Pattern::*;
-        let inputs = |pattern, step, column| shape(pattern, 12, 8).inputs(step, column);
+        let inputs = |pattern, step, column| shape(pattern, 12, 8).inputs(step, column).to_vec();
         assert!(inputs(Trivial, 5, 3).is_empty());
         assert_eq!(inputs(NoComm, 5, 3), [3]);
         assert_eq!(inputs(Stencil1d, 5, 3), [2, 3, 4]);
@@ -345,9 +349,9 @@ mod tests {
         assert_eq!(inputs(Spread, 3, 3), [0, 3, 5]);
         assert_eq!(inputs(Spread, 4, 3), [1, 3, 6]);
         let all = Shape { fraction: 1.0, ..shape(RandomNearest, 12, 8) };
-        assert_eq!(all.inputs(5, 3), [2, 3, 4]);
+        assert_eq!(all.inputs(5, 3).to_vec(), [2, 3, 4]);
         let none = Shape { fraction: 0.0, ..all };
-        assert_eq!(none.inputs(5, 3), [3]);
+        assert_eq!(none.inputs(5, 3).to_vec(), [3]);
     }
 
     #[test]
