@@ -1,4 +1,4 @@
-//! What a task costs from end to end, and the scheduler's machine alone.
+//! What a task costs from end to end, and the machines of scheduler and worker alone.
 //! `cargo bench --bench cluster` runs it, and `benches/README.md` keeps its figures.
 
 use std::{
@@ -263,7 +263,7 @@ fn scheduler_alone(tasks: usize) {
 /// Two columns of tasks that exchange their results, each given to a worker of two threads before those that it waits for are
 /// done; they are done, and let go of, some at a time.
 fn worker_alone(tasks: usize) {
-    const GIVEN: usize = 512;
+    const GIVEN: usize = 500;
     const DONE: usize = 64;
     assert!(tasks.is_multiple_of(GIVEN), "tasks come in batches of {GIVEN}");
     let mut state = worker::State::new(worker::Config {

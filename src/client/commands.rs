@@ -205,7 +205,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{client::submit::entry_of, graph::Arguments, task::Plain};
+    use crate::{
+        graph::Arguments,
+        task::{Plain, entry_of},
+    };
 
     fn submit(tasks: usize) -> Command {
         let submission = |n: usize| Submission {

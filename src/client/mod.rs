@@ -34,7 +34,7 @@ use crate::{
     Error, Result,
     graph::{Key, KeyMap},
     protocol::{Answer, Query},
-    task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskFn, Value},
+    task::{ArgEncoder, Data, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskFn, Value, entry_of},
 };
 
 /// A connection to a cluster. Cheap to clone; usable from any thread.
@@ -395,7 +395,7 @@ where
     A: IntoArgs<P>,
     Entry<F, P, A::Repr, M>: HasEntry,
 {
-    let entry = EntryRef::of(submit::entry_of::<F, P, A::Repr, M>(function));
+    let entry = EntryRef::of(entry_of::<F, P, A::Repr, M>(function));
     let mut encoder = ArgEncoder::default();
     arguments.write(&mut encoder)?;
     let (arguments, dependencies, _) = encoder.finish();

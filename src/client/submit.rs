@@ -6,7 +6,7 @@ use super::{Client, Submission, TaskFuture, future::Standing};
 use crate::{
     graph::{GraphTask, Key, TaskOptions},
     task::{
-        ArgEncoder, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, ReadArgs, TaskEntry, TaskError, TaskFn,
+        ArgEncoder, Entry, EntryRef, HasEntry, IntoArg, IntoArgs, TaskEntry, TaskError, TaskFn, entry_of,
     },
 };
 
@@ -110,18 +110,6 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The entry of a function. Takes the function to show that one exists, and to refuse captures
-/// where it is written.
-pub(super) fn entry_of<F, P, R, M>(_: F) -> &'static TaskEntry
-where
-    F: TaskFn<P, M>,
-    R: ReadArgs<P>,
-    Entry<F, P, R, M>: HasEntry,
-{
-    const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
-    <Entry<F, P, R, M> as HasEntry>::ENTRY
-}
-
 /// Of many calls so many are submitted together, and run while the others are still being made.
 const BATCH: usize = 4096;
 
@@ -137,7 +125,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(options: &'a Options<'a>, entry: &'static TaskEntry) -> Self {
-        // What makes the key is this side's own affair.
+        // Whether equal calls share a key is settled here.
         let told = TaskOptions { pure: true, ..options.options.clone() };
         let shared_options = (told != TaskOptions::default()).then(|| Arc::new(told));
         Self {

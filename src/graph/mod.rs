@@ -96,7 +96,7 @@ pub struct TaskOptions {
     pub resources: Vec<(String, f64)>,
     /// What the user called the task, if he did.
     pub name: Option<String>,
-    /// Whether equal calls share one key.
+    /// Whether equal calls share one key: whoever makes the key goes by it, the scheduler does not.
     pub pure: bool,
 }
 

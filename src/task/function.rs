@@ -120,6 +120,18 @@ impl<F: TaskFn<P, M>, P, R: ReadArgs<P>, M> HasEntry for Entry<F, P, R, M> {
     const ENTRY: &'static TaskEntry = &TaskEntry::new(type_name::<F>, call::<F, P, R, M>);
 }
 
+/// The entry of a function. Takes the function to show that one exists, and to refuse captures
+/// where it is written.
+pub(crate) fn entry_of<F, P, R, M>(_: F) -> &'static TaskEntry
+where
+    F: TaskFn<P, M>,
+    R: ReadArgs<P>,
+    Entry<F, P, R, M>: HasEntry,
+{
+    const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
+    <Entry<F, P, R, M> as HasEntry>::ENTRY
+}
+
 fn call<F: TaskFn<P, M>, P, R: ReadArgs<P>, M>(decoder: &mut ArgDecoder<'_>) -> Result<Value, TaskError> {
     const { assert!(size_of::<F>() == 0, "a task function cannot capture variables: pass them as arguments") };
     // SAFETY: `F` has no bytes, so that reading one touches no memory and any aligned pointer will

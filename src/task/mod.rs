@@ -19,6 +19,7 @@ pub use argument::{
 pub(crate) use argument::{Kept, write_many};
 pub use entry::{EntryRef, TaskEntry};
 pub use error::{FailureKind, Report, TaskError};
+pub(crate) use function::entry_of;
 pub use function::{Entry, Fallible, HasEntry, IntoArgs, IntoTaskError, Plain, ReadArgs, TaskFn, TaskOutput};
 pub use modules::build_id;
 pub use run::run;

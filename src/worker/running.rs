@@ -4,6 +4,7 @@ use std::{cmp::Reverse, mem, sync::Arc};
 
 use super::{Execution, Input, Instruction, TaskState, reporting::SHORT, state::State};
 use crate::{
+    graph::KeySet,
     protocol::{ComputeTask, Finished, FromWorker, TaskId},
     task::{TaskError, Value},
 };
@@ -228,10 +229,11 @@ impl State {
         }
         let dependencies =
             self.tasks.get(&id).and_then(|task| task.spec.as_ref()).map(|spec| &spec.dependencies);
+        let mut seen = KeySet::<TaskId>::default();
         let missing: Vec<_> = dependencies
             .into_iter()
             .flatten()
-            .filter(|dependency| !self.has(dependency.id))
+            .filter(|dependency| !self.has(dependency.id) && seen.insert(dependency.id))
             .cloned()
             .collect();
         if let Some(task) = self.tasks.get_mut(&id) {

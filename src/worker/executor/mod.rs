@@ -304,12 +304,12 @@ impl Shared {
         let mut tasks = lock(&self.tasks);
         let before = tasks.ready.len();
         tasks.finish(id, result, (end - start).as_nanos() as u64, brief);
+        self.waiting.store(tasks.ready.len(), Ordering::Relaxed);
         let hastened = !tasks.hastened.is_empty() && tasks.hastened.remove(&id);
         // This thread takes one of them itself, unless another has taken its place.
         let others = (tasks.ready.len() - before).saturating_sub(usize::from(!seceded));
         let mut next = None;
         if self.is_to_tell(&mut tasks, brief && !hastened, end) {
-            self.waiting.store(tasks.ready.len(), Ordering::Relaxed);
             drop(tasks);
             // The I/O thread may displace this one at once, which holds no task then and leaves it a core.
             busy.set(false);
@@ -353,4 +353,65 @@ impl Shared {
 /// A panic in a task is caught before it could poison anything of ours.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::{Arguments, Key},
+        protocol::ComputeTask,
+        task::{EntryRef, Plain, TaskEntry, entry_of},
+    };
+
+    static STAGE: AtomicUsize = AtomicUsize::new(0);
+
+    fn reach(stage: usize) {
+        let since = Instant::now();
+        while STAGE.load(Ordering::SeqCst) < stage {
+            assert!(since.elapsed() < Duration::from_secs(10), "stage {stage} is not reached");
+            thread::yield_now();
+        }
+    }
+
+    fn takes_its_time() -> u64 {
+        secede();
+        STAGE.store(1, Ordering::SeqCst);
+        reach(2);
+        0
+    }
+
+    fn follows() -> u64 {
+        STAGE.store(3, Ordering::SeqCst);
+        0
+    }
+
+    fn execution(n: u32, entry: &'static TaskEntry, needs: &[u32]) -> Execution {
+        let task = ComputeTask {
+            id: TaskId::new(n, 1),
+            key: Key(n.into()),
+            entry: EntryRef::of(entry),
+            arguments: Arguments::default(),
+            dependencies: vec![],
+            priority: Default::default(),
+            resources: vec![],
+            wanted: false,
+            dependents: 0,
+            height: 0,
+            critical: u32::MAX,
+        };
+        let inputs = needs.iter().map(|n| Input::Coming(TaskId::new(*n, 1))).collect();
+        Execution { task: Arc::new(task), inputs, brief: false }
+    }
+
+    #[test]
+    fn who_was_given_after_what_it_waits_for_seceded_runs_when_that_is_done() {
+        let executor = Executor::start("w".into(), 1).expect("there are threads");
+        executor.execute(vec![execution(1, entry_of::<_, (), (), Plain>(takes_its_time), &[])]);
+        reach(1);
+        // The I/O thread was told of that, and has not looked yet.
+        executor.execute(vec![execution(2, entry_of::<_, (), (), Plain>(follows), &[1])]);
+        STAGE.store(2, Ordering::SeqCst);
+        reach(3);
+    }
 }
