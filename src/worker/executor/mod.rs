@@ -357,12 +357,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        graph::{Arguments, Key},
-        protocol::ComputeTask,
-        task::{EntryRef, Plain, TaskEntry, entry_of},
-    };
+    use super::{tasks::tests::execution_of, *};
+    use crate::task::{EntryRef, Plain, TaskEntry, entry_of};
 
     static STAGE: AtomicUsize = AtomicUsize::new(0);
 
@@ -387,21 +383,7 @@ mod tests {
     }
 
     fn execution(n: u32, entry: &'static TaskEntry, needs: &[u32]) -> Execution {
-        let task = ComputeTask {
-            id: TaskId::new(n, 1),
-            key: Key(n.into()),
-            entry: EntryRef::of(entry),
-            arguments: Arguments::default(),
-            dependencies: vec![],
-            priority: Default::default(),
-            resources: vec![],
-            wanted: false,
-            dependents: 0,
-            height: 0,
-            critical: u32::MAX,
-        };
-        let inputs = needs.iter().map(|n| Input::Coming(TaskId::new(*n, 1))).collect();
-        Execution { task: Arc::new(task), inputs, brief: false }
+        Execution { brief: false, ..execution_of(n, EntryRef::of(entry), needs) }
     }
 
     #[test]

@@ -195,8 +195,8 @@ impl Tasks {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
+pub(super) mod tests {
+    use std::sync::{Arc, LazyLock};
 
     use super::*;
     use crate::{graph::Arguments, protocol::ComputeTask, task::EntryRef};
@@ -206,10 +206,15 @@ mod tests {
     }
 
     fn execution(n: u32, needs: &[u32]) -> Execution {
+        execution_of(n, EntryRef { module: 0, offset: 8, name: 1 }, needs)
+    }
+
+    /// A call without arguments that has to wait for others.
+    pub(in crate::worker::executor) fn execution_of(n: u32, entry: EntryRef, needs: &[u32]) -> Execution {
         let task = ComputeTask {
             id: id(n),
             key: crate::graph::Key(n.into()),
-            entry: EntryRef { module: 0, offset: 8, name: 1 },
+            entry,
             arguments: Arguments::default(),
             dependencies: vec![],
             priority: Default::default(),
@@ -247,8 +252,11 @@ mod tests {
         values.map(|value| *value.get::<i64>().expect("they are numbers")).collect()
     }
 
+    /// However slow a test is, no time passes.
+    static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
     fn told_now(tasks: &mut Tasks, brief: bool, here: impl FnOnce() -> bool) -> bool {
-        tasks.is_to_be_told(brief, Instant::now(), here)
+        tasks.is_to_be_told(brief, *NOW, here)
     }
 
     fn unstarted(tasks: &Tasks) -> Vec<TaskId> {
@@ -312,14 +320,12 @@ mod tests {
         tasks.take();
         for n in 0..2 * TOGETHER as u32 {
             finish(&mut tasks, n, Ok(0));
-            // However slow this is, no time counts.
-            tasks.since = Some(Instant::now());
             assert_eq!(told_now(&mut tasks, true, || false), tasks.done.len() == 2 * TOGETHER, "{n}");
         }
         assert_eq!(tasks.take().0.len(), 2 * TOGETHER);
         finish(&mut tasks, 2 * TOGETHER as u32, Ok(0));
         tasks.add(execution(1000, &[]));
-        tasks.since = Instant::now().checked_sub(PATIENCE);
+        tasks.since = NOW.checked_sub(PATIENCE);
         assert!(told_now(&mut tasks, true, || true));
     }
 
