@@ -292,8 +292,8 @@ fn worker_alone(tasks: usize) {
     };
     for batch in 0..tasks / GIVEN {
         let given = (batch * GIVEN..(batch + 1) * GIVEN).map(|i| {
-            let row = (i / 2).wrapping_sub(1);
-            let needed = [2 * row, 2 * row + 1].into_iter().filter(|needed| *needed < i);
+            let row = i & !1;
+            let needed = row.saturating_sub(2)..row;
             let dependency = |i| Dependency { id: id(i), nbytes: 16, who_has: Default::default() };
             worker::Stimulus::Compute(Arc::new(ComputeTask {
                 id: id(i),

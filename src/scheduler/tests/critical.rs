@@ -138,15 +138,20 @@ fn what_is_queued_and_critical_is_told_to_be_next() {
 /// Two workers that know how long tasks take, 100 ms, of which the second takes several times as long; the first has a
 /// result.
 fn one_is_slow(threads: u32) -> Bed {
-    let mut bed = Bed::new(0);
-    bed.join(threads);
-    bed.join(threads);
+    let mut bed = two_workers(threads);
     for round in 0..12 {
         for (worker, millis) in [(1, 500), (0, 100), (0, 100), (0, 100), (0, 100), (0, 100), (0, 100)] {
             bed.submit(vec![call(1000 + round, &[]).with(at(worker))], &[1000 + round]);
             bed.finish_with(1000 + round, 8, millis * 1_000_000).release(&[1000 + round]);
         }
     }
+    bed
+}
+
+fn two_workers(threads: u32) -> Bed {
+    let mut bed = Bed::new(0);
+    bed.join(threads);
+    bed.join(threads);
     bed
 }
 
@@ -167,12 +172,7 @@ fn a_slow_worker_is_not_given_what_the_rest_waits_for() {
 #[test]
 fn a_slow_worker_does_not_steal_it_either() {
     for (slow_thief, threads) in [(true, 1), (false, 1), (true, 2), (false, 2)] {
-        let mut bed = one_is_slow(threads);
-        if !slow_thief {
-            bed = Bed::new(0);
-            bed.join(threads);
-            bed.join(threads);
-        }
+        let mut bed = if slow_thief { one_is_slow(threads) } else { two_workers(threads) };
         let each = 4 * u128::from(threads);
         let (here, there) = (100..100 + each, 200..200 + each);
         bed.submit(vec![call(1, &[]).with(at(0))], &[1]).finish_with(1, 8, 100_000_000);
