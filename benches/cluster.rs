@@ -208,7 +208,6 @@ fn scheduler_alone(tasks: usize) {
         state.add_worker(info, 0);
     }
     let entry = EntryRef { module: 0, offset: 8, name: 1 };
-    let head = rankine::serialize::Frame(bytes::Bytes::from_static(b"12345678"));
     // Within the machine: what stands for workers and client is not counted.
     let mut seconds = 0.0;
     for batch in 0..tasks / BATCH {
@@ -217,7 +216,7 @@ fn scheduler_alone(tasks: usize) {
             function: 0,
             options: u32::MAX,
             dependencies: [i / 2, i.saturating_sub(WIDTH)].into_iter().filter(|d| *d < i).map(key).collect(),
-            arguments: Arguments { head: head.clone(), frames: vec![] },
+            arguments: Arguments::copied(b"12345678", vec![]),
         });
         let graph = Graph {
             functions: vec![Function { entry, name: "f".into() }],
@@ -274,7 +273,6 @@ fn worker_alone(tasks: usize) {
         chains: true,
     });
     let id = |i: usize| TaskId::new(i as u32, 1);
-    let head = rankine::serialize::Frame(bytes::Bytes::from_static(b"12345678"));
     let (mut seconds, mut now, mut done) = (0.0, 0, 0);
     let mut handle = |stimuli: Vec<worker::Stimulus>, now: u64| {
         let start = Instant::now();
@@ -299,7 +297,7 @@ fn worker_alone(tasks: usize) {
                 id: id(i),
                 key: Key(i as u128),
                 entry: EntryRef { module: 0, offset: 8, name: 1 },
-                arguments: Arguments { head: head.clone(), frames: vec![] },
+                arguments: Arguments::copied(b"12345678", vec![]),
                 dependencies: needed.map(dependency).collect(),
                 priority: Priority { order: i as u32, ..Priority::default() },
                 resources: vec![],

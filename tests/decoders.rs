@@ -27,7 +27,7 @@ fn whole() -> Bytes {
         function: 0,
         options: 0,
         dependencies: [Key(2), Key(3)].into_iter().collect(),
-        arguments: Arguments { head: rankine::serialize::Frame(vec![1; 20].into()), frames: vec![] },
+        arguments: Arguments::new(vec![1; 20].into(), vec![]),
     };
     let graph = Graph {
         functions: vec![Function { entry, name: "f".into() }],

@@ -184,8 +184,8 @@ impl<'a> Call<'a> {
                 let entry = EntryRef::of(self.entry);
                 let parts = [entry.module, entry.offset, entry.name];
                 let dependencies: Vec<u8> = dependencies.iter().flat_map(|k| k.0.to_le_bytes()).collect();
-                let head: [&[u8]; 3] = [bytemuck::cast_slice(&parts), &dependencies, &arguments.head.0];
-                Key::of_call(head.into_iter().chain(arguments.frames.iter().map(|frame| &*frame.0)))
+                let head: [&[u8]; 3] = [bytemuck::cast_slice(&parts), &dependencies, arguments.head()];
+                Key::of_call(head.into_iter().chain(arguments.frames().iter().map(|frame| &*frame.0)))
             }
             None => self.client.shared.unique_key(),
         };

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O or knows a worker. Start with [`Key`], then [`Graph`].
 
+mod arguments;
 mod key;
 mod order;
 
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+pub use arguments::Arguments;
 pub use key::{Key, KeyMap, KeySet};
 pub(crate) use order::{Lists, Order, order};
 
-use crate::{serialize::Frame, task::EntryRef};
+use crate::task::EntryRef;
 
 /// Tasks submitted together, in one message.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -63,22 +65,6 @@ pub struct GraphTask {
     pub dependencies: SmallVec<[Key; 2]>,
     /// The encoded arguments.
     pub arguments: Arguments,
-}
-
-/// Encoded arguments: opaque to all but the function's entry.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Arguments {
-    /// The head of the encoding.
-    pub head: Frame,
-    /// Big buffers within the arguments, untouched.
-    pub frames: Vec<Frame>,
-}
-
-impl Arguments {
-    /// Bytes of head and frames.
-    pub fn nbytes(&self) -> u64 {
-        self.head.0.len() as u64 + self.frames.iter().map(|f| f.0.len() as u64).sum::<u64>()
-    }
 }
 
 /// What a user may say of a task besides its function and arguments.

@@ -280,7 +280,7 @@ mod tests {
     /// A submission whose argument is `size` bytes out of band.
     fn submission(size: usize) -> Stimulus {
         let entry = EntryRef { module: 0, offset: 8, name: 1 };
-        let arguments = Arguments { head: Frame(Bytes::new()), frames: vec![Frame(vec![7; size].into())] };
+        let arguments = Arguments::new(Bytes::new(), vec![Frame(vec![7; size].into())]);
         let task = GraphTask {
             key: Key(size as u128),
             function: 0,

@@ -17,7 +17,9 @@ const DEPTH: u32 = 128;
 
 /// Reads values one after the other.
 pub struct Decoder<'h> {
-    head: &'h Bytes,
+    head: &'h [u8],
+    /// What buffers within the head can be views of.
+    owner: Option<&'h Bytes>,
     at: usize,
     frames: std::vec::IntoIter<Bytes>,
 }
@@ -25,7 +27,12 @@ pub struct Decoder<'h> {
 impl<'h> Decoder<'h> {
     /// Reads from a head and its frames.
     pub fn new(head: &'h Bytes, frames: Vec<Bytes>) -> Self {
-        Self { head, at: 0, frames: frames.into_iter() }
+        Self { head, owner: Some(head), at: 0, frames: frames.into_iter() }
+    }
+
+    /// Reads from a head without frames, of which buffers are copied.
+    pub(crate) fn of_slice(head: &'h [u8]) -> Self {
+        Self { head, owner: None, at: 0, frames: Vec::new().into_iter() }
     }
 
     /// Reads the next value.
@@ -69,7 +76,7 @@ impl<'h> Decoder<'h> {
         (self.head.len() - self.at) as u64
     }
 
-    fn take(&mut self, count: usize, what: &'static str) -> Result<&[u8], Error> {
+    fn take(&mut self, count: usize, what: &'static str) -> Result<&'h [u8], Error> {
         let bytes = self.head.get(self.at..self.at.saturating_add(count)).ok_or(Error::End(what))?;
         self.at += count;
         Ok(bytes)
@@ -100,9 +107,9 @@ impl<'h> Decoder<'h> {
         match self.byte("a buffer")? {
             INLINE => {
                 let count = self.count("a buffer")?;
-                let bytes = self.head.slice(self.at..self.at + count);
-                self.at += count;
-                Ok(bytes)
+                let owner = self.owner;
+                let bytes = self.take(count, "a buffer")?;
+                Ok(owner.map_or_else(|| Bytes::copy_from_slice(bytes), |owner| owner.slice_ref(bytes)))
             }
             FRAMED => self.frame(),
             _ => Err(Error::Malformed("buffer")),

@@ -5,7 +5,6 @@
 
 use std::{any::Any, cell::Cell, sync::Arc};
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Data, TaskError, Value};
@@ -98,15 +97,15 @@ impl ArgEncoder {
     /// The encoded arguments, the keys they refer to, and what is to be kept until they are submitted.
     pub(crate) fn finish(self) -> (Arguments, SmallVec<[Key; 2]>, Kept) {
         let (mut written, frames) = self.encoder.written();
-        let head = if written.len() > SCRATCH_BYTES {
-            Bytes::from(written)
+        let frames = frames.into_iter().map(Frame).collect();
+        let arguments = if written.len() > SCRATCH_BYTES {
+            Arguments::new(written.into(), frames)
         } else {
-            let head = Bytes::copy_from_slice(&written);
+            let arguments = Arguments::copied(&written, frames);
             written.clear();
             SCRATCH.set(written);
-            head
+            arguments
         };
-        let arguments = Arguments { head: Frame(head), frames: frames.into_iter().map(Frame).collect() };
         (arguments, self.dependencies, self.kept)
     }
 }
@@ -120,8 +119,7 @@ pub struct ArgDecoder<'a> {
 impl<'a> ArgDecoder<'a> {
     /// Reads `arguments`, which refer to `dependencies` by index.
     pub fn new(arguments: &'a Arguments, dependencies: Vec<Value>) -> Self {
-        let frames = arguments.frames.iter().map(|frame| frame.0.clone()).collect();
-        Self { decoder: Decoder::new(&arguments.head.0, frames), dependencies }
+        Self { decoder: arguments.decoder(), dependencies }
     }
 
     /// Reads a value.

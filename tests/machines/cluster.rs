@@ -443,7 +443,7 @@ impl Cluster {
         let execution = running.swap_remove(ready[self.random.random_range(0..ready.len())]);
         self.runs += 1;
         let mut number = [0; 8];
-        number.copy_from_slice(&execution.task.arguments.head.0);
+        number.copy_from_slice(execution.task.arguments.head());
         let inputs = execution.inputs.into_iter().filter_map(Input::value);
         let inputs = inputs.map(|value| *value.get::<i64>().expect("all values are i64"));
         let duration = self.random.random_range(1_000..1_000_000);

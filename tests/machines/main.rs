@@ -10,7 +10,6 @@ use rankine::{
     graph::{Arguments, Function, Graph, GraphTask, Key, TaskOptions},
     protocol::{FromClient, WorkerId},
     scheduler::Stimulus,
-    serialize::Frame,
     task::EntryRef,
 };
 
@@ -50,7 +49,7 @@ fn message_with(graph: &[(i64, Vec<usize>)], wanted: &[usize], options: TaskOpti
         function: 0,
         options: 0,
         dependencies: dependencies.iter().map(|d| key(*d)).collect(),
-        arguments: Arguments { head: Frame(number.to_le_bytes().to_vec().into()), frames: vec![] },
+        arguments: Arguments::copied(&number.to_le_bytes(), vec![]),
     };
     FromClient::Submit {
         graph: Graph {

@@ -142,10 +142,7 @@ impl Problem {
             function: task.function,
             options: u32::MAX,
             dependencies: task.dependencies.iter().map(|d| Self::key(*d as usize)).collect(),
-            arguments: Arguments {
-                head: Frame(Bytes::copy_from_slice(&(number as u64).to_le_bytes())),
-                frames: vec![],
-            },
+            arguments: Arguments::copied(&(number as u64).to_le_bytes(), vec![]),
         };
         Graph {
             functions: self.functions.iter().enumerate().map(function).collect(),
@@ -157,7 +154,7 @@ impl Problem {
     /// The task that was given these arguments.
     pub(crate) fn task_of(arguments: &Arguments) -> usize {
         let mut number = [0; 8];
-        number.copy_from_slice(&arguments.head.0);
+        number.copy_from_slice(arguments.head());
         u64::from_le_bytes(number) as usize
     }
 
