@@ -11,11 +11,21 @@ use crate::{graph::Key, protocol::TaskId};
 /// Places in a page.
 const PAGE: usize = 1024;
 
+type Page = [Option<Task>; PAGE];
+
+/// A page of vacant places, made where it stays.
+fn page() -> Box<Page> {
+    let places: Box<[Option<Task>]> = std::iter::repeat_with(|| None).take(PAGE).collect();
+    places.try_into().unwrap_or_else(|_| unreachable!("it has as many places as a page"))
+}
+
 /// All tasks of a scheduler.
 #[derive(Default)]
 pub(super) struct Arena {
-    pages: Vec<Vec<Option<Task>>>,
-    /// Vacant places, and the generations that their next tenants are.
+    pages: Vec<Box<Page>>,
+    /// Places that are or were taken.
+    used: usize,
+    /// Vacant ones of these, and the generations that their next tenants are.
     vacant: Vec<(u32, u32)>,
     index: Index,
 }
@@ -26,18 +36,15 @@ impl Arena {
         let this = match self.vacant.pop() {
             Some((place, tenant)) => TaskRef { index: place, tenant },
             None => {
-                if self.pages.last().is_none_or(|page| page.len() == PAGE) {
-                    self.pages.push(Vec::with_capacity(PAGE));
+                if self.used == self.pages.len() * PAGE {
+                    self.pages.push(page());
                 }
-                let full = (self.pages.len() - 1) * PAGE;
-                TaskRef { index: (full + self.pages.last().map_or(0, Vec::len)) as u32, tenant: 0 }
+                self.used += 1;
+                TaskRef { index: self.used as u32 - 1, tenant: 0 }
             }
         };
-        let place = this.index as usize;
-        let page = &mut self.pages[place / PAGE];
-        match page.get_mut(place % PAGE) {
-            Some(free) => *free = Some(Task::new(this, key, function)),
-            None => page.push(Some(Task::new(this, key, function))),
+        if let Some(place) = self.place_mut(this.index as usize) {
+            *place = Some(Task::new(this, key, function));
         }
         self.index.insert(hash(key), this.index);
         this
@@ -46,7 +53,7 @@ impl Arena {
     /// Takes a task out, whose place is then free for another; gives the dependencies it had.
     pub(super) fn remove(&mut self, this: TaskRef) -> SmallVec<[TaskRef; 2]> {
         let Some(task) = self.get_mut(this) else { return SmallVec::new() };
-        let (key, id, dependencies) = (task.key, task.id, std::mem::take(&mut task.dependencies));
+        let (key, id, dependencies) = (task.key, task.id(), std::mem::take(&mut task.dependencies));
         self.index.remove(hash(key), this.index);
         self.vacant.push((this.index, id.generation() + 1));
         if let Some(place) = self.place_mut(this.index as usize) {
@@ -76,7 +83,7 @@ impl Arena {
 
     /// The task that a worker means, unless that computation of it is over.
     pub(super) fn computation(&self, id: TaskId) -> Option<&Task> {
-        self.at(id.index()).filter(|task| task.id == id)
+        self.at(id.index()).filter(|task| task.id() == id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -84,15 +91,15 @@ impl Arena {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
-        self.pages.iter().flatten().flatten()
+        self.pages.iter().flat_map(|page| page.iter().flatten())
     }
 
     fn at(&self, place: usize) -> Option<&Task> {
-        self.pages.get(place / PAGE)?.get(place % PAGE)?.as_ref()
+        self.pages.get(place / PAGE)?[place % PAGE].as_ref()
     }
 
     fn place_mut(&mut self, place: usize) -> Option<&mut Option<Task>> {
-        self.pages.get_mut(place / PAGE)?.get_mut(place % PAGE)
+        Some(&mut self.pages.get_mut(place / PAGE)?[place % PAGE])
     }
 }
 
@@ -136,10 +143,10 @@ mod tests {
     fn a_place_is_never_the_same_again() {
         let mut arena = Arena::default();
         let first = arena.create(key(1), 0);
-        let id = arena.get(first).unwrap().id;
+        let id = arena.get(first).unwrap().id();
         arena.remove(first);
         let second = arena.create(key(2), 0);
-        assert_eq!((first.index, arena.get(second).unwrap().id.index()), (second.index, id.index()));
+        assert_eq!((first.index, arena.get(second).unwrap().id().index()), (second.index, id.index()));
         assert!(arena.get(first).is_none() && arena.computation(id).is_none());
     }
 }

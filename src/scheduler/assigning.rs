@@ -75,7 +75,7 @@ impl State {
         let mut dependencies = Vec::with_capacity(task.dependencies.len());
         dependencies.extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency)));
         let compute = Arc::new(ComputeTask {
-            id: task.id,
+            id: task.id(),
             key: task.key,
             entry: self.functions[task.function as usize].entry,
             arguments: task.arguments.clone(),
@@ -109,7 +109,7 @@ impl State {
             *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
         }
         let wait = self.workers.get(worker).map_or(0, Worker::wait);
-        self.choice = Some(Choice { stolen, wait, held, missing });
+        self.story.assigned(id, worker, Choice { stolen, wait, held, missing });
         let (mut untidy, mut queueing, mut place, now) = (false, 0, 0, self.now);
         self.workers.change(worker, |worker| {
             if worker.busy == 0 {
@@ -144,7 +144,7 @@ impl State {
         let task = self.task(id)?;
         // Of very many holders some are enough.
         let who_has = &task.who_has[..task.who_has.len().min(16)];
-        Some(Dependency { id: task.id, nbytes: task.nbytes, who_has: SmallVec::from_slice(who_has) })
+        Some(Dependency { id: task.id(), nbytes: task.nbytes, who_has: SmallVec::from_slice(who_has) })
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.

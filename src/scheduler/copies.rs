@@ -71,7 +71,7 @@ impl State {
             let held = room.iter().filter(|(_, worker)| task.who_has.contains(worker)).count();
             let free = room.iter().filter(|(_, worker)| !task.who_has.contains(worker));
             let chosen: Vec<(u64, WorkerId)> = free.take(most.saturating_sub(held)).copied().collect();
-            let (this, id, nbytes) = (task.this, task.id, task.nbytes);
+            let (this, id, nbytes) = (task.this, task.id(), task.nbytes);
             // Holders that were not meant stay: only what is surplus goes.
             let outside = task.who_has.len() - held;
             self.copies.kept.insert(this, (id, (most + outside) as u32));
@@ -106,7 +106,7 @@ impl State {
                 room.pop_first();
                 room.insert((least + task.nbytes, to));
                 nbytes -= task.nbytes;
-                pending.push(Copy { task: task.this, id: task.id, to, from: Some(from) });
+                pending.push(Copy { task: task.this, id: task.id(), to, from: Some(from) });
             }
         }
         self.order(client, question, pending);
@@ -181,14 +181,14 @@ impl State {
             // gone takes none.
             order.pending.retain(|copy| {
                 let stays = self.workers.get(copy.to).is_some_and(|worker| !worker.retiring);
-                let there = self.task(copy.task).filter(|task| task.id == copy.id);
+                let there = self.task(copy.task).filter(|task| task.id() == copy.id);
                 stays && there.is_some_and(|task| !task.who_has.contains(&copy.to))
             });
         }
         self.copies.orders = orders;
         self.end_orders();
         let mut kept = std::mem::take(&mut self.copies.kept);
-        kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id == *id));
+        kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id() == *id));
         self.copies.kept = kept;
         if !self.config.reduce_replicas {
             return;
@@ -228,7 +228,7 @@ impl State {
     /// A client put data on several workers: it is to stay there.
     pub(super) fn keep_copies(&mut self, id: TaskRef) {
         if let Some(task) = self.task(id).filter(|task| task.who_has.len() > 1) {
-            let kept = (task.id, task.who_has.len() as u32);
+            let kept = (task.id(), task.who_has.len() as u32);
             self.copies.kept.insert(id, kept);
         }
     }
@@ -240,7 +240,7 @@ impl State {
 
     /// A worker need not keep its copy of a result.
     pub(super) fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
-        let Some(computation) = self.task(id).map(|task| task.id) else { return };
+        let Some(computation) = self.task(id).map(Task::id) else { return };
         self.free(holder, computation);
         if self.remove_holder(id, holder) {
             self.lose(id);

@@ -7,7 +7,7 @@ use std::fmt;
 use super::{
     TaskState,
     state::{State, Worker},
-    task::{SCATTERED, Task, TaskRef},
+    task::{SCATTERED, Task},
 };
 use crate::{
     amounts::Bytes,
@@ -217,8 +217,8 @@ impl State {
         let mut why = Vec::new();
         if task.function == SCATTERED {
             why.push("A client scattered it.".into());
-        } else if let Some(ran) = self.last_choice(task.this) {
-            let worker = ran.1.and_then(|id| name(&id)).unwrap_or_else(|| "a worker that is gone".into());
+        } else if let Some((_, ran)) = self.story.last_assignment(task.this) {
+            let worker = name(&ran).unwrap_or_else(|| "a worker that is gone".into());
             why.push(self.why_there(task, &worker));
         }
         let (bytes, more) = (Bytes(task.nbytes), holders.len().saturating_sub(NAMED));
@@ -228,17 +228,8 @@ impl State {
         why
     }
 
-    /// What the latest assignment of a task, as far as remembered, went by, and where it went.
-    fn last_choice(&self, id: TaskRef) -> Option<(Choice, Option<WorkerId>)> {
-        let key = self.task(id)?.key;
-        self.steps()
-            .filter(|step| step.key == key)
-            .filter_map(|step| Some((step.choice?, step.worker)))
-            .last()
-    }
-
     fn why_there(&self, task: &Task, worker: &str) -> String {
-        let Some((choice, _)) = self.last_choice(task.this) else {
+        let Some((choice, _)) = self.story.last_assignment(task.this) else {
             return format!("It went to {worker}, too long ago to remember why.");
         };
         let Choice { stolen, wait, held, missing } = choice;

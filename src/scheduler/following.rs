@@ -270,7 +270,7 @@ impl State {
             .filter(|(_, computing)| *computing != worker)
             .collect();
         for (dependency, computing) in elsewhere {
-            let Some(result) = self.task(dependency).map(|task| task.id) else { continue };
+            let Some(result) = self.task(dependency).map(Task::id) else { continue };
             self.name_peer(computing, worker);
             self.out.push(Instruction::ToWorker(computing, ToWorker::Forward { id: result, to: worker }));
         }

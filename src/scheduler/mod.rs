@@ -39,6 +39,7 @@ pub(crate) mod server;
 mod state;
 mod stealing;
 mod stimulus;
+mod story;
 mod submit;
 mod task;
 #[cfg(test)]

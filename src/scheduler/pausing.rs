@@ -43,7 +43,7 @@ impl State {
         }
         let task = self.task_mut(id)?;
         task.displaced += 1;
-        Some(task.id)
+        Some(task.id())
     }
 
     /// A worker cannot read results back that it had written to disk.

@@ -169,8 +169,7 @@ impl State {
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
     /// and, of short ones, enough to keep it busy until more can come.
     pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
-        let threads = u64::from(worker.threads);
-        let saturated = (threads as f64 * self.config.saturation).ceil() as u64;
+        let (threads, saturated) = (u64::from(worker.threads), u64::from(worker.saturated));
         match self.functions.get(task.function as usize).and_then(|f| f.duration) {
             Some(duration) => saturated.max(threads * (AHEAD / duration.max(1)).min(AHEAD_TASKS)),
             None => saturated,

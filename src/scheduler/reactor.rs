@@ -56,8 +56,10 @@ impl State {
         let ends = info.lifetime.map_or(NEVER, |lifetime| now.saturating_add(lifetime));
         let hosts = self.hosts.len() as u32;
         let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
+        let threads = info.nthreads.max(1);
         let worker = Worker {
-            threads: info.nthreads.max(1),
+            threads,
+            saturated: (f64::from(threads) * self.config.saturation).ceil() as u32,
             info,
             metrics: Metrics::default(),
             processing: Default::default(),
@@ -264,14 +266,14 @@ impl State {
 
     fn reserve(&mut self, client: ClientId, key: Key) -> Option<TaskId> {
         if let Some(known) = self.tasks.find(key) {
-            return Some(self.task(known)?.id);
+            return Some(self.task(known)?.id());
         }
         let id = self.tasks.create(key, SCATTERED);
         if let Some(task) = self.task_mut(id) {
             task.who_wants.push(client);
         }
         self.set_state(id, TaskState::Waiting);
-        Some(self.task(id)?.id)
+        Some(self.task(id)?.id())
     }
 
     fn on_scattered(&mut self, data: Vec<Scattered>) {
@@ -313,7 +315,7 @@ impl State {
     /// Somebody looked for a result where it was said to be and did not find it, or nobody there.
     fn not_there(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
-        let computation = task.id;
+        let computation = task.id();
         self.free(worker, computation);
         if self.remove_holder(id, worker) {
             self.lose(id);

@@ -125,7 +125,7 @@ impl State {
     /// others hold it, those that leave let go of it.
     fn is_homeless(&mut self, id: TaskRef) -> bool {
         let Some(task) = self.task(id).filter(|task| task.state == TaskState::Memory) else { return false };
-        let (holders, computation) = (task.who_has.len(), task.id);
+        let (holders, computation) = (task.who_has.len(), task.id());
         let leaving = self.leaving_holders(id);
         if leaving.is_empty() {
             return false;

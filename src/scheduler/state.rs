@@ -11,13 +11,13 @@ use super::{
     Instruction, TaskState,
     arena::Arena,
     copies::Copies,
-    explain::Choice,
     limits::Limits,
     links::{Link, Links},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
     stealing::Stealing,
+    story::Story,
     task::{Task, TaskList, TaskRef},
 };
 use crate::{
@@ -56,8 +56,9 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, and what its
-/// own reports change in the next ones: of ten thousand workers hardly any is in the caches when its turn comes.
+/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, what its
+/// own reports change in the next one, each list of tasks in one more: of ten thousand workers hardly any is in the caches
+/// when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Worker {
     /// Its compute threads; one at least.
@@ -81,16 +82,21 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
+    /// Tasks that it may be given at a time without regard to what they take: see [`Config::saturation`].
+    pub(super) saturated: u32,
+
     pub(super) heard: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
     pub(super) nbytes: u64,
-    pub(super) processing: TaskList,
-    pub(super) has: TaskList,
     /// Tasks that would follow others here, had there been room.
     pub(super) kept_out: VecDeque<TaskRef>,
+
+    pub(super) processing: TaskList,
+    pub(super) has: TaskList,
+
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
     /// What its fetches from each peer took.
@@ -99,6 +105,8 @@ pub(super) struct Worker {
     pub(super) info: WorkerInfo,
 }
 
+const _: () = assert!(std::mem::offset_of!(Worker, processing) == 128);
+const _: () = assert!(std::mem::offset_of!(Worker, told) == 256);
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 
 /// A time that does not come.
@@ -130,20 +138,6 @@ pub(super) struct FunctionInfo {
     pub(super) inner: u32,
 }
 
-pub(super) struct Step {
-    at: u64,
-    stimulus: u64,
-    pub(super) key: Key,
-    start: TaskState,
-    finish: TaskState,
-    pub(super) worker: Option<WorkerId>,
-    /// Of an assignment, what it went by.
-    pub(super) choice: Option<Choice>,
-}
-
-/// Steps remembered for stories.
-const STORY: usize = 100_000;
-
 /// The scheduler, as a pure state machine.
 pub struct State {
     pub(super) config: Config,
@@ -168,11 +162,7 @@ pub struct State {
     pub(super) copies: Copies,
     pub(super) limits: Limits,
     next_client: u32,
-    /// The latest steps; once there are enough, the oldest are overwritten.
-    story: Vec<Step>,
-    oldest: usize,
-    /// What the assignment that is about to be noted went by.
-    pub(super) choice: Option<Choice>,
+    pub(super) story: Story,
     pub(super) stimulus: u64,
     pub(super) now: u64,
     pub(super) recommendations: VecDeque<(TaskRef, TaskState)>,
@@ -208,9 +198,7 @@ impl State {
             copies: Copies::default(),
             limits: Limits::default(),
             next_client: 0,
-            story: Vec::new(),
-            oldest: 0,
-            choice: None,
+            story: Story::default(),
             stimulus: 0,
             now: 0,
             recommendations: VecDeque::new(),
@@ -239,19 +227,6 @@ impl State {
         &self.options[task.options as usize]
     }
 
-    pub(super) fn log(&mut self, task: TaskRef, start: TaskState, finish: TaskState) {
-        let Some(task) = self.task(task) else { return };
-        let (key, worker) = (task.key, task.worker);
-        let choice = self.choice.take();
-        let step = Step { at: self.now, stimulus: self.stimulus, key, start, finish, worker, choice };
-        if self.story.len() < STORY {
-            self.story.push(step);
-        } else {
-            self.story[self.oldest] = step;
-            self.oldest = (self.oldest + 1) % STORY;
-        }
-    }
-
     /// How many tasks there are.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
@@ -264,20 +239,7 @@ impl State {
 
     /// What happened to a task, oldest first, as far as remembered.
     pub fn story(&self, key: Key) -> Vec<StoryEvent> {
-        let event = |step: &Step| StoryEvent {
-            at: step.at,
-            stimulus: step.stimulus,
-            start: step.start.name().into(),
-            finish: step.finish.name().into(),
-            worker: step.worker,
-        };
-        self.steps().filter(|step| step.key == key).map(event).collect()
-    }
-
-    /// The latest steps of all tasks, oldest first.
-    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
-        let (later, earlier) = self.story.split_at(self.oldest);
-        earlier.iter().chain(later)
+        self.story.of(key, self.tasks.find(key))
     }
 
     /// The tasks that a worker was assigned and did not finish.

@@ -163,7 +163,7 @@ impl State {
             }
             // A task that came to a worker twice may be listed twice.
             let listed = self.task(task).filter(|task| !self.stealing.asked.contains_key(&task.this));
-            let Some(id) = listed.map(|task| task.id) else { continue };
+            let Some(id) = listed.map(Task::id) else { continue };
             here = here.saturating_sub(estimate / from_threads);
             there += estimate / to_threads;
             self.stealing.asked.insert(task, Theft { victim, thief, estimate });

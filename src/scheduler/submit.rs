@@ -242,8 +242,7 @@ impl State {
         if let Some(task) = self.task_mut(id) {
             task.error = None;
             (task.suspicious, task.displaced) = (0, 0);
-            task.state = TaskState::Released;
-            self.log(id, TaskState::Erred, TaskState::Released);
+            self.set_state(id, TaskState::Released);
             self.recommend(id, TaskState::Waiting);
         }
     }

@@ -38,22 +38,23 @@ impl State {
     fn transition(&mut self, id: TaskRef, finish: TaskState) {
         use TaskState::{Erred, Forgotten, Memory, NoWorker, Processing, Queued, Released, Waiting};
         let Some(task) = self.task(id) else { return };
-        let (start, needed, live) = (task.state, task.needed(), task.live_dependents > 0);
-        match (start, finish) {
-            (Released, Waiting) if needed => self.released_waiting(id),
+        match (task.state, finish) {
+            (Released, Waiting) if task.needed() => self.released_waiting(id),
             (Waiting, Processing) if task.waiting_on == 0 => self.find_place(id),
             (Waiting, Processing) => self.follow(id),
             (Processing, Waiting) if task.waiting_on > 0 => self.start_over_later(id),
             (NoWorker | Queued, Processing) => self.find_place(id),
-            (Waiting | NoWorker | Queued | Processing, Released) if !needed => self.active_released(id),
+            (Waiting | NoWorker | Queued | Processing, Released) if !task.needed() => {
+                self.active_released(id)
+            }
             (Waiting | NoWorker | Queued | Processing, Erred) => {
                 let cause = task.dependencies.iter().find_map(|d| self.task(*d)?.error.clone());
                 if let Some(cause) = cause {
                     self.fail(id, cause);
                 }
             }
-            (Memory, Released) if !needed => self.memory_released(id),
-            (Released | Erred, Forgotten) if !needed && !live => self.forget(id),
+            (Memory, Released) if !task.needed() => self.memory_released(id),
+            (Released | Erred, Forgotten) if task.live_dependents == 0 && !task.needed() => self.forget(id),
             // What was recommended holds no more.
             _ => {}
         }
@@ -63,17 +64,17 @@ impl State {
         let Some(task) = self.task_mut(id) else { return };
         let was_active = task.active();
         let start = std::mem::replace(&mut task.state, finish);
-        let is_active = task.active();
+        let (is_active, worker) = (task.active(), task.worker);
         let known_to_workers = |state| matches!(state, TaskState::Processing | TaskState::Memory);
         if known_to_workers(start) && !known_to_workers(finish) {
             // What workers say of this computation from now on is about the past.
-            task.id = TaskId::new(task.id.index() as u32, task.id.generation() + 1);
+            task.compute_anew();
             if start == TaskState::Processing {
                 self.strand_followers(id);
             }
         }
         self.unfinished = self.unfinished + u64::from(is_active) - u64::from(was_active);
-        self.log(id, start, finish);
+        self.story.note((self.now, self.stimulus), id, (start, finish), worker);
     }
 
     /// Recommends what follows where nobody needs a task any more.
@@ -136,7 +137,7 @@ impl State {
                 self.count_out(id);
             }
             self.workers.change(worker, |worker| {
-                worker.processing.remove_one();
+                worker.processing.remove(id);
                 worker.following -= following;
                 if let Some(booked) = counted {
                     worker.busy -= 1;
@@ -165,7 +166,7 @@ impl State {
         if let Some(task) = self.task(id)
             && let Some(worker) = task.worker
         {
-            let id = task.id;
+            let id = task.id();
             self.free(worker, id);
         }
         self.leave_active(id);
@@ -258,7 +259,7 @@ impl State {
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
         if let Some(holder) = self.workers.get_mut(worker) {
-            holder.has.remove_one();
+            holder.has.remove(id);
             holder.nbytes -= task.nbytes;
         }
         task.who_has.is_empty()
@@ -278,10 +279,10 @@ impl State {
 
     fn memory_released(&mut self, id: TaskRef) {
         let Some(task) = self.task_mut(id) else { return };
-        let (computation, nbytes) = (task.id, task.nbytes);
+        let (computation, nbytes) = (task.id(), task.nbytes);
         for worker in std::mem::take(&mut task.who_has) {
             if let Some(holder) = self.workers.get_mut(worker) {
-                holder.has.remove_one();
+                holder.has.remove(id);
                 holder.nbytes -= nbytes;
             }
             self.free(worker, computation);
@@ -347,6 +348,8 @@ impl State {
 
     fn forget(&mut self, id: TaskRef) {
         self.set_state(id, TaskState::Forgotten);
+        let Some(key) = self.task(id).map(|task| task.key) else { return };
+        self.story.forgotten(key, id);
         for dependency in self.tasks.remove(id) {
             if let Some(other) = self.task_mut(dependency) {
                 other.live_dependents -= 1;
@@ -361,7 +364,7 @@ impl State {
     /// Tells a client where a result is, and the result itself where it passes through.
     pub(super) fn report_memory(&mut self, client: ClientId, id: TaskRef, value: Option<Value>) {
         let Some(task) = self.task(id) else { return };
-        let (key, computation, nbytes) = (task.key, task.id, task.nbytes);
+        let (key, computation, nbytes) = (task.key, task.id(), task.nbytes);
         let Some(&worker) = task.who_has.first() else { return };
         let Some(address) = self.workers.get(worker).map(|w| w.info.contact.clone()) else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };

@@ -203,12 +203,12 @@ impl Bed {
     #[track_caller]
     fn assignment(&self, key: u128) -> (WorkerId, TaskId) {
         let task = self.task(key);
-        (task.worker.expect("it is being processed"), task.id)
+        (task.worker.expect("it is being processed"), task.id())
     }
 
     #[track_caller]
     fn id(&self, key: u128) -> TaskId {
-        self.task(key).id
+        self.task(key).id()
     }
 
     #[track_caller]
