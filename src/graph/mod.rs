@@ -86,6 +86,13 @@ pub struct TaskOptions {
     pub pure: bool,
 }
 
+impl TaskOptions {
+    /// Whether not every worker may run the task.
+    pub(crate) fn restrict(&self) -> bool {
+        !self.workers.is_empty() || !self.resources.is_empty()
+    }
+}
+
 impl Default for TaskOptions {
     fn default() -> Self {
         Self {

@@ -41,7 +41,12 @@ impl State {
 
     /// Hands queued tasks to workers that have too little to do.
     pub(super) fn refill(&mut self) {
-        while let Some(least) = self.workers.least_loaded() {
+        // Both are asked, and begin anew.
+        let may_change = self.workers.any_relieved() | self.queued.any_fresh();
+        if !may_change || self.none_queued() {
+            return;
+        }
+        while let Some(least) = self.workers.least_loaded().filter(|least| !self.is_full(*least)) {
             let Some((standing, id)) = self.next_queued(least) else { return };
             if self.limits.are_set() && self.has_to_wait(id) {
                 self.queued.remove(standing);

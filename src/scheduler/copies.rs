@@ -4,6 +4,8 @@
 //! are done only takes room: at each tick some of them go (Dask's policy *ReduceReplicas*), but for those that a user
 //! asked for.
 
+use std::collections::VecDeque;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -18,11 +20,17 @@ use crate::{
     task::TaskError,
 };
 
+/// Results with copies that are looked at in a tick, at least; of more, all are within so many ticks.
+const LOOKED_AT: usize = 256;
+const TICKS: usize = 4;
+
 /// What is under way, and what is to be kept.
 #[derive(Default)]
 pub(super) struct Copies {
-    /// Results that have more than one holder, or had.
-    several: KeySet<TaskRef>,
+    /// Results that have more than one holder, or had; the one to be looked at next comes first.
+    several: VecDeque<TaskRef>,
+    /// Those that are listed there.
+    listed: KeySet<TaskRef>,
     /// Of these computations' results as many copies are kept.
     kept: KeyMap<TaskRef, (TaskId, u32)>,
     /// What clients wait for.
@@ -134,7 +142,9 @@ impl State {
 
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
-        self.copies.several.insert(id);
+        if self.copies.listed.insert(id) {
+            self.copies.several.push_back(id);
+        }
         let arrived = self.take_pending(id, worker);
         for from in arrived.into_iter().flatten() {
             let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
@@ -193,12 +203,15 @@ impl State {
         if !self.config.reduce_replicas {
             return;
         }
-        let mut several = std::mem::take(&mut self.copies.several);
-        several.retain(|id| self.task(*id).is_some_and(|task| task.who_has.len() > 1));
-        let looked_at: Vec<TaskRef> = several.iter().copied().collect();
-        self.copies.several = several;
-        for id in looked_at {
+        let listed = self.copies.several.len();
+        for _ in 0..listed.min(LOOKED_AT.max(listed / TICKS)) {
+            let Some(id) = self.copies.several.pop_front() else { break };
             self.reduce(id);
+            if self.task(id).is_some_and(|task| task.who_has.len() > 1) {
+                self.copies.several.push_back(id);
+            } else {
+                self.copies.listed.remove(&id);
+            }
         }
     }
 

@@ -123,9 +123,8 @@ impl State {
     fn leader_of(&self, id: TaskRef) -> Option<Leader> {
         let task = self.task(id)?;
         let options = self.options_of(task);
-        let free = options.workers.is_empty() && options.resources.is_empty();
         // Where workers died, it is to be known which task they ran.
-        let free = free && task.suspicious == 0;
+        let free = !options.restrict() && task.suspicious == 0;
         if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
             return None;
         }

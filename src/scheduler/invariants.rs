@@ -83,6 +83,8 @@ impl State {
         }
         let unfinished = self.tasks.iter().filter(|task| task.active()).count();
         assert_eq!(self.unfinished, unfinished as u64, "tasks that are not done are counted");
+        let queued = self.tasks.iter().filter(|task| task.state == TaskState::Queued).count();
+        assert_eq!(self.in_queue, queued as u64, "tasks that are queued are counted");
         self.workers.validate();
         self.validate_limits();
         for task in self.tasks.iter() {

@@ -1,8 +1,8 @@
 //! What moving results between workers costs, learned from the fetches that they report.
 //!
 //! Two workers of a process, of a host and of two hosts differ by orders of magnitude, and so do pairs of hosts on a
-//! network that is not flat. Each worker keeps what its own fetches from each peer took; a pair that has not met yet
-//! is taken for one like others of its kind.
+//! network that is not flat. Each worker keeps what its own fetches took from the first of its peers, and from those that it
+//! comes back to; any other pair is taken for one like others of its kind: of ten thousand workers each may meet any other once.
 
 use super::state::{State, Worker};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
@@ -16,6 +16,8 @@ const RECENT: f64 = 1.0 / 16.0;
 const FADES: u64 = 200_000_000;
 /// How often that is hoped.
 const HOPES: u64 = 3;
+/// Peers of which a worker keeps what fetches take, though it may never come back to them.
+const PEERS: usize = 16;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
 
@@ -67,7 +69,7 @@ impl Costs {
 }
 
 /// What a worker's own fetches from a peer tell.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     costs: Costs,
     /// What the quickest small ones took: of those since some moment, and of those shortly before it.
@@ -93,6 +95,25 @@ impl Link {
         // What the others took longer they waited for somebody: what comes next may not.
         self.costs.latency = self.quickest[0].min(self.quickest[1]);
         self.costs.heard = now;
+    }
+}
+
+/// Peers that a worker fetched from lately, once each.
+#[derive(Default)]
+pub(super) struct Met {
+    peers: [Option<WorkerId>; 8],
+    next: u8,
+}
+
+impl Met {
+    /// Whether a peer is one of them. If not, it is from now on, instead of the one that was met first.
+    fn again(&mut self, peer: WorkerId) -> bool {
+        let again = self.peers.contains(&Some(peer));
+        if !again {
+            self.peers[usize::from(self.next)] = Some(peer);
+            self.next = (self.next + 1) % self.peers.len() as u8;
+        }
+        again
     }
 }
 
@@ -136,15 +157,17 @@ impl State {
             let (Some(asker), Some(holder)) = (self.workers.get(worker), self.workers.get(fetch.from)) else {
                 continue;
             };
-            let like = &mut self.links.0[Links::distance(asker, holder) as usize];
-            let known = asker.links.get(&fetch.from).cloned();
-            let mut link = known.unwrap_or_else(|| Link::like(like, self.now));
+            let distance = Links::distance(asker, holder);
+            let like = &mut self.links.0[distance as usize];
+            let Some(asker) = self.workers.get_mut(worker) else { continue };
+            let known = asker.links.len() < PEERS
+                || asker.links.contains_key(&fetch.from)
+                || asker.met.again(fetch.from);
+            let mut once = Link::like(like, self.now);
+            let link = if known { asker.links.entry(fetch.from).or_insert(once) } else { &mut once };
             link.learn(fetch, self.now);
             let proved = if fetch.nbytes <= Fetch::SMALL { link.costs.latency as u64 } else { fetch.nanos };
             like.learn(Fetch { nanos: proved, ..fetch }, self.now);
-            if let Some(asker) = self.workers.get_mut(worker) {
-                asker.links.insert(fetch.from, link);
-            }
         }
     }
 

@@ -36,7 +36,7 @@ impl State {
         let Some(task) = self.task(id) else { return Placement::Nobody };
         if task.options != 0 {
             let options = self.options_of(task);
-            if !options.workers.is_empty() || !options.resources.is_empty() {
+            if options.restrict() {
                 return self.place_restricted(task);
             }
         }
@@ -169,11 +169,20 @@ impl State {
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
     /// and, of short ones, enough to keep it busy until more can come.
     pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
-        let (threads, saturated) = (u64::from(worker.threads), u64::from(worker.saturated));
         match self.functions.get(task.function as usize).and_then(|f| f.duration) {
-            Some(duration) => saturated.max(threads * (AHEAD / duration.max(1)).min(AHEAD_TASKS)),
-            None => saturated,
+            Some(duration) => worker.slots_of(duration),
+            None => u64::from(worker.saturated),
         }
+    }
+
+    /// Whether nothing that is queued may go to a worker, whatever comes first.
+    pub(super) fn is_full(&self, worker: WorkerId) -> bool {
+        let special = self.queued.any_restricted() || self.limits.are_set();
+        // Who does not stay is passed over for others.
+        let full = |worker: &Worker| {
+            worker.ends == NEVER && u64::from(worker.busy) >= worker.slots_of(self.briefest)
+        };
+        !special && self.workers.get(worker).is_some_and(full)
     }
 
     /// Nanoseconds that a task is expected to take a worker.
@@ -186,6 +195,14 @@ impl State {
     pub(super) fn expected_duration(&self, task: &Task) -> u64 {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
         known.or(self.usual_duration).unwrap_or(UNKNOWN_DURATION)
+    }
+}
+
+impl Worker {
+    /// How many tasks of so many nanoseconds it is given at a time.
+    fn slots_of(&self, duration: u64) -> u64 {
+        let ahead = (AHEAD / duration.max(1)).min(AHEAD_TASKS);
+        u64::from(self.saturated).max(u64::from(self.threads) * ahead)
     }
 }
 

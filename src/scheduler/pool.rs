@@ -9,6 +9,10 @@ use crate::protocol::WorkerId;
 pub(super) const FULL: u64 = 1 << 16;
 /// Stands nowhere in the order.
 const ASIDE: u32 = u32::MAX;
+/// Children of an entry in the heap: with so many next to each other it is low.
+const ARITY: usize = 8;
+/// Workers that may have less to do than the heap knows.
+const LIGHTER: usize = 8;
 
 /// Load and worker, in a word: the less, the sooner it gets something; among equals the one that came first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,14 +34,19 @@ impl ByLoad {
 }
 
 /// All workers. Ids are dense and never used again, so they are places in a vector; the order by load
-/// is a binary heap that knows where in it each worker stands.
+/// is a heap that knows where in it each worker stands.
 #[derive(Default)]
 pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
-    /// By load: no entry is less than its parent, that of half its place.
+    /// By load: no entry is less than its parent.
     heap: Vec<ByLoad>,
     /// Where in the heap each worker stands.
     standing: Vec<u32>,
+    /// Those that have less to do than the heap knows: most that are done with a task get another one at once, and need
+    /// not move up and down again.
+    lighter: Vec<ByLoad>,
+    /// Whether any may take more than when this was last asked.
+    relieved: bool,
     /// Compute threads of all that stand in the order.
     threads: u64,
     /// Those that have more than they run.
@@ -55,7 +64,8 @@ impl Pool {
         self.heap.push(ByLoad::of(&worker, id));
         self.threads += u64::from(worker.threads);
         self.workers.push(Some(Box::new(worker)));
-        self.settle(self.heap.len() - 1);
+        self.rise(self.heap.len() - 1);
+        self.relieved = true;
         id
     }
 
@@ -69,12 +79,14 @@ impl Pool {
     /// Takes a worker out of the order: it is not to be given anything.
     pub(super) fn stand_aside(&mut self, id: WorkerId) {
         self.loaded.remove(id);
+        self.lighter.retain(|lighter| lighter.worker() != id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
             self.threads -= self.get(id).map_or(0, |worker| u64::from(worker.threads));
             self.heap.swap_remove(standing);
             if standing < self.heap.len() {
-                self.settle(standing);
+                self.sink(standing);
+                self.rise(standing);
             }
         }
     }
@@ -93,7 +105,8 @@ impl Pool {
         self.threads += u64::from(threads);
         self.standing[id.0 as usize] = self.heap.len() as u32;
         self.heap.push(entry);
-        self.settle(self.heap.len() - 1);
+        self.rise(self.heap.len() - 1);
+        self.relieved = true;
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
@@ -118,15 +131,42 @@ impl Pool {
         if busy < before && busy < threads {
             self.hungry.push_front(id);
         }
-        if let Some(entry) = self.heap.get_mut(standing).filter(|entry| **entry != changed) {
-            *entry = changed;
-            self.settle(standing);
+        let Some(known) = self.heap.get(standing).copied() else { return };
+        self.relieved |= busy < before;
+        let lighter = self.lighter.iter().position(|lighter| lighter.worker() == id);
+        if changed >= known {
+            lighter.map(|place| self.lighter.swap_remove(place));
+            if changed > known {
+                self.heap[standing] = changed;
+                self.sink(standing);
+            }
+        } else if let Some(place) = lighter {
+            self.lighter[place] = changed;
+        } else {
+            if self.lighter.len() == LIGHTER {
+                self.make_known();
+            }
+            self.lighter.push(changed);
         }
+    }
+
+    /// Has the heap know of all that have less to do.
+    fn make_known(&mut self) {
+        while let Some(entry) = self.lighter.pop() {
+            let standing = self.standing[entry.worker().0 as usize] as usize;
+            self.heap[standing] = entry;
+            self.rise(standing);
+        }
+    }
+
+    /// Whether any may take more than when this was last asked: a task of its is done, or it came.
+    pub(super) fn any_relieved(&mut self) -> bool {
+        std::mem::take(&mut self.relieved)
     }
 
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
-        Some(self.heap.first()?.worker())
+        self.lighter.iter().chain(self.heap.first()).min().copied().map(ByLoad::worker)
     }
 
     /// Whether any worker has more than it runs.
@@ -161,11 +201,13 @@ impl Pool {
     /// as there are of them.
     pub(super) fn starve(&mut self) {
         self.hungry.clear();
+        self.relieved = true;
+        self.make_known();
         let (full, mut places) = (ByLoad::new(FULL, WorkerId(0)), vec![0]);
         while let Some(place) = places.pop() {
             if let Some(entry) = self.heap.get(place).filter(|entry| **entry < full) {
                 self.hungry.push_back(entry.worker());
-                places.extend([2 * place + 1, 2 * place + 2]);
+                places.extend(ARITY * place + 1..=ARITY * place + ARITY);
             }
         }
     }
@@ -202,26 +244,32 @@ impl Pool {
         self.workers.iter_mut().enumerate().filter_map(named)
     }
 
-    /// Puts what stands at `standing` where it belongs, after its load changed.
-    fn settle(&mut self, standing: usize) {
+    /// Moves up what stands at `standing` and became less.
+    fn rise(&mut self, standing: usize) {
         let moved = self.heap[standing];
         let mut hole = standing;
-        while hole > 0 && moved < self.heap[(hole - 1) / 2] {
-            self.stand(hole, self.heap[(hole - 1) / 2]);
-            hole = (hole - 1) / 2;
+        while hole > 0 && moved < self.heap[(hole - 1) / ARITY] {
+            self.stand(hole, self.heap[(hole - 1) / ARITY]);
+            hole = (hole - 1) / ARITY;
         }
+        self.stand(hole, moved);
+    }
+
+    /// Moves down what stands at `standing` and became more.
+    fn sink(&mut self, standing: usize) {
+        let moved = self.heap[standing];
+        let mut hole = standing;
         loop {
-            let (left, right) = (2 * hole + 1, 2 * hole + 2);
-            if left >= self.heap.len() {
+            let first = ARITY * hole + 1;
+            let children = self.heap.get(first..(first + ARITY).min(self.heap.len())).unwrap_or_default();
+            let least = children.iter().zip(first..).min();
+            let Some((least, place)) =
+                least.map(|(least, place)| (*least, place)).filter(|(least, _)| *least < moved)
+            else {
                 break;
-            }
-            let least =
-                if right < self.heap.len() && self.heap[right] < self.heap[left] { right } else { left };
-            if moved <= self.heap[least] {
-                break;
-            }
-            self.stand(hole, self.heap[least]);
-            hole = least;
+            };
+            self.stand(hole, least);
+            hole = place;
         }
         self.stand(hole, moved);
     }
@@ -249,6 +297,11 @@ impl Pool {
         let threads: u64 =
             self.heap.iter().filter_map(|entry| Some(u64::from(self.get(entry.worker())?.threads))).sum();
         assert_eq!(self.threads, threads, "threads of those that stay are counted");
+        let mut lighter: Vec<WorkerId> = self.lighter.iter().map(|entry| entry.worker()).collect();
+        lighter.sort_unstable();
+        lighter.dedup();
+        assert_eq!(lighter.len(), self.lighter.len(), "those with less to do are noted once");
+        assert!(lighter.into_iter().all(|id| self.get(id).is_some_and(Worker::stands)), "and are ordered");
         for (standing, entry) in self.heap.iter().enumerate() {
             let id = entry.worker();
             let worker = self.get(id).expect("the ordered are there");
@@ -257,8 +310,66 @@ impl Pool {
                 self.standing[id.0 as usize] as usize, standing,
                 "{id:?} stands where it is thought to"
             );
-            assert!(ByLoad::of(worker, id) == *entry, "{id:?} is ordered by its load");
-            assert!(self.heap[standing.saturating_sub(1) / 2] <= *entry, "{id:?} stands too high");
+            let load = ByLoad::of(worker, id);
+            let lighter = self.lighter.contains(&load) && load < *entry;
+            assert!(lighter || load == *entry, "{id:?} is ordered by its load");
+            assert!(self.heap[standing.saturating_sub(1) / ARITY] <= *entry, "{id:?} stands too high");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn worker(threads: u32) -> Worker {
+        let mut state = crate::scheduler::State::new(crate::scheduler::Config::default());
+        let info = crate::protocol::WorkerInfo {
+            name: "w".into(),
+            address: "w".into(),
+            contact: "w".into(),
+            nthreads: threads,
+            memory_limit: 0,
+            resources: vec![],
+            pid: 0,
+            host: "h".into(),
+            lifetime: None,
+        };
+        let (id, _) = state.add_worker(info, 0);
+        *state.workers.workers[id.0 as usize].take().expect("it was just added")
+    }
+
+    proptest! {
+        /// Whoever gets, does, leaves and comes back, in whatever order.
+        #[test]
+        fn the_least_loaded_is_known(steps in prop::collection::vec((0u32..40, 0u32..4), 0..400)) {
+            let mut pool = Pool::default();
+            (0..40).for_each(|n| { pool.add(worker(1 + n % 3)); });
+            for (id, step) in steps {
+                let id = WorkerId(id);
+                match step {
+                    0 => pool.change(id, |worker| worker.busy += 1),
+                    1 => pool.change(id, |worker| worker.busy = worker.busy.saturating_sub(1)),
+                    2 => {
+                        if let Some(worker) = pool.get_mut(id) {
+                            worker.paused = true;
+                        }
+                        pool.stand_aside(id);
+                    }
+                    _ => {
+                        if let Some(worker) = pool.get_mut(id) {
+                            worker.paused = false;
+                        }
+                        pool.stand_again(id);
+                    }
+                }
+                pool.validate();
+                let standing = pool.iter().filter(|(_, worker)| worker.stands());
+                let least = standing.map(|(id, worker)| ByLoad::of(worker, id)).min();
+                prop_assert_eq!(pool.least_loaded(), least.map(ByLoad::worker));
+            }
         }
     }
 }

@@ -36,6 +36,10 @@ pub(super) struct Queue {
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
     holders: WorkerSet,
+    /// Whether any came since it was last asked.
+    fresh: bool,
+    /// Whether any of those here may be restricted to some workers.
+    restricted: bool,
 }
 
 /// Entries of which the least is taken first. Those of a graph mostly come in order, and wait in a line; what belongs
@@ -119,8 +123,18 @@ impl Queue {
         reserved.into_iter().flatten().for_each(|entry| self.free.push(entry));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.free.len() == 0 && self.holders.len() == 0
+    }
+
+    /// Whether any came since this was last asked.
+    pub(super) fn any_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Whether any may be restricted to some workers.
+    pub(super) fn any_restricted(&self) -> bool {
+        self.restricted
     }
 
     /// All that wait, and some that do not any more.
@@ -170,9 +184,16 @@ impl Queue {
 }
 
 impl State {
+    /// Whether nobody waits here. Under limits others wait elsewhere; but then those that wait here no more are soon dropped.
+    pub(super) fn none_queued(&self) -> bool {
+        if self.limits.are_set() { self.queued.is_empty() } else { self.in_queue == 0 }
+    }
+
     /// Has a task wait.
     pub(super) fn queue(&mut self, id: TaskRef) {
         let Some(task) = self.tasks.get(id) else { return };
+        self.queued.fresh = true;
+        self.queued.restricted |= task.options != 0 && self.options_of(task).restrict();
         self.queued.free.push((task.priority, id));
         if task.height > 0 && !self.limits.are_set() {
             self.queued.high.push((task.priority.turn(task.height), id));
@@ -199,6 +220,7 @@ impl State {
             self.queued.remove(standing);
         }
         self.queued.high.clear();
+        self.queued.restricted = false;
         None
     }
 

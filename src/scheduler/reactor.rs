@@ -77,7 +77,9 @@ impl State {
             since: now,
             host,
             links: Default::default(),
+            met: Default::default(),
             told: Default::default(),
+            estimated: None,
             retiring: false,
             paused: false,
             ends,
@@ -369,11 +371,12 @@ impl State {
         for mean in [&mut function.duration, &mut self.usual_duration] {
             let mean = mean.get_or_insert(duration);
             *mean = (*mean * 7 + duration) / 8;
+            self.briefest = self.briefest.min(*mean);
         }
         self.passing = value;
         self.finish(task, worker, nbytes);
         if is_surprising(estimate, duration) {
-            self.estimate_anew(worker);
+            self.on_surprise(worker);
         }
         self.admit(worker);
     }
@@ -453,6 +456,8 @@ impl State {
     }
 
     fn on_tick(&mut self) {
+        self.briefest =
+            self.functions.iter().filter_map(|function| function.duration).min().unwrap_or(u64::MAX);
         self.tidy_copies();
         self.set_aside_who_follows_the_overdue();
         self.workers.starve();

@@ -12,7 +12,7 @@ use super::{
     arena::Arena,
     copies::Copies,
     limits::Limits,
-    links::{Link, Links},
+    links::{Link, Links, Met},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
@@ -99,8 +99,12 @@ pub(super) struct Worker {
 
     /// Peers it was told the addresses of.
     pub(super) told: KeySet<WorkerId>,
-    /// What its fetches from each peer took.
+    /// What its fetches took, from peers that it may come back to.
     pub(super) links: KeyMap<WorkerId, Link>,
+    /// Other peers that it fetched from lately.
+    pub(super) met: Met,
+    /// What was behind it when its tasks were last estimated anew, as `done` has it.
+    pub(super) estimated: Option<u64>,
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }
@@ -144,6 +148,8 @@ pub struct State {
     pub(super) tasks: Arena,
     /// Of these, how many are to be computed or being computed.
     pub(super) unfinished: u64,
+    /// And how many are queued.
+    pub(super) in_queue: u64,
     pub(super) functions: Vec<FunctionInfo>,
     pub(super) function_numbers: KeyMap<EntryRef, u32>,
     pub(super) options: Vec<TaskOptions>,
@@ -157,6 +163,8 @@ pub struct State {
     pub(super) submissions: u32,
     /// Mean nanoseconds of all tasks, once any has run.
     pub(super) usual_duration: Option<u64>,
+    /// No function's mean is less, in nanoseconds.
+    pub(super) briefest: u64,
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
     pub(super) copies: Copies,
@@ -184,6 +192,7 @@ impl State {
             config,
             tasks: Arena::default(),
             unfinished: 0,
+            in_queue: 0,
             functions: Vec::new(),
             function_numbers: KeyMap::default(),
             options: vec![TaskOptions::default()],
@@ -193,6 +202,7 @@ impl State {
             no_worker: KeySet::default(),
             submissions: 0,
             usual_duration: None,
+            briefest: u64::MAX,
             retirement: Retirement::default(),
             stealing: Stealing::default(),
             copies: Copies::default(),

@@ -57,6 +57,11 @@ struct Loot {
     sooner: Option<u64>,
 }
 
+/// Where a worker has more tasks than this, they are estimated anew only when it has done one part in so many of what it has
+/// to do since they last were: so that costs each as much as so many tasks, however often it is surprised.
+const MANY: usize = 64;
+const ANEW: u64 = 4;
+
 /// Nanoseconds by which a task's time must differ from its estimate, besides twofold, to be a surprise.
 const SURPRISE: u64 = 1_000_000;
 
@@ -67,9 +72,20 @@ pub(super) fn is_surprising(estimate: u64, duration: u64) -> bool {
 }
 
 impl State {
+    /// A worker took its time, or did not: its tasks are estimated by what is known now, if that is due.
+    pub(super) fn on_surprise(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let done = worker.estimated.map(|estimated| worker.done.wrapping_sub(estimated));
+        let due = done.is_none_or(|done| done.saturating_mul(ANEW) >= worker.occupancy);
+        if due || worker.processing.len() <= MANY {
+            worker.estimated = Some(worker.done);
+            self.estimate_anew(id);
+        }
+    }
+
     /// A worker's tasks are estimated by what is known now. Where that is more, those that have too little to
     /// do look again.
-    pub(super) fn estimate_anew(&mut self, id: WorkerId) {
+    fn estimate_anew(&mut self, id: WorkerId) {
         let (mut before, mut after, mut followed, mut follow) = (0, 0, 0, 0);
         let Some(mut place) = self.workers.get(id).map(|worker| worker.done) else { return };
         let mut tasks = self.processed_by(id);
@@ -98,7 +114,7 @@ impl State {
     pub(super) fn balance(&mut self) {
         // By now each has its place, or something else came in between.
         self.stealing.given.clear();
-        if !self.workers.any_loaded() || !self.queued.is_empty() || !self.config.stealing {
+        if !self.workers.any_loaded() || !self.none_queued() || !self.config.stealing {
             // Nobody waits anywhere, or there is enough for all.
             return self.workers.feed();
         }

@@ -74,6 +74,8 @@ impl State {
             }
         }
         self.unfinished = self.unfinished + u64::from(is_active) - u64::from(was_active);
+        let queued = |state| u64::from(state == TaskState::Queued);
+        self.in_queue = self.in_queue + queued(finish) - queued(start);
         self.story.note((self.now, self.stimulus), id, (start, finish), worker);
     }
 
