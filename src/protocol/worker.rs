@@ -19,7 +19,7 @@ pub struct Dependency {
     /// Bytes in memory.
     pub nbytes: u64,
     /// Who holds it; nobody yet while it is being computed, and who does is told by [`ToWorker::WhoHas`].
-    pub who_has: SmallVec<[WorkerId; 2]>,
+    pub who_has: SmallVec<[WorkerId; 4]>,
 }
 
 /// A task assigned to a worker.

@@ -5,7 +5,10 @@
 //! comes back to; any other pair is taken for one like others of its kind: of ten thousand workers each may meet any other once.
 
 use super::state::{State, Worker};
-use crate::protocol::{CREDIBLE, Fetch, WorkerId};
+use crate::{
+    graph::KeyMap,
+    protocol::{CREDIBLE, Fetch, WorkerId},
+};
 
 /// From so many bytes on a fetch tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
@@ -98,6 +101,40 @@ impl Link {
     }
 }
 
+/// What a worker's fetches took from peers that it may come back to.
+#[derive(Default)]
+pub(super) struct Peers {
+    /// A bit for each of 64 parts of them: most that are not among them are known by it, without a look at the map.
+    parts: u64,
+    links: KeyMap<WorkerId, Link>,
+}
+
+impl Peers {
+    fn part(peer: WorkerId) -> u64 {
+        1 << (peer.0.wrapping_mul(0x9e37_79b9) >> 26)
+    }
+
+    fn get(&self, peer: WorkerId) -> Option<&Link> {
+        if self.parts & Self::part(peer) == 0 { None } else { self.links.get(&peer) }
+    }
+
+    /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
+    fn link(&mut self, peer: WorkerId, met: &mut Met, like: Link) -> Option<&mut Link> {
+        if self.get(peer).is_none() {
+            if self.links.len() >= PEERS && !met.again(peer) {
+                return None;
+            }
+            self.parts |= Self::part(peer);
+            self.links.insert(peer, like);
+        }
+        self.links.get_mut(&peer)
+    }
+
+    pub(super) fn remove(&mut self, peer: WorkerId) {
+        self.links.remove(&peer);
+    }
+}
+
 /// Peers that a worker fetched from lately, once each.
 #[derive(Default)]
 pub(super) struct Met {
@@ -160,11 +197,9 @@ impl State {
             let distance = Links::distance(asker, holder);
             let like = &mut self.links.0[distance as usize];
             let Some(asker) = self.workers.get_mut(worker) else { continue };
-            let known = asker.links.len() < PEERS
-                || asker.links.contains_key(&fetch.from)
-                || asker.met.again(fetch.from);
+            let Worker { peers, met, .. } = asker;
             let mut once = Link::like(like, self.now);
-            let link = if known { asker.links.entry(fetch.from).or_insert(once) } else { &mut once };
+            let link = peers.link(fetch.from, met, once).unwrap_or(&mut once);
             link.learn(fetch, self.now);
             let proved = if fetch.nbytes <= Fetch::SMALL { link.costs.latency as u64 } else { fetch.nanos };
             like.learn(Fetch { nanos: proved, ..fetch }, self.now);
@@ -184,7 +219,7 @@ impl State {
         for (nbytes, holders) in results {
             let links = holders.iter().take(HOLDERS).filter_map(|holder| {
                 let like = || Some(self.links.of(asker, self.workers.get(*holder)?));
-                asker.links.get(holder).map(|link| &link.costs).or_else(like).map(&costs)
+                asker.peers.get(*holder).map(|link| &link.costs).or_else(like).map(&costs)
             });
             let took = |link: &Costs| link.latency + link.moving(nbytes);
             if let Some(link) = links.min_by(|a, b| took(a).total_cmp(&took(b))) {

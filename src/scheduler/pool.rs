@@ -126,7 +126,7 @@ impl Pool {
         let (busy, changed, standing) =
             (worker.busy, ByLoad::of(worker, id), self.standing[id.0 as usize] as usize);
         if (before > threads) != (busy > threads) && standing < self.heap.len() {
-            if busy > threads { self.loaded.insert(id) } else { self.loaded.remove(id) }
+            let _ = if busy > threads { self.loaded.insert(id) } else { self.loaded.remove(id) };
         }
         if busy < before && busy < threads {
             self.hungry.push_front(id);

@@ -76,7 +76,7 @@ impl State {
             heard: now,
             since: now,
             host,
-            links: Default::default(),
+            peers: Default::default(),
             met: Default::default(),
             told: Default::default(),
             estimated: None,
@@ -157,8 +157,8 @@ impl State {
         // Orders to the dead are not to be sent.
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
-            worker.links.remove(&id);
-            if worker.told.remove(&id) {
+            worker.peers.remove(id);
+            if worker.told.remove(id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
         }

@@ -12,13 +12,14 @@ use super::{
     arena::Arena,
     copies::Copies,
     limits::Limits,
-    links::{Link, Links, Met},
+    links::{Links, Met, Peers},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
     stealing::Stealing,
     story::Story,
     task::{Task, TaskList, TaskRef},
+    worker_set::WorkerSet,
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
@@ -97,10 +98,10 @@ pub(super) struct Worker {
     pub(super) processing: TaskList,
     pub(super) has: TaskList,
 
+    /// What its fetches took.
+    pub(super) peers: Peers,
     /// Peers it was told the addresses of.
-    pub(super) told: KeySet<WorkerId>,
-    /// What its fetches took, from peers that it may come back to.
-    pub(super) links: KeyMap<WorkerId, Link>,
+    pub(super) told: WorkerSet,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
     /// What was behind it when its tasks were last estimated anew, as `done` has it.
@@ -110,7 +111,7 @@ pub(super) struct Worker {
 }
 
 const _: () = assert!(std::mem::offset_of!(Worker, processing) == 128);
-const _: () = assert!(std::mem::offset_of!(Worker, told) == 256);
+const _: () = assert!(std::mem::offset_of!(Worker, peers) == 256);
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 
 /// A time that does not come.

@@ -98,7 +98,7 @@ pub(super) struct Task {
     pub(super) priority: Priority,
     pub(super) function: u32,
 
-    pub(super) who_has: SmallVec<[WorkerId; 2]>,
+    pub(super) who_has: SmallVec<[WorkerId; 4]>,
     /// Nanoseconds that it is expected to take its worker.
     pub(super) estimate: u64,
     /// While it follows others: nanoseconds that a thread of its worker is expected to wait for them, and to have nothing
@@ -113,7 +113,7 @@ pub(super) struct Task {
     pub(super) retries: u32,
 
     pub(super) arguments: Arguments,
-    pub(super) who_wants: SmallVec<[ClientId; 2]>,
+    pub(super) who_wants: SmallVec<[ClientId; 4]>,
     pub(super) error: Option<TaskError>,
 }
 

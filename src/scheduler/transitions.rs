@@ -276,7 +276,9 @@ impl State {
                 _ => break,
             }
         }
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+        let mut ids = Vec::with_capacity(4);
+        ids.push(id);
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(ids)));
     }
 
     fn memory_released(&mut self, id: TaskRef) {

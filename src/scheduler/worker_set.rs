@@ -20,20 +20,26 @@ impl WorkerSet {
         self.count
     }
 
-    pub(super) fn insert(&mut self, id: WorkerId) {
+    /// Says whether it is a new member.
+    pub(super) fn insert(&mut self, id: WorkerId) -> bool {
         let (word, bit) = Self::place(id);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
         }
-        self.count += usize::from(self.words[word] & bit == 0);
+        let new = self.words[word] & bit == 0;
+        self.count += usize::from(new);
         self.words[word] |= bit;
+        new
     }
 
-    pub(super) fn remove(&mut self, id: WorkerId) {
+    /// Says whether it was a member.
+    pub(super) fn remove(&mut self, id: WorkerId) -> bool {
         let (word, bit) = Self::place(id);
-        let Some(bits) = self.words.get_mut(word) else { return };
-        self.count -= usize::from(*bits & bit != 0);
+        let Some(bits) = self.words.get_mut(word) else { return false };
+        let member = *bits & bit != 0;
+        self.count -= usize::from(member);
         *bits &= !bit;
+        member
     }
 
     /// In order, from one of them on and around.
@@ -64,8 +70,10 @@ mod tests {
     fn members_are_found_from_any_on_and_around() {
         let mut members = WorkerSet::default();
         let ids = [0, 1, 63, 64, 65, 127, 128, 300];
-        ids.into_iter().chain(ids).for_each(|id| members.insert(WorkerId(id)));
-        [64, 64, 5, 9999].into_iter().for_each(|id| members.remove(WorkerId(id)));
+        let new = ids.into_iter().chain(ids).filter(|id| members.insert(WorkerId(*id))).count();
+        assert_eq!(new, ids.len());
+        let gone = [64, 64, 5, 9999].into_iter().filter(|id| members.remove(WorkerId(*id))).count();
+        assert_eq!(gone, 1);
         assert_eq!(members.len(), 7);
         let around = |first| members.around(WorkerId(first)).map(|id| id.0).collect::<Vec<_>>();
         assert_eq!(around(0), [0, 1, 63, 65, 127, 128, 300]);

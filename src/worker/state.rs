@@ -107,7 +107,7 @@ pub(super) struct Task {
     /// Dependencies that are not here; while reading, those that are not read yet; while executing, those that other
     /// executing tasks hand over.
     pub(super) missing: u32,
-    pub(super) who_has: SmallVec<[WorkerId; 2]>,
+    pub(super) who_has: SmallVec<[WorkerId; 4]>,
     /// The peer that will be asked for it, while to be fetched.
     pub(super) queued_at: Option<WorkerId>,
     pub(super) nbytes: u64,
