@@ -80,9 +80,12 @@ struct Arguments {
     /// By how much stragglers are slower.
     #[arg(long, default_value_t = 4.0)]
     slowness: f64,
-    /// Runs of each; the scheduler's time is the least of all.
+    /// Runs of each; what the scheduler costs is the least of all.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// Counts the scheduler's instructions, by valgrind's callgrind, instead of its time: figures that no noise disturbs.
+    #[arg(long)]
+    instructions: bool,
     /// Writes the table there too, as CSV.
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -124,7 +127,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.replay {
         return hear(arguments);
     }
-    let mut report = Report::new(arguments.csv.as_deref())?;
+    let mut report = Report::new(arguments.csv.as_deref(), arguments.instructions)?;
     for &workers in &arguments.workers {
         for &family in &families {
             let threads = workers as usize * arguments.threads as usize;
@@ -201,20 +204,45 @@ fn hear(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-/// The processor's seconds of a scheduler that hears in a process of its own what was recorded.
-fn scheduler_alone(policy: &str, recording: Recording) -> Result<f64, Error> {
-    let output = Command::new(env::current_exe()?)
+/// What a scheduler costs that hears in a process of its own what was recorded: the processor's microseconds, or
+/// instructions.
+fn scheduler_alone(policy: &str, recording: Recording, instructions: bool) -> Result<f64, Error> {
+    let this = env::current_exe()?;
+    let mut command = if instructions {
+        let mut valgrind = Command::new("valgrind");
+        let within = "--toggle-collect=*recording::hear*";
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", within]).arg(&this);
+        valgrind.stderr(Stdio::piped());
+        valgrind
+    } else {
+        let mut alone = Command::new(&this);
+        alone.stderr(Stdio::inherit());
+        alone
+    };
+    let output = command
         .args(env::args_os().skip(1))
         .args(["--replay", "--policy", policy])
         .stdin(recording.finish()?)
-        .stderr(Stdio::inherit())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let failed = || io::Error::other(format!("the process that does so ended with {}", output.status));
-    Ok(said.trim().parse().map_err(|_| failed())?)
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start {:?}: {error}", command.get_program()))
+        })?;
+    let (said, besides) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let cost: Option<f64> = match instructions {
+        false => said.trim().parse().ok().map(|seconds: f64| seconds * 1e6),
+        true => besides
+            .split("Collected : ")
+            .nth(1)
+            .and_then(|count| count.split_whitespace().next()?.parse().ok()),
+    };
+    let failed =
+        || io::Error::other(format!("the process that does so ended with {}: {besides}", output.status));
+    Ok(cost.ok_or_else(failed)?)
 }
 
-/// What comes of a run, and the processor's seconds of the scheduler, the least of some.
+/// What comes of a run, and what the scheduler costs, the least of some.
 fn outcome(
     policy: &str,
     problem: &Problem,
@@ -242,7 +270,7 @@ fn measure<P: Policy>(
         let simulation = if arguments.log.is_some() { simulation.logged() } else { simulation };
         let Run { outcome, log, recording } = simulation.run()?;
         if let Some(recording) = recording {
-            least = least.min(scheduler_alone(name, recording)?);
+            least = least.min(scheduler_alone(name, recording, arguments.instructions)?);
         }
         run = Some((outcome, log));
     }

@@ -96,16 +96,22 @@ pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Dura
         }
         let start = processor_time();
         for (now, turn) in turns {
-            instructions += match turn {
-                Turn::Client => {
-                    policy.add_client();
-                    0
-                }
-                Turn::Join(info) => policy.add_worker(info, now).1.len(),
-                Turn::Stimuli(stimuli) => policy.handle_many(stimuli, now).len(),
-            } as u64;
+            instructions += hear(&mut policy, turn, now) as u64;
         }
         took += processor_time().saturating_sub(start);
+    }
+}
+
+/// Has a scheduler hear a turn; gives the number of instructions that come of it.
+#[inline(never)] // So that what it takes can be counted.
+fn hear(policy: &mut impl Policy, turn: Turn, now: u64) -> usize {
+    match turn {
+        Turn::Client => {
+            policy.add_client();
+            0
+        }
+        Turn::Join(info) => policy.add_worker(info, now).1.len(),
+        Turn::Stimuli(stimuli) => policy.handle_many(stimuli, now).len(),
     }
 }
 

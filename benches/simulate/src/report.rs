@@ -15,7 +15,7 @@ pub(crate) struct Row {
     pub(crate) workers: u32,
     /// Nanoseconds.
     pub(crate) lower_bound: u64,
-    /// The processor's seconds.
+    /// The processor's microseconds, or instructions.
     pub(crate) scheduler: f64,
     pub(crate) outcome: Outcome,
 }
@@ -40,9 +40,9 @@ impl Row {
         self.outcome.makespan as f64 / self.lower_bound.max(1) as f64
     }
 
-    /// Microseconds of the scheduler for each task.
-    fn microseconds(&self) -> f64 {
-        self.scheduler * 1e6 / self.outcome.tasks.max(1) as f64
+    /// What each task costs the scheduler.
+    fn each(&self) -> f64 {
+        self.scheduler / self.outcome.tasks.max(1) as f64
     }
 
     fn cells(&self) -> [String; 12] {
@@ -56,7 +56,7 @@ impl Row {
             format!("{:.3}", makespan as f64 / 1e9),
             format!("{:.3}", self.lower_bound as f64 / 1e9),
             format!("{:.3}", self.ratio()),
-            format!("{:.2}", self.microseconds()),
+            format!("{:.2}", self.each()),
             megabytes(moved),
             megabytes(peak),
             megabytes(worst),
@@ -68,27 +68,35 @@ impl Row {
 /// What is printed so far.
 pub(crate) struct Report {
     csv: Option<BufWriter<File>>,
+    /// Of what the scheduler costs.
+    unit: &'static str,
     /// Rows since the last mean.
     block: Vec<(&'static str, f64, f64)>,
 }
 
 impl Report {
-    pub(crate) fn new(csv: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn new(csv: Option<&Path>, instructions: bool) -> Result<Self, Error> {
         let file = |path: &Path| {
             let file = File::create(path);
             file.map_err(|error| {
                 Error::Usage(format!("cannot write the table to {}: {error}", path.display()))
             })
         };
-        let mut report = Self { csv: csv.map(file).transpose()?.map(BufWriter::new), block: Vec::new() };
-        print(&COLUMNS.map(str::to_owned));
-        report.write(&COLUMNS.map(str::to_owned))?;
+        let unit = if instructions { "instructions" } else { "us" };
+        let csv = csv.map(file).transpose()?.map(BufWriter::new);
+        let mut report = Self { csv, unit, block: Vec::new() };
+        let columns = COLUMNS.map(|column| match column {
+            "scheduler_us" if instructions => "instructions".to_owned(),
+            column => column.to_owned(),
+        });
+        print(&columns);
+        report.write(&columns)?;
         Ok(report)
     }
 
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Error> {
         print(&row.cells());
-        self.block.push((row.policy, row.ratio(), row.microseconds()));
+        self.block.push((row.policy, row.ratio(), row.each()));
         self.write(&row.cells())
     }
 
@@ -104,9 +112,10 @@ impl Report {
                 rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64
             };
             println!(
-                "mean of {policy}: ratio {:.3}, scheduler {:.2} us a task",
+                "mean of {policy}: ratio {:.3}, scheduler {:.2} {} a task",
                 mean(|r| r.1),
-                mean(|r| r.2)
+                mean(|r| r.2),
+                self.unit
             );
         }
     }
