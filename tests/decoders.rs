@@ -14,7 +14,7 @@ use rankine::{
         ToClient, ToPeer, ToWorker, WorkerId, WorkerInfo,
     },
     scheduler::{self, Stimulus},
-    serialize::{from_frames, to_frames},
+    serialize::{Frame, from_frames, to_frames},
     task::{EntryRef, FailureKind, TaskError, Value},
     worker,
 };
@@ -29,10 +29,11 @@ fn whole() -> Bytes {
         dependencies: [Key(2), Key(3)].into_iter().collect(),
         arguments: Arguments::new(vec![1; 20].into(), vec![]),
     };
+    let many = Arguments::new(vec![1; 50].into(), vec![Frame(vec![2; 10].into())]);
     let graph = Graph {
         functions: vec![Function { entry, name: "f".into() }],
         options: vec![TaskOptions { workers: vec!["here".into()], ..TaskOptions::default() }],
-        tasks: vec![task; 3],
+        tasks: vec![task.clone(), GraphTask { arguments: many, ..task.clone() }, task],
     };
     let messages = vec![
         FromClient::Submit { graph, wants: vec![Key(1)] },

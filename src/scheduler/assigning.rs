@@ -42,11 +42,15 @@ impl State {
     /// Hands queued tasks to workers that have too little to do.
     pub(super) fn refill(&mut self) {
         // Both are asked, and begin anew.
-        let may_change = self.workers.any_relieved() | self.queued.any_fresh();
-        if !may_change || self.none_queued() {
+        let may_change = self.workers.take_relieved() | self.queued.take_stirred();
+        if self.in_queue == 0 {
+            return self.queued.clear();
+        }
+        if !may_change {
             return;
         }
-        while let Some(least) = self.workers.least_loaded().filter(|least| !self.is_full(*least)) {
+        while let Some(least) = self.workers.least_loaded().filter(|least| !self.takes_nothing_queued(*least))
+        {
             let Some((standing, id)) = self.next_queued(least) else { return };
             if self.limits.are_set() && self.has_to_wait(id) {
                 self.queued.remove(standing);

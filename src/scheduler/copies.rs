@@ -142,7 +142,7 @@ impl State {
 
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
-        if self.copies.listed.insert(id) {
+        if self.config.reduce_replicas && self.copies.listed.insert(id) {
             self.copies.several.push_back(id);
         }
         let arrived = self.take_pending(id, worker);
@@ -204,7 +204,7 @@ impl State {
             return;
         }
         let listed = self.copies.several.len();
-        for _ in 0..listed.min(LOOKED_AT.max(listed / TICKS)) {
+        for _ in 0..listed.min(LOOKED_AT.max(listed.div_ceil(TICKS))) {
             let Some(id) = self.copies.several.pop_front() else { break };
             self.reduce(id);
             if self.task(id).is_some_and(|task| task.who_has.len() > 1) {

@@ -2,7 +2,7 @@
 //!
 //! Two workers of a process, of a host and of two hosts differ by orders of magnitude, and so do pairs of hosts on a
 //! network that is not flat. Each worker keeps what its own fetches took from the first of its peers, and from those that it
-//! comes back to; any other pair is taken for one like others of its kind: of ten thousand workers each may meet any other once.
+//! soon comes back to; any other pair is taken for one like others of its kind: of ten thousand workers each may meet any other once.
 
 use super::state::{State, Worker};
 use crate::{
@@ -136,18 +136,27 @@ impl Peers {
 }
 
 /// Peers that a worker fetched from lately, once each.
-#[derive(Default)]
 pub(super) struct Met {
-    peers: [Option<WorkerId>; 8],
+    /// [`NOBODY`] where there are fewer.
+    peers: [WorkerId; 32],
     next: u8,
+}
+
+/// Stands for no peer.
+const NOBODY: WorkerId = WorkerId(u32::MAX);
+
+impl Default for Met {
+    fn default() -> Self {
+        Self { peers: [NOBODY; 32], next: 0 }
+    }
 }
 
 impl Met {
     /// Whether a peer is one of them. If not, it is from now on, instead of the one that was met first.
     fn again(&mut self, peer: WorkerId) -> bool {
-        let again = self.peers.contains(&Some(peer));
+        let again = self.peers.contains(&peer);
         if !again {
-            self.peers[usize::from(self.next)] = Some(peer);
+            self.peers[usize::from(self.next)] = peer;
             self.next = (self.next + 1) % self.peers.len() as u8;
         }
         again

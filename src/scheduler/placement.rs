@@ -175,8 +175,8 @@ impl State {
         }
     }
 
-    /// Whether nothing that is queued may go to a worker, whatever comes first.
-    pub(super) fn is_full(&self, worker: WorkerId) -> bool {
+    /// Whether nothing that is queued may go to a worker, whatever comes first. Where that is not plain, no.
+    pub(super) fn takes_nothing_queued(&self, worker: WorkerId) -> bool {
         let special = self.queued.any_restricted() || self.limits.are_set();
         // Who does not stay is passed over for others.
         let full = |worker: &Worker| {

@@ -45,7 +45,7 @@ pub(super) struct Pool {
     /// Those that have less to do than the heap knows: most that are done with a task get another one at once, and need
     /// not move up and down again.
     lighter: Vec<ByLoad>,
-    /// Whether any may take more than when this was last asked.
+    /// Whether anything happened by which any of them may be given more.
     relieved: bool,
     /// Compute threads of all that stand in the order.
     threads: u64,
@@ -78,6 +78,8 @@ impl Pool {
 
     /// Takes a worker out of the order: it is not to be given anything.
     pub(super) fn stand_aside(&mut self, id: WorkerId) {
+        // What went to it, or waited for it, goes elsewhere.
+        self.relieved = true;
         self.loaded.remove(id);
         self.lighter.retain(|lighter| lighter.worker() != id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
@@ -159,8 +161,8 @@ impl Pool {
         }
     }
 
-    /// Whether any may take more than when this was last asked: a task of its is done, or it came.
-    pub(super) fn any_relieved(&mut self) -> bool {
+    /// Whether any may take more than when this was last asked.
+    pub(super) fn take_relieved(&mut self) -> bool {
         std::mem::take(&mut self.relieved)
     }
 

@@ -21,6 +21,8 @@ use crate::protocol::{Priority, Turn, WorkerId};
 
 /// Tasks that are reserved for a thread, at most.
 const TOGETHER: usize = 16;
+/// Entries of tasks that wait no more are not looked for among so few.
+const LINGERING: usize = 64;
 /// Dependents of a task that are looked at for one that needs its neighbour too.
 const DEPENDENTS: usize = 8;
 
@@ -36,8 +38,8 @@ pub(super) struct Queue {
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
     holders: WorkerSet,
-    /// Whether any came since it was last asked.
-    fresh: bool,
+    /// Whether anything happened by which one of them may find a place.
+    stirred: bool,
     /// Whether any of those here may be restricted to some workers.
     restricted: bool,
 }
@@ -87,6 +89,11 @@ impl<E: Ord> Sorted<E> {
         self.line.iter().chain(self.heap.iter().map(|Reverse(entry)| entry))
     }
 
+    fn retain(&mut self, keep: impl Fn(&E) -> bool) {
+        self.line.retain(&keep);
+        self.heap.retain(|Reverse(entry)| keep(entry));
+    }
+
     fn clear(&mut self) {
         self.line.clear();
         self.heap.clear();
@@ -127,9 +134,32 @@ impl Queue {
         self.free.len() == 0 && self.holders.len() == 0
     }
 
-    /// Whether any came since this was last asked.
-    pub(super) fn any_fresh(&mut self) -> bool {
-        std::mem::take(&mut self.fresh)
+    /// Something happened by which one of those that wait may find a place.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// Whether it did since this was last asked.
+    pub(super) fn take_stirred(&mut self) -> bool {
+        std::mem::take(&mut self.stirred)
+    }
+
+    /// Drops those that wait no more.
+    fn tidy(&mut self, waits: impl Fn(TaskRef) -> bool) {
+        self.free.retain(|(_, id)| waits(*id));
+        self.high.retain(|(_, id)| waits(*id));
+    }
+
+    /// Drops all: nobody waits any more.
+    pub(super) fn clear(&mut self) {
+        self.free.clear();
+        self.high.clear();
+        while self.holders.len() > 0 {
+            let Some(holder) = self.holders.around(WorkerId(0)).next() else { break };
+            self.reserved[holder.0 as usize].clear();
+            self.holders.remove(holder);
+        }
+        self.restricted = false;
     }
 
     /// Whether any may be restricted to some workers.
@@ -192,11 +222,19 @@ impl State {
     /// Has a task wait.
     pub(super) fn queue(&mut self, id: TaskRef) {
         let Some(task) = self.tasks.get(id) else { return };
-        self.queued.fresh = true;
+        self.queued.stir();
         self.queued.restricted |= task.options != 0 && self.options_of(task).restrict();
         self.queued.free.push((task.priority, id));
         if task.height > 0 && !self.limits.are_set() {
             self.queued.high.push((task.priority.turn(task.height), id));
+        }
+        // Those that were cancelled, or taken as critical, linger until they are the majority.
+        let entries = self.queued.free.len().max(self.queued.high.len());
+        if entries > LINGERING && entries > 2 * (self.in_queue as usize + 1) {
+            let Self { queued, tasks, .. } = self;
+            queued.tidy(|other| {
+                other == id || tasks.get(other).is_some_and(|task| task.state == TaskState::Queued)
+            });
         }
     }
 

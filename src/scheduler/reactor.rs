@@ -79,7 +79,7 @@ impl State {
             peers: Default::default(),
             met: Default::default(),
             told: Default::default(),
-            estimated: None,
+            surprises: Default::default(),
             retiring: false,
             paused: false,
             ends,
@@ -373,6 +373,8 @@ impl State {
             *mean = (*mean * 7 + duration) / 8;
             self.briefest = self.briefest.min(*mean);
         }
+        // Of what is known to be short workers are given more.
+        self.queued.stir();
         self.passing = value;
         self.finish(task, worker, nbytes);
         if is_surprising(estimate, duration) {

@@ -16,7 +16,7 @@ use super::{
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
-    stealing::Stealing,
+    stealing::{Stealing, Surprises},
     story::Story,
     task::{Task, TaskList, TaskRef},
     worker_set::WorkerSet,
@@ -104,8 +104,8 @@ pub(super) struct Worker {
     pub(super) told: WorkerSet,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
-    /// What was behind it when its tasks were last estimated anew, as `done` has it.
-    pub(super) estimated: Option<u64>,
+    /// How often tasks took far longer than was thought, or shorter.
+    pub(super) surprises: Surprises,
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }

@@ -29,6 +29,11 @@ const VICTIMS: usize = 16;
 /// before others there.
 const TASKS: usize = 64;
 
+/// A worker that has more tasks than this is not surprised each time: each that it has is looked at again then.
+const MANY: usize = 64;
+/// It is when it has done one part in so many of what it has to do since the first surprise, and begins anew.
+const PART: u64 = 4;
+
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Stealing {
@@ -57,10 +62,12 @@ struct Loot {
     sooner: Option<u64>,
 }
 
-/// Where a worker has more tasks than this, they are estimated anew only when it has done one part in so many of what it has
-/// to do since they last were: so that costs each as much as so many tasks, however often it is surprised.
-const MANY: usize = 64;
-const ANEW: u64 = 4;
+/// How often tasks surprised their worker, since when, as [`Worker::done`] has it.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Surprises {
+    count: u32,
+    since: u64,
+}
 
 /// Nanoseconds by which a task's time must differ from its estimate, besides twofold, to be a surprise.
 const SURPRISE: u64 = 1_000_000;
@@ -72,13 +79,20 @@ pub(super) fn is_surprising(estimate: u64, duration: u64) -> bool {
 }
 
 impl State {
-    /// A worker took its time, or did not: its tasks are estimated by what is known now, if that is due.
+    /// A task took its worker far longer than was thought, or shorter: what else it has may as well. With many tasks it
+    /// is estimated anew at the first surprise, the second, the fourth and so on, until a part of it is done: what is known
+    /// is soon right, and all that costs grows with the logarithm of surprises.
     pub(super) fn on_surprise(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        let done = worker.estimated.map(|estimated| worker.done.wrapping_sub(estimated));
-        let due = done.is_none_or(|done| done.saturating_mul(ANEW) >= worker.occupancy);
-        if due || worker.processing.len() <= MANY {
-            worker.estimated = Some(worker.done);
+        let Surprises { count, since } = worker.surprises;
+        let done = worker.done.wrapping_sub(since);
+        let again = count > 0 && done.saturating_mul(PART) < worker.occupancy;
+        worker.surprises = if again {
+            Surprises { count: count + 1, since }
+        } else {
+            Surprises { count: 1, since: worker.done }
+        };
+        if worker.surprises.count.is_power_of_two() || worker.processing.len() <= MANY {
             self.estimate_anew(id);
         }
     }

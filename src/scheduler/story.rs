@@ -2,7 +2,7 @@
 
 use super::{TaskState, explain::Choice, task::TaskRef};
 use crate::{
-    graph::Key,
+    graph::{Key, KeySet},
     protocol::{StoryEvent, WorkerId},
 };
 
@@ -65,10 +65,10 @@ impl Story {
     }
 
     /// What happened to the tasks of a key, of which one may be there now; oldest first.
-    pub(super) fn of(&self, key: Key, now: Option<TaskRef>) -> Vec<StoryEvent> {
+    pub(super) fn of(&self, key: Key, current: Option<TaskRef>) -> Vec<StoryEvent> {
         // None of its steps is remembered longer than the last one, by which it is forgotten.
         let gone = self.forgotten.iter().filter(|(forgotten, _)| *forgotten == key);
-        let tasks: Vec<TaskRef> = gone.map(|(_, task)| *task).chain(now).collect();
+        let tasks: KeySet<TaskRef> = gone.map(|(_, task)| *task).chain(current).collect();
         let event = |step: &Step| StoryEvent {
             at: step.at,
             stimulus: step.stimulus,

@@ -76,6 +76,10 @@ impl State {
         self.unfinished = self.unfinished + u64::from(is_active) - u64::from(was_active);
         let queued = |state| u64::from(state == TaskState::Queued);
         self.in_queue = self.in_queue + queued(finish) - queued(start);
+        if start == TaskState::Queued && finish != TaskState::Processing {
+            // Others may have waited behind it.
+            self.queued.stir();
+        }
         self.story.note((self.now, self.stimulus), id, (start, finish), worker);
     }
 

@@ -104,14 +104,23 @@ impl<'h> Decoder<'h> {
 
     /// A buffer, shared with the head or a frame of its own.
     fn buffer(&mut self) -> Result<Bytes, Error> {
+        let owner = self.owner;
+        Ok(match self.bytes()? {
+            Buffer::Frame(frame) => frame,
+            Buffer::Inline(bytes) => {
+                owner.map_or_else(|| Bytes::copy_from_slice(bytes), |owner| owner.slice_ref(bytes))
+            }
+        })
+    }
+
+    /// A buffer where it lies.
+    fn bytes(&mut self) -> Result<Buffer<'h>, Error> {
         match self.byte("a buffer")? {
             INLINE => {
                 let count = self.count("a buffer")?;
-                let owner = self.owner;
-                let bytes = self.take(count, "a buffer")?;
-                Ok(owner.map_or_else(|| Bytes::copy_from_slice(bytes), |owner| owner.slice_ref(bytes)))
+                Ok(Buffer::Inline(self.take(count, "a buffer")?))
             }
-            FRAMED => self.frame(),
+            FRAMED => Ok(Buffer::Frame(self.frame()?)),
             _ => Err(Error::Malformed("buffer")),
         }
     }
@@ -120,6 +129,23 @@ impl<'h> Decoder<'h> {
         match self.byte("a variant")? {
             u8::MAX => Ok(u32::from_le_bytes(self.array("a variant")?)),
             index => Ok(index.into()),
+        }
+    }
+}
+
+/// A buffer within the head, or a frame.
+enum Buffer<'h> {
+    Inline(&'h [u8]),
+    Frame(Bytes),
+}
+
+impl std::ops::Deref for Buffer<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Frame(frame) => frame,
         }
     }
 }
@@ -189,7 +215,7 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let bytes = self.decoder.buffer()?;
+        let bytes = self.decoder.bytes()?;
         visitor.visit_str(std::str::from_utf8(&bytes).map_err(|_| Error::Malformed("text"))?)
     }
 
@@ -198,11 +224,11 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_bytes(&self.decoder.buffer()?)
+        visitor.visit_bytes(&self.decoder.bytes()?)
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_byte_buf(self.decoder.buffer()?.to_vec())
+        visitor.visit_byte_buf(self.decoder.bytes()?.to_vec())
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -239,7 +239,7 @@ fn scheduler_alone(policy: &str, recording: Recording, instructions: bool) -> Re
     };
     let failed =
         || io::Error::other(format!("the process that does so ended with {}: {besides}", output.status));
-    Ok(cost.ok_or_else(failed)?)
+    Ok(cost.filter(|cost| *cost > 0.0).ok_or_else(failed)?)
 }
 
 /// What comes of a run, and what the scheduler costs, the least of some.
