@@ -53,7 +53,23 @@ impl State {
             tracing::warn!(key = ?self.task(task).map(|task| task.key), "a worker's disk lost a result");
             if self.remove_holder(task, worker) {
                 self.lose(task);
+            } else {
+                self.name_holders(task, worker);
             }
         }
+    }
+
+    /// A worker has a result no more that others still have: who is to run there and needs it may have been sent there
+    /// before it was in anybody's memory, and without a word of who has it.
+    fn name_holders(&mut self, id: TaskRef, worker: WorkerId) {
+        let runs_there =
+            |dependent: &TaskRef| self.task(*dependent).is_some_and(|task| task.worker == Some(worker));
+        if !self.task(id).is_some_and(|task| task.dependents.iter().any(runs_there)) {
+            return;
+        }
+        let Some(dependency) = self.dependency(id) else { return };
+        let held = vec![dependency];
+        self.introduce(worker, &held);
+        self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
     }
 }

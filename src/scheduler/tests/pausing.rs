@@ -95,6 +95,29 @@ fn a_result_that_another_holds_too_is_not() {
     assert_eq!(bed.task(1).who_has.as_slice(), [other]);
 }
 
+/// The task that follows it was sent to that worker while the result was still to be computed there.
+#[test]
+fn who_lost_a_result_that_another_holds_and_is_to_run_what_needs_it_is_told_who_has_it() {
+    let mut bed = Bed::new(2);
+    bed.submit(vec![call(1, &[]), call(2, &[1])], &[1, 2]);
+    let (holder, id) = bed.assignment(1);
+    let other = WorkerId(1 - holder.0);
+    bed.finish_with(1, 100, 1000);
+    bed.worker_says(other, FromWorker::Added(vec![id]));
+    assert_eq!(bed.assignment(2).0, holder);
+    bed.worker_says(holder, FromWorker::Lost(vec![id]));
+    let told = bed.told.iter().find_map(|told| match told {
+        Instruction::ToWorker(worker, ToWorker::WhoHas(held)) => Some((*worker, held)),
+        _ => None,
+    });
+    let (worker, held) = told.expect("it is told");
+    assert_eq!((worker, held[0].id, held[0].who_has.as_slice()), (holder, id, &[other][..]));
+    // Who needs it no more is not.
+    bed.finish(2).worker_says(other, FromWorker::Lost(vec![id]));
+    let told = |told: &Instruction| matches!(told, Instruction::ToWorker(_, ToWorker::WhoHas(_)));
+    assert!(!bed.told.iter().any(told));
+}
+
 #[test]
 fn a_task_is_not_sent_round_for_ever_among_workers_that_pause_for_it() {
     let mut bed = Bed::new(3);
