@@ -240,3 +240,21 @@ impl State {
         ((latency + moving) as u64).min(CREDIBLE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_kept_of_the_first_peers_and_of_those_that_come_back_soon() {
+        let like = Link::like(&Costs::new(1.0, 1.0), 0);
+        let (mut peers, mut met) = (Peers::default(), Met::default());
+        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut met, like).is_some();
+        assert!((0..PEERS as u32).all(&mut keeps), "the first");
+        assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
+        assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
+        assert!(peers.get(WorkerId(3)).is_some() && peers.get(WorkerId(200)).is_none());
+        peers.remove(WorkerId(3));
+        assert!(peers.get(WorkerId(3)).is_none());
+    }
+}

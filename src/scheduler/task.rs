@@ -250,3 +250,35 @@ impl TaskList {
         self.listed = SmallVec::from_vec(self.members(belongs));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Few or many, in whatever order they come, go and come again.
+        #[test]
+        fn members_are_listed_whatever_comes_and_goes(
+            steps in prop::collection::vec((0u32..120, any::<bool>()), 0..600),
+        ) {
+            let (mut list, mut members) = (TaskList::default(), BTreeSet::new());
+            for (index, comes) in steps {
+                let task = TaskRef { index, tenant: 0 };
+                if comes && members.insert(task) {
+                    if list.add(task) {
+                        list.tidy(|task| members.contains(&task));
+                    }
+                    prop_assert!(list.listed.len() <= FEW.max(2 * members.len()), "few linger");
+                } else if !comes && members.remove(&task) {
+                    list.remove(task);
+                }
+                prop_assert_eq!(list.len(), members.len());
+                prop_assert_eq!(list.members(|task| members.contains(&task)), Vec::from_iter(members.iter().copied()));
+            }
+        }
+    }
+}
