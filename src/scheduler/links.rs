@@ -1,14 +1,12 @@
 //! What moving results between workers costs, learned from the fetches that they report.
 //!
 //! Two workers of a process, of a host and of two hosts differ by orders of magnitude, and so do pairs of hosts on a
-//! network that is not flat. Each worker keeps what its own fetches took from the first of its peers, and from those that it
-//! soon comes back to; any other pair is taken for one like others of its kind: of ten thousand workers each may meet any other once.
+//! network that is not flat. Each worker keeps what its own fetches took from some of its peers: the first, until others are
+//! there that it soon came back to. Any other pair is taken for one like others of its kind: of ten thousand workers each may meet any
+//! other once.
 
 use super::state::{State, Worker};
-use crate::{
-    graph::KeyMap,
-    protocol::{CREDIBLE, Fetch, WorkerId},
-};
+use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
 /// From so many bytes on a fetch tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
@@ -19,7 +17,7 @@ const RECENT: f64 = 1.0 / 16.0;
 const FADES: u64 = 200_000_000;
 /// How often that is hoped.
 const HOPES: u64 = 3;
-/// Peers of which a worker keeps what fetches take, though it may never come back to them.
+/// Peers of which a worker keeps what fetches take, at most.
 const PEERS: usize = 16;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 4;
@@ -102,36 +100,59 @@ impl Link {
 }
 
 /// What a worker's fetches took from peers that it may come back to.
-#[derive(Default)]
+#[repr(C)]
 pub(super) struct Peers {
-    /// A bit for each of 64 parts of them: most that are not among them are known by it, without a look at the map.
-    parts: u64,
-    links: KeyMap<WorkerId, Link>,
+    /// [`NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not among
+    /// them, as of ten thousand workers most are not.
+    ids: [WorkerId; PEERS],
+    links: Vec<Link>,
+    /// Whose place the next one takes, once all are taken.
+    next: u8,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { ids: [NOBODY; PEERS], links: Vec::new(), next: 0 }
+    }
 }
 
 impl Peers {
-    fn part(peer: WorkerId) -> u64 {
-        1 << (peer.0.wrapping_mul(0x9e37_79b9) >> 26)
+    fn place(&self, peer: WorkerId) -> Option<usize> {
+        self.ids.iter().position(|id| *id == peer)
     }
 
     fn get(&self, peer: WorkerId) -> Option<&Link> {
-        if self.parts & Self::part(peer) == 0 { None } else { self.links.get(&peer) }
+        self.links.get(self.place(peer)?)
     }
 
     /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
     fn link(&mut self, peer: WorkerId, met: &mut Met, like: Link) -> Option<&mut Link> {
-        if self.get(peer).is_none() {
-            if self.links.len() >= PEERS && !met.again(peer) {
-                return None;
-            }
-            self.parts |= Self::part(peer);
-            self.links.insert(peer, like);
+        if let Some(place) = self.place(peer) {
+            return self.links.get_mut(place);
         }
-        self.links.get_mut(&peer)
+        let vacant = self.place(NOBODY);
+        if vacant.is_none() && !met.again(peer) {
+            return None;
+        }
+        let place = vacant.unwrap_or_else(|| {
+            let oldest = usize::from(self.next);
+            self.next = (self.next + 1) % PEERS as u8;
+            oldest
+        });
+        self.ids[place] = peer;
+        // Places are taken in order.
+        if place == self.links.len() {
+            self.links.push(like);
+        } else {
+            self.links[place] = like;
+        }
+        self.links.get_mut(place)
     }
 
     pub(super) fn remove(&mut self, peer: WorkerId) {
-        self.links.remove(&peer);
+        if let Some(place) = self.place(peer) {
+            self.ids[place] = NOBODY;
+        }
     }
 }
 
@@ -246,15 +267,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_kept_of_the_first_peers_and_of_those_that_come_back_soon() {
+    fn links_are_kept_of_the_first_peers_until_others_come_back_soon() {
         let like = Link::like(&Costs::new(1.0, 1.0), 0);
         let (mut peers, mut met) = (Peers::default(), Met::default());
         let mut keeps = |id: u32| peers.link(WorkerId(id), &mut met, like).is_some();
         assert!((0..PEERS as u32).all(&mut keeps), "the first");
         assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
         assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
-        assert!(peers.get(WorkerId(3)).is_some() && peers.get(WorkerId(200)).is_none());
+        let kept = |peers: &Peers, id: u32| peers.get(WorkerId(id)).is_some();
+        assert!(kept(&peers, 1) && kept(&peers, 100) && !kept(&peers, 0) && !kept(&peers, 200));
+        // One that is gone leaves its place to the next, whoever that is.
         peers.remove(WorkerId(3));
-        assert!(peers.get(WorkerId(3)).is_none());
+        assert!(!kept(&peers, 3));
+        assert!(peers.link(WorkerId(300), &mut met, like).is_some());
+        assert!((1..PEERS as u32).all(|id| kept(&peers, id) == (id != 3)) && kept(&peers, 100));
     }
 }
