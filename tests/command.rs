@@ -42,6 +42,18 @@ fn config_shows_each_setting_and_where_it_comes_from() {
     assert!(refusal(&["config", "--compression", "sometimes"]).contains("sometimes"));
 }
 
+/// As `| head` does.
+#[test]
+fn who_has_read_enough_may_close_the_pipe() {
+    for words in [&["config"][..], &["info"], &["info", "--format", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = rankine(words).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{words:?}: {said}");
+    }
+}
+
 #[test]
 fn info_tells_what_works_here_and_why_the_rest_does_not() {
     let shown = text(&run(&["info"]));

@@ -1,6 +1,6 @@
 //! `rankine config`.
 
-use super::columns;
+use super::{columns, print};
 use crate::{
     Result,
     settings::{NAMES, Settings},
@@ -13,6 +13,5 @@ pub(super) fn show(given: &[(String, String)]) -> Result<()> {
         let about = NAMES.iter().find(|(name, ..)| *name == origin.name).map_or("", |(.., about)| about);
         rows.push(vec![origin.name.into(), origin.value, origin.from, about.into()]);
     }
-    print!("{}", columns(&rows, |_| false));
-    Ok(())
+    print(columns(&rows, |_| false))
 }

@@ -1,6 +1,6 @@
 //! `rankine explain`: why a running cluster's tasks are where they are.
 
-use super::Cluster;
+use super::{Cluster, print};
 use crate::{Result, client::block_on, graph::Key, settings::Settings};
 
 #[derive(clap::Args)]
@@ -20,11 +20,10 @@ pub(super) fn explain(options: &Options, settings: &Settings) -> Result<()> {
     let client = options.cluster.observe(settings)?;
     let keys: Vec<Key> = options.keys.iter().map(|word| key(word)).collect();
     let told = block_on(client.explain_all(keys))?;
-    told.iter().for_each(|one| println!("{one}"));
     if told.is_empty() {
-        println!("No task waits for anything.");
+        return print("No task waits for anything.\n");
     }
-    Ok(())
+    print(told.iter().map(|one| format!("{one}\n")).collect::<String>())
 }
 
 fn key(word: &str) -> Key {

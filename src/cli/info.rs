@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, thread};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{columns, or_none};
+use super::{columns, or_none, print};
 #[cfg(feature = "mpi")]
 use crate::cluster::cores::threads;
 use crate::{
@@ -102,7 +102,7 @@ pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
             && rank.rank > 0
         {
             if matches!(options.format, Format::Table) {
-                print!("{}", columns(&[row(rank)], |_| false));
+                print(columns(&[row(rank)], |_| false))?;
             }
             return Ok(());
         }
@@ -110,11 +110,10 @@ pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
     match options.format {
         Format::Json => {
             let text = serde_json::to_string_pretty(&info).map_err(|e| Error::Usage(e.to_string()))?;
-            println!("{text}");
+            print(text + "\n")
         }
-        Format::Table => print!("{}", table(&info)),
+        Format::Table => print(table(&info)),
     }
-    Ok(())
 }
 
 /// All ranks of an MPI job.

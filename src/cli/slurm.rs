@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt::Display,
-    io::{self, Write},
+    io,
     num::NonZeroU32,
     thread::sleep,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use rankine_slurm::{
     Slurm, TimeLimit, Variable, Word,
 };
 
-use super::{Given, columns};
+use super::{Given, columns, print};
 use crate::{Error, Result, settings::Settings};
 
 #[derive(Subcommand)]
@@ -171,16 +171,6 @@ enum PmiName {
 
 fn count(text: &str) -> Result<NonZeroU32, &'static str> {
     text.parse().map_err(|_| "write a whole number from 1 up")
-}
-
-/// Writes to the standard output, which may be closed by who has read enough.
-fn print(text: impl Display) -> Result<()> {
-    match write!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write to the standard output")(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What of Rankine's Slurm side went wrong, as an error of the command.

@@ -1,6 +1,6 @@
 //! `rankine workers`: what each worker of a running cluster does, and where its memory went.
 
-use super::{Cluster, columns, or_none};
+use super::{Cluster, columns, or_none, print};
 use crate::{Result, amounts::Bytes, client::block_on, protocol::WorkerStatus, settings::Settings};
 
 #[derive(clap::Args)]
@@ -20,8 +20,7 @@ pub(super) fn show(options: &Options, settings: &Settings) -> Result<()> {
         ["worker", "host", "threads", "running", "assigned", "limit", "results", "other", "spilled", ""];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(info.workers.iter().map(row));
-    print!("{}", columns(&rows, |column| (2..9).contains(&column)));
-    Ok(())
+    print(columns(&rows, |column| (2..9).contains(&column)))
 }
 
 fn row(worker: &WorkerStatus) -> Vec<String> {

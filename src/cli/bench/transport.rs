@@ -1,11 +1,6 @@
 //! `rankine bench transport`: leads, or follows who leads.
 
-use std::{
-    fs,
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, io::IsTerminal, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -19,7 +14,7 @@ use super::{
     party::{Mesh, Party},
     plot, report, show_size,
 };
-use crate::{Error, Result, settings::Settings};
+use crate::{Error, Result, cli::print, settings::Settings};
 
 /// Batches of a figure, in turn over Rankine and the bare fabric.
 const BATCHES: usize = 5;
@@ -144,7 +139,7 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
     let _ = session.party.tell(&Step::End);
     measured?;
     let text = report::write(&rows, &absent, options.format)?;
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write the figures"))?;
+    print(text)?;
     if let Some(path) = &options.html {
         let context = format!(
             "rankine {} on {}: {} processes on {} cores, {} s a figure",

@@ -1,7 +1,6 @@
 //! `rankine bench workload`: the same task graphs over each transport.
 
 use std::{
-    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -12,8 +11,14 @@ use serde::Serialize;
 
 use super::{report::show, show_size, transport::Format};
 use crate::{
-    Error, LocalCluster, Result, TaskFuture, array::Chunk, blocking::Client, cli::columns,
-    cluster::transports, parse_bytes, protocol::Metrics, settings::Settings,
+    Error, LocalCluster, Result, TaskFuture,
+    array::Chunk,
+    blocking::Client,
+    cli::{columns, print},
+    cluster::transports,
+    parse_bytes,
+    protocol::Metrics,
+    settings::Settings,
 };
 
 #[derive(clap::Args)]
@@ -123,7 +128,7 @@ pub(super) fn run(options: Options, settings: Settings) -> Result<()> {
         Format::Csv => csv(&rows),
         Format::Json => serde_json::to_string_pretty(&rows).map_err(|e| Error::Usage(e.to_string()))? + "\n",
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write the figures"))
+    print(text)
 }
 
 /// Runs a graph once.
