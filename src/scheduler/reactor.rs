@@ -79,7 +79,6 @@ impl State {
             peers: Default::default(),
             met: Default::default(),
             told: Default::default(),
-            surprises: Default::default(),
             retiring: false,
             paused: false,
             ends,
@@ -378,7 +377,8 @@ impl State {
         self.passing = value;
         self.finish(task, worker, nbytes);
         if is_surprising(estimate, duration) {
-            self.on_surprise(worker);
+            let known = self.task(task).map_or(estimate, |task| self.expected_on(worker, task));
+            self.on_surprise(worker, estimate, known);
         }
         self.admit(worker);
     }

@@ -16,7 +16,7 @@ use super::{
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
-    stealing::{Stealing, Surprises},
+    stealing::Stealing,
     story::Story,
     task::{Task, TaskList, TaskRef},
     worker_set::WorkerSet,
@@ -104,8 +104,6 @@ pub(super) struct Worker {
     pub(super) told: WorkerSet,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
-    /// How often tasks took far longer than was thought, or shorter.
-    pub(super) surprises: Surprises,
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }

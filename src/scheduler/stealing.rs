@@ -29,10 +29,8 @@ const VICTIMS: usize = 16;
 /// before others there.
 const TASKS: usize = 64;
 
-/// A worker that has more tasks than this is not surprised each time: each that it has is looked at again then.
+/// Of a worker that has more tasks than this, they are not all looked at again at each surprise.
 const MANY: usize = 64;
-/// It is when it has done one part in so many of what it has to do since the first surprise, and begins anew.
-const PART: u64 = 4;
 
 /// What is under way.
 #[derive(Default)]
@@ -62,13 +60,6 @@ struct Loot {
     sooner: Option<u64>,
 }
 
-/// How often tasks surprised their worker, since when, as [`Worker::done`] has it.
-#[derive(Default, Clone, Copy)]
-pub(super) struct Surprises {
-    count: u32,
-    since: u64,
-}
-
 /// Nanoseconds by which a task's time must differ from its estimate, besides twofold, to be a surprise.
 const SURPRISE: u64 = 1_000_000;
 
@@ -80,19 +71,11 @@ pub(super) fn is_surprising(estimate: u64, duration: u64) -> bool {
 
 impl State {
     /// A task took its worker far longer than was thought, or shorter: what else it has may as well. With many tasks it
-    /// is estimated anew at the first surprise, the second, the fourth and so on, until a part of it is done: what is known
-    /// is soon right, and all that costs grows with the logarithm of surprises.
-    pub(super) fn on_surprise(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(id) else { return };
-        let Surprises { count, since } = worker.surprises;
-        let done = worker.done.wrapping_sub(since);
-        let again = count > 0 && done.saturating_mul(PART) < worker.occupancy;
-        worker.surprises = if again {
-            Surprises { count: count + 1, since }
-        } else {
-            Surprises { count: 1, since: worker.done }
-        };
-        if worker.surprises.count.is_power_of_two() || worker.processing.len() <= MANY {
+    /// is estimated anew only where what is `known` of such tasks by now differs from the `estimate` by a quarter: an
+    /// exception changes that little, and each time that all are looked at it has to change as much again.
+    pub(super) fn on_surprise(&mut self, id: WorkerId, estimate: u64, known: u64) {
+        let few = self.workers.get(id).is_some_and(|worker| worker.processing.len() <= MANY);
+        if few || known.abs_diff(estimate) > estimate / 4 {
             self.estimate_anew(id);
         }
     }
