@@ -71,11 +71,11 @@ pub(super) fn is_surprising(estimate: u64, duration: u64) -> bool {
 
 impl State {
     /// A task took its worker far longer than was thought, or shorter: what else it has may as well. With many tasks it
-    /// is estimated anew only where what is `known` of such tasks by now differs from the `estimate` by a quarter: an
+    /// is estimated anew only where what is `known` of such tasks by now differs from the `estimate` by half of that: an
     /// exception changes that little, and each time that all are looked at it has to change as much again.
     pub(super) fn on_surprise(&mut self, id: WorkerId, estimate: u64, known: u64) {
         let few = self.workers.get(id).is_some_and(|worker| worker.processing.len() <= MANY);
-        if few || known.abs_diff(estimate) > estimate / 4 {
+        if few || known.abs_diff(estimate) > estimate / 2 {
             self.estimate_anew(id);
         }
     }
