@@ -1,6 +1,7 @@
 //! Why a task is not running, or why it ran where it did.
 //!
-//! What is so now is read off the state; what a worker was chosen for is remembered beside the latest steps of all tasks ([`super::story`]).
+//! What is so now is read off the state; what a worker was chosen for is remembered beside the latest steps of all tasks
+//! ([`super::story`]).
 
 use std::fmt;
 

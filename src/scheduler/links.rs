@@ -2,8 +2,8 @@
 //!
 //! Two workers of a process, of a host and of two hosts differ by orders of magnitude, and so do pairs of hosts on a
 //! network that is not flat. Each worker keeps what its own fetches took from some of its peers: the first, until others are
-//! there that it soon came back to. Any other pair is taken for one like others of its kind: of ten thousand workers each may meet any
-//! other once.
+//! there that it soon came back to. Any other pair is taken for one like others of its kind: of ten thousand workers each may
+//! meet any other once.
 
 use super::state::{State, Worker};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};

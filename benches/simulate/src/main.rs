@@ -227,7 +227,8 @@ fn scheduler_alone(policy: &str, recording: Recording, instructions: bool) -> Re
         .spawn()
         .and_then(std::process::Child::wait_with_output)
         .map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot start {:?}: {error}", command.get_program()))
+            let advice = if instructions { "; is valgrind installed (apt install valgrind)?" } else { "" };
+            io::Error::new(error.kind(), format!("cannot start {:?}: {error}{advice}", command.get_program()))
         })?;
     let (said, besides) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let cost: Option<f64> = match instructions {

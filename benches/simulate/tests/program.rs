@@ -48,6 +48,15 @@ fn a_table_has_a_row_for_each_policy_with_what_came_of_it() {
 }
 
 #[test]
+fn instructions_are_not_counted_without_valgrind() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rankine-simulate"));
+    command.args(["--family", "map", "--workers", "2", "--tasks", "60", "--instructions"]);
+    let output = command.env("PATH", "/nowhere").output().expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("is valgrind installed"), "{error}");
+}
+
+#[test]
 fn what_is_no_recording_is_refused() {
     let output = simulate(&["--replay"]);
     assert!(output.status.success(), "an empty one is one");
