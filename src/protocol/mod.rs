@@ -52,6 +52,18 @@ impl fmt::Debug for TaskId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
+impl From<u32> for WorkerId {
+    fn from(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl From<WorkerId> for u32 {
+    fn from(id: WorkerId) -> Self {
+        id.0
+    }
+}
+
 /// A client, numbered by the scheduler in order of arrival; never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ClientId(pub u32);

@@ -68,13 +68,13 @@ impl Arena {
     }
 
     pub(super) fn find(&self, key: Key) -> Option<TaskRef> {
-        let is_it = |place: u32| self.at(place as usize).is_some_and(|task| task.key == key);
+        let is_it = |place: u32| self.at(place).is_some_and(|task| task.key == key);
         let place = self.index.find(hash(key), is_it)?;
-        Some(self.at(place as usize)?.this)
+        Some(self.at(place)?.this)
     }
 
     pub(super) fn get(&self, this: TaskRef) -> Option<&Task> {
-        self.at(this.index as usize).filter(|task| task.this == this)
+        self.at(this.index).filter(|task| task.this == this)
     }
 
     pub(super) fn get_mut(&mut self, this: TaskRef) -> Option<&mut Task> {
@@ -83,7 +83,7 @@ impl Arena {
 
     /// The task that a worker means, unless that computation of it is over.
     pub(super) fn computation(&self, id: TaskId) -> Option<&Task> {
-        self.at(id.index()).filter(|task| task.id() == id)
+        self.at(id.index() as u32).filter(|task| task.id() == id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -94,7 +94,9 @@ impl Arena {
         self.pages.iter().flat_map(|page| page.iter().flatten())
     }
 
-    fn at(&self, place: usize) -> Option<&Task> {
+    /// The present tenant of a place.
+    pub(super) fn at(&self, place: u32) -> Option<&Task> {
+        let place = place as usize;
         self.pages.get(place / PAGE)?[place % PAGE].as_ref()
     }
 

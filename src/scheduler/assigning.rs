@@ -135,7 +135,7 @@ impl State {
             (task.place, task.ends) = (place, ends);
         }
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
-            processing.tidy(|task| self.tasks.get(task).is_some_and(|task| task.worker == Some(worker)));
+            processing.tidy(|place| self.tasks.at(place).is_some_and(|task| task.worker == Some(worker)));
         }
         self.set_state(id, TaskState::Processing);
         if self.limits.are_set() {

@@ -10,12 +10,13 @@ use smallvec::SmallVec;
 
 use super::{
     Instruction, TaskState,
+    bit_set::BitSet,
     placement::is_meant,
     state::{State, Worker},
     task::{Task, TaskRef},
 };
 use crate::{
-    graph::{Key, KeyMap, KeySet},
+    graph::{Key, KeyMap},
     protocol::{Answer, ClientId, Dependency, TaskId, ToClient, ToWorker, WorkerId},
     task::TaskError,
 };
@@ -27,10 +28,10 @@ const TICKS: usize = 4;
 /// What is under way, and what is to be kept.
 #[derive(Default)]
 pub(super) struct Copies {
-    /// Results that have more than one holder, or had; the one to be looked at next comes first.
-    several: VecDeque<TaskRef>,
+    /// Places of tasks whose results have more than one holder, or had; the one to be looked at next comes first.
+    several: VecDeque<u32>,
     /// Those that are listed there.
-    listed: KeySet<TaskRef>,
+    listed: BitSet<u32>,
     /// Of these computations' results as many copies are kept.
     kept: KeyMap<TaskRef, (TaskId, u32)>,
     /// What clients wait for.
@@ -142,8 +143,8 @@ impl State {
 
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
-        if self.config.reduce_replicas && self.copies.listed.insert(id) {
-            self.copies.several.push_back(id);
+        if self.config.reduce_replicas && self.copies.listed.insert(id.index) {
+            self.copies.several.push_back(id.index);
         }
         let arrived = self.take_pending(id, worker);
         for from in arrived.into_iter().flatten() {
@@ -205,12 +206,13 @@ impl State {
         }
         let listed = self.copies.several.len();
         for _ in 0..listed.min(LOOKED_AT.max(listed.div_ceil(TICKS))) {
-            let Some(id) = self.copies.several.pop_front() else { break };
-            self.reduce(id);
-            if self.task(id).is_some_and(|task| task.who_has.len() > 1) {
-                self.copies.several.push_back(id);
+            let Some(place) = self.copies.several.pop_front() else { break };
+            let id = self.tasks.at(place).map(|task| task.this);
+            id.inspect(|id| self.reduce(*id));
+            if id.and_then(|id| self.task(id)).is_some_and(|task| task.who_has.len() > 1) {
+                self.copies.several.push_back(place);
             } else {
-                self.copies.listed.remove(&id);
+                self.copies.listed.remove(place);
             }
         }
     }

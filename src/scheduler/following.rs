@@ -244,7 +244,7 @@ impl State {
         };
         let mut waiting = Vec::new();
         for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.following > 0) {
-            let tasks = worker.processing.latest().filter_map(|task| self.task(task));
+            let tasks = worker.processing.latest().filter_map(|place| self.tasks.at(place));
             let followers = tasks.filter(|task| task.worker == Some(id) && task.following() > 0);
             waiting
                 .extend(followers.filter(|task| task.dependencies.iter().any(overdue)).map(|task| task.this));

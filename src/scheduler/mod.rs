@@ -18,6 +18,7 @@
 
 mod arena;
 mod assigning;
+mod bit_set;
 mod copies;
 mod critical;
 mod cycles;
@@ -45,7 +46,6 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod transitions;
-mod worker_set;
 
 pub use state::{Config, State};
 pub use stimulus::{Instruction, Stimulus};

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{state::Worker, worker_set::WorkerSet};
+use super::{bit_set::BitSet, state::Worker};
 use crate::protocol::WorkerId;
 
 /// The load of a worker that has a task for each thread.
@@ -50,7 +50,7 @@ pub(super) struct Pool {
     /// Compute threads of all that stand in the order.
     threads: u64,
     /// Those that have more than they run.
-    loaded: WorkerSet,
+    loaded: BitSet<WorkerId>,
     /// Those that ran out of work: the latest first, then those that found none.
     hungry: VecDeque<WorkerId>,
 }

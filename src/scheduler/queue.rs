@@ -13,9 +13,9 @@ use std::{
 
 use super::{
     TaskState,
+    bit_set::BitSet,
     state::State,
     task::{Task, TaskRef},
-    worker_set::WorkerSet,
 };
 use crate::protocol::{Priority, Turn, WorkerId};
 
@@ -37,7 +37,7 @@ pub(super) struct Queue {
     /// Of each worker, in order.
     reserved: Vec<VecDeque<Entry>>,
     /// Those that anything is reserved for.
-    holders: WorkerSet,
+    holders: BitSet<WorkerId>,
     /// Whether anything happened by which one of them may find a place.
     stirred: bool,
     /// Whether any of those here may be restricted to some workers.

@@ -162,7 +162,7 @@ impl State {
             }
         }
         for (client, known) in &mut self.clients {
-            if known.told.remove(&id) {
+            if known.told.remove(id) {
                 self.out.push(Instruction::ToClient(*client, ToClient::WorkerGone(id)));
             }
         }

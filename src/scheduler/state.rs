@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Instruction, TaskState,
     arena::Arena,
+    bit_set::BitSet,
     copies::Copies,
     limits::Limits,
     links::{Links, Met, Peers},
@@ -19,7 +20,6 @@ use super::{
     stealing::Stealing,
     story::Story,
     task::{Task, TaskList, TaskRef},
-    worker_set::WorkerSet,
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
@@ -101,7 +101,7 @@ pub(super) struct Worker {
     /// What its fetches took.
     pub(super) peers: Peers,
     /// Peers it was told the addresses of.
-    pub(super) told: WorkerSet,
+    pub(super) told: BitSet<WorkerId>,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
     pub(super) metrics: Metrics,
@@ -129,7 +129,8 @@ impl Worker {
 
 #[derive(Default)]
 pub(super) struct Client {
-    pub(super) told: KeySet<WorkerId>,
+    /// Workers that it was told the addresses of.
+    pub(super) told: BitSet<WorkerId>,
 }
 
 pub(super) struct FunctionInfo {
@@ -253,14 +254,23 @@ impl State {
 
     /// The tasks that a worker was assigned and did not finish.
     pub(super) fn processed_by(&self, id: WorkerId) -> Vec<TaskRef> {
-        let Some(worker) = self.workers.get(id) else { return Vec::new() };
-        worker.processing.members(|task| self.task(task).is_some_and(|task| task.worker == Some(id)))
+        self.members(id, |worker| &worker.processing, |task| task.worker == Some(id))
     }
 
     /// The tasks whose results a worker holds.
     pub(super) fn held_by(&self, id: WorkerId) -> Vec<TaskRef> {
+        self.members(id, |worker| &worker.has, |task| task.who_has.contains(&id))
+    }
+
+    fn members(
+        &self,
+        id: WorkerId,
+        list: fn(&Worker) -> &TaskList,
+        belongs: impl Fn(&Task) -> bool,
+    ) -> Vec<TaskRef> {
         let Some(worker) = self.workers.get(id) else { return Vec::new() };
-        worker.has.members(|task| self.task(task).is_some_and(|task| task.who_has.contains(&id)))
+        let places = list(worker).members(|place| self.tasks.at(place).is_some_and(&belongs));
+        places.into_iter().filter_map(|place| Some(self.tasks.at(place)?.this)).collect()
     }
 
     /// The addresses of the workers that hold each of these results; of all where `keys` is empty.

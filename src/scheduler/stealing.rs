@@ -149,7 +149,7 @@ impl State {
             .processing
             .latest()
             .take(TASKS)
-            .filter_map(|id| self.task(id))
+            .filter_map(|place| self.tasks.at(place))
             .filter(|task| task.worker == Some(victim) && !task.long_running && task.waiting_on == 0)
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {

@@ -200,10 +200,11 @@ impl Task {
 }
 
 /// Tasks, listed in the order in which they came. Of many, those that are no members any more linger until they are the
-/// majority, so that adding and removing cost next to nothing; few lie in place, in a line of a processor's cache.
+/// majority, so that adding and removing cost next to nothing; few lie in place, in a line of a processor's cache. They are
+/// listed by their places: whoever asks knows whether the tenant there is a member.
 #[derive(Default)]
 pub(super) struct TaskList {
-    listed: SmallVec<[TaskRef; 6]>,
+    listed: SmallVec<[u32; 12]>,
     members: usize,
 }
 
@@ -219,7 +220,7 @@ impl TaskList {
 
     /// Lists a task. Says whether it is time to [`Self::tidy`].
     pub(super) fn add(&mut self, task: TaskRef) -> bool {
-        self.listed.push(task);
+        self.listed.push(task.index);
         self.members += 1;
         self.listed.len() > FEW && self.listed.len() > 2 * self.members
     }
@@ -228,25 +229,25 @@ impl TaskList {
     pub(super) fn remove(&mut self, task: TaskRef) {
         let exact = self.listed.len() == self.members && self.members <= FEW;
         self.members -= 1;
-        if exact && let Some(place) = self.listed.iter().position(|listed| *listed == task) {
+        if exact && let Some(place) = self.listed.iter().position(|place| *place == task.index) {
             self.listed.remove(place);
         }
     }
 
-    /// All that are listed, the latest first; some may be no members any more.
-    pub(super) fn latest(&self) -> impl Iterator<Item = TaskRef> {
+    /// The places of all that are listed, the latest first; some may be no members any more.
+    pub(super) fn latest(&self) -> impl Iterator<Item = u32> {
         self.listed.iter().rev().copied()
     }
 
-    /// The members: `belongs` tells them from those that linger.
-    pub(super) fn members(&self, belongs: impl Fn(TaskRef) -> bool) -> Vec<TaskRef> {
-        let mut members: Vec<TaskRef> = self.listed.iter().copied().filter(|task| belongs(*task)).collect();
+    /// The places of the members: `belongs` tells them from those that linger.
+    pub(super) fn members(&self, belongs: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut members: Vec<u32> = self.listed.iter().copied().filter(|place| belongs(*place)).collect();
         members.sort_unstable();
         members.dedup();
         members
     }
 
-    pub(super) fn tidy(&mut self, belongs: impl Fn(TaskRef) -> bool) {
+    pub(super) fn tidy(&mut self, belongs: impl Fn(u32) -> bool) {
         self.listed = SmallVec::from_vec(self.members(belongs));
     }
 }
@@ -259,6 +260,10 @@ mod tests {
 
     use super::*;
 
+    fn task_at(index: u32) -> TaskRef {
+        TaskRef { index, tenant: 0 }
+    }
+
     proptest! {
         /// Few or many, in whatever order they come, go and come again.
         #[test]
@@ -267,17 +272,18 @@ mod tests {
         ) {
             let (mut list, mut members) = (TaskList::default(), BTreeSet::new());
             for (index, comes) in steps {
-                let task = TaskRef { index, tenant: 0 };
+                let task = task_at(index);
                 if comes && members.insert(task) {
                     if list.add(task) {
-                        list.tidy(|task| members.contains(&task));
+                        list.tidy(|place| members.contains(&task_at(place)));
                     }
                     prop_assert!(list.listed.len() <= FEW.max(2 * members.len()), "few linger");
                 } else if !comes && members.remove(&task) {
                     list.remove(task);
                 }
                 prop_assert_eq!(list.len(), members.len());
-                prop_assert_eq!(list.members(|task| members.contains(&task)), Vec::from_iter(members.iter().copied()));
+                let listed = list.members(|place| members.contains(&task_at(place)));
+                prop_assert_eq!(listed, Vec::from_iter(members.iter().map(|task| task.index)));
             }
         }
     }

@@ -251,7 +251,7 @@ impl State {
         let several = task.who_has.len() > 1;
         holder.nbytes += task.nbytes;
         if holder.has.add(id) {
-            holder.has.tidy(|task| self.tasks.get(task).is_some_and(|task| task.who_has.contains(&worker)));
+            holder.has.tidy(|place| self.tasks.at(place).is_some_and(|task| task.who_has.contains(&worker)));
         }
         self.held_anew(id);
         if several {
@@ -374,9 +374,9 @@ impl State {
         let Some(task) = self.task(id) else { return };
         let (key, computation, nbytes) = (task.key, task.id(), task.nbytes);
         let Some(&worker) = task.who_has.first() else { return };
-        let Some(address) = self.workers.get(worker).map(|w| w.info.contact.clone()) else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
+            let Some(address) = self.workers.get(worker).map(|w| w.info.contact.clone()) else { return };
             self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));
         }
         let report = ToClient::InMemory { key, id: computation, nbytes, worker, value };

@@ -1,19 +1,25 @@
-//! Sets of workers.
+//! Sets of what is numbered densely.
 
-use std::iter;
+use std::{iter, marker::PhantomData};
 
-use crate::protocol::WorkerId;
-
-/// Some of the workers, a bit for each: ten thousand of them fit into the fastest of a processor's caches.
-#[derive(Default)]
-pub(super) struct WorkerSet {
+/// Some of the workers, or of the tasks' places, a bit for each: ten thousand fit into the fastest of a processor's caches,
+/// a million into the next one.
+pub(super) struct BitSet<M> {
     words: Vec<u64>,
     count: usize,
+    members: PhantomData<M>,
 }
 
-impl WorkerSet {
-    fn place(id: WorkerId) -> (usize, u64) {
-        (id.0 as usize / 64, 1 << (id.0 % 64))
+impl<M> Default for BitSet<M> {
+    fn default() -> Self {
+        Self { words: Vec::new(), count: 0, members: PhantomData }
+    }
+}
+
+impl<M: From<u32> + Into<u32>> BitSet<M> {
+    fn place(member: M) -> (usize, u64) {
+        let number = member.into();
+        (number as usize / 64, 1 << (number % 64))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -21,8 +27,8 @@ impl WorkerSet {
     }
 
     /// Says whether it is a new member.
-    pub(super) fn insert(&mut self, id: WorkerId) -> bool {
-        let (word, bit) = Self::place(id);
+    pub(super) fn insert(&mut self, member: M) -> bool {
+        let (word, bit) = Self::place(member);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
         }
@@ -33,8 +39,8 @@ impl WorkerSet {
     }
 
     /// Says whether it was a member.
-    pub(super) fn remove(&mut self, id: WorkerId) -> bool {
-        let (word, bit) = Self::place(id);
+    pub(super) fn remove(&mut self, member: M) -> bool {
+        let (word, bit) = Self::place(member);
         let Some(bits) = self.words.get_mut(word) else { return false };
         let member = *bits & bit != 0;
         self.count -= usize::from(member);
@@ -43,7 +49,7 @@ impl WorkerSet {
     }
 
     /// In order, from one of them on and around.
-    pub(super) fn around(&self, first: WorkerId) -> impl Iterator<Item = WorkerId> {
+    pub(super) fn around(&self, first: M) -> impl Iterator<Item = M> {
         let (middle, bit) = Self::place(first);
         let before = bit - 1;
         let others = (middle + 1..self.words.len()).chain(0..middle.min(self.words.len()));
@@ -52,12 +58,12 @@ impl WorkerSet {
             .chain(self.of_word(middle, before))
     }
 
-    fn of_word(&self, word: usize, mask: u64) -> impl Iterator<Item = WorkerId> + use<> {
+    fn of_word(&self, word: usize, mask: u64) -> impl Iterator<Item = M> + use<M> {
         let mut bits = self.words.get(word).copied().unwrap_or(0) & mask;
         iter::from_fn(move || {
             let bit = (bits != 0).then(|| bits.trailing_zeros())?;
             bits &= bits - 1;
-            Some(WorkerId(word as u32 * 64 + bit))
+            Some(M::from(word as u32 * 64 + bit))
         })
     }
 }
@@ -68,14 +74,14 @@ mod tests {
 
     #[test]
     fn members_are_found_from_any_on_and_around() {
-        let mut members = WorkerSet::default();
+        let mut members = BitSet::<u32>::default();
         let ids = [0, 1, 63, 64, 65, 127, 128, 300];
-        let new = ids.into_iter().chain(ids).filter(|id| members.insert(WorkerId(*id))).count();
+        let new = ids.into_iter().chain(ids).filter(|id| members.insert(*id)).count();
         assert_eq!(new, ids.len());
-        let gone = [64, 64, 5, 9999].into_iter().filter(|id| members.remove(WorkerId(*id))).count();
+        let gone = [64, 64, 5, 9999].into_iter().filter(|id| members.remove(*id)).count();
         assert_eq!(gone, 1);
         assert_eq!(members.len(), 7);
-        let around = |first| members.around(WorkerId(first)).map(|id| id.0).collect::<Vec<_>>();
+        let around = |first| members.around(first).collect::<Vec<_>>();
         assert_eq!(around(0), [0, 1, 63, 65, 127, 128, 300]);
         assert_eq!(around(64), [65, 127, 128, 300, 0, 1, 63]);
         assert_eq!(around(66), [127, 128, 300, 0, 1, 63, 65]);
