@@ -204,7 +204,7 @@ impl State {
                 }
             }
         }
-        let fetching = || self.fetching(id, self.lacked(task, id), |costs| costs.hoped(self.now));
+        let fetching = || self.fetching(id, &self.needs(task), |costs| costs.hoped_latency(self.now));
         // What is forwarded is not asked for.
         let way = if lacks { fetching() / if forwarded { 2 } else { 1 } } else { 0 };
         let come = elsewhere.saturating_add(way);

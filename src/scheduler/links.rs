@@ -5,7 +5,12 @@
 //! there that it soon came back to. Any other pair is taken for one like others of its kind: of ten thousand workers each may
 //! meet any other once.
 
-use super::state::{State, Worker};
+use smallvec::SmallVec;
+
+use super::{
+    state::{State, Worker},
+    task::Task,
+};
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
 /// From so many bytes on a fetch tells of the link's bandwidth.
@@ -56,11 +61,16 @@ impl Costs {
         }
     }
 
-    /// What it may cost now. A link that looked slow is used no more, and what is not used does not show that it has become
-    /// quicker: so it has to look quicker with time.
-    pub(super) fn hoped(&self, now: u64) -> Self {
+    /// Nanoseconds that any fetch takes, as far as known.
+    pub(super) fn latency(&self) -> f64 {
+        self.latency
+    }
+
+    /// Nanoseconds that any fetch may take now. A link that looked slow is used no more, and what is not used does not show
+    /// that it has become quicker: so it has to look quicker with time.
+    pub(super) fn hoped_latency(&self, now: u64) -> f64 {
         let halvings = (now.saturating_sub(self.heard) / FADES).min(HOPES);
-        Self { latency: self.latency / (1u64 << halvings) as f64, ..*self }
+        self.latency / (1u64 << halvings) as f64
     }
 
     /// Nanoseconds of which as many pass for each result that is fetched.
@@ -122,7 +132,9 @@ impl Peers {
     }
 
     fn get(&self, peer: WorkerId) -> Option<&Link> {
-        self.links.get(self.place(peer)?)
+        // Mostly it is none of them, which takes fewer instructions to find out than where it stands.
+        let known = self.ids.iter().fold(false, |known, id| known | (*id == peer));
+        if known { self.links.get(self.place(peer)?) } else { None }
     }
 
     /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
@@ -217,6 +229,16 @@ impl Links {
     }
 }
 
+/// A result that a task needs: its bytes, and the workers that hold it. One that is being computed counts as if it lay where
+/// that is done already.
+pub(super) struct Need<'a> {
+    pub(super) nbytes: u64,
+    pub(super) at: &'a [WorkerId],
+}
+
+/// All results that a task needs: looked up once, for whichever workers they may go to.
+pub(super) struct Needs<'a>(pub(super) SmallVec<[Need<'a>; 8]>);
+
 impl State {
     /// A worker says what its latest fetches took.
     pub(super) fn on_fetched(&mut self, worker: WorkerId, fetches: Vec<Fetch>) {
@@ -236,29 +258,35 @@ impl State {
         }
     }
 
-    /// Nanoseconds until a worker has these results, of which it holds none: each comes from the holder that gives it
-    /// soonest, all on their way at the same time, over the worker's one wire, over links that cost what `costs` says.
-    pub(super) fn fetching<'a>(
-        &self,
-        asker: WorkerId,
-        results: impl Iterator<Item = (u64, &'a [WorkerId])>,
-        costs: impl Fn(&Costs) -> Costs,
-    ) -> u64 {
-        let Some(asker) = self.workers.get(asker) else { return 0 };
-        let (mut latency, mut moving) = (0f64, 0f64);
-        for (nbytes, holders) in results {
-            let links = holders.iter().take(HOLDERS).filter_map(|holder| {
+    /// What a task needs.
+    pub(super) fn needs(&self, task: &Task) -> Needs<'_> {
+        let dependencies = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
+        Needs(dependencies.map(|task| Need { nbytes: task.nbytes, at: task.places() }).collect())
+    }
+
+    /// Nanoseconds until a worker has what it lacks of some results.
+    pub(super) fn transfer(&self, needs: &Needs<'_>, worker: WorkerId) -> u64 {
+        self.fetching(worker, needs, Costs::latency)
+    }
+
+    /// As [`Self::transfer`], where the links' latencies are what `latency` says: each result comes from the holder that
+    /// gives it soonest, all on their way at the same time, over the worker's one wire.
+    pub(super) fn fetching(&self, id: WorkerId, needs: &Needs<'_>, latency: impl Fn(&Costs) -> f64) -> u64 {
+        let Some(asker) = self.workers.get(id) else { return 0 };
+        let (mut longest, mut moving) = (0f64, 0f64);
+        for Need { nbytes, at } in needs.0.iter().filter(|need| !need.at.contains(&id)) {
+            let links = at.iter().take(HOLDERS).filter_map(|holder| {
                 let like = || Some(self.links.of(asker, self.workers.get(*holder)?));
-                asker.peers.get(*holder).map(|link| &link.costs).or_else(like).map(&costs)
+                let costs = asker.peers.get(*holder).map(|link| &link.costs).or_else(like)?;
+                Some((latency(costs), costs.moving(*nbytes)))
             });
-            let took = |link: &Costs| link.latency + link.moving(nbytes);
-            if let Some(link) = links.min_by(|a, b| took(a).total_cmp(&took(b))) {
-                latency = latency.max(link.latency);
-                moving += link.moving(nbytes);
+            if let Some((latency, takes)) = links.min_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1))) {
+                longest = longest.max(latency);
+                moving += takes;
             }
         }
         // Whatever was said of fetches, sums of it do not overflow.
-        ((latency + moving) as u64).min(CREDIBLE)
+        ((longest + moving) as u64).min(CREDIBLE)
     }
 }
 

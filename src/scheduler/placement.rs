@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
+    links::Needs,
     state::{NEVER, State, Worker},
     task::{Task, TaskRef},
 };
@@ -50,9 +51,10 @@ impl State {
                 _ => Placement::Queue,
             };
         }
-        let mut candidates: SmallVec<[WorkerId; 8]> = SmallVec::new();
-        for dependency in &task.dependencies {
-            for holder in self.task(*dependency).map(|t| t.who_has.as_slice()).unwrap_or_default() {
+        let needs = self.needs(task);
+        let mut candidates: SmallVec<[WorkerId; 16]> = SmallVec::new();
+        for need in &needs.0 {
+            for holder in need.at {
                 if !candidates.contains(holder) {
                     candidates.push(*holder);
                 }
@@ -62,27 +64,27 @@ impl State {
                 break;
             }
         }
-        let holder = self.soonest(task, candidates.into_iter());
-        Placement::Worker(holder.filter(|holder| !self.gains(task, *holder, least)).unwrap_or(least))
+        let holder = self.soonest(task, &needs, candidates.into_iter());
+        Placement::Worker(holder.filter(|holder| !self.gains(task, &needs, *holder, least)).unwrap_or(least))
     }
 
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
     /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
     /// others have nothing to do before it starts, they steal it.
-    fn gains(&self, task: &Task, holder: WorkerId, least: WorkerId) -> bool {
+    fn gains(&self, task: &Task, needs: &Needs<'_>, holder: WorkerId, least: WorkerId) -> bool {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
         let (here, there) = (self.queueing(task, from), self.queueing(task, to));
         let worth = if to.busy < to.threads { 1 } else { 2 };
         worth * there < here
-            && worth * (there + self.transfer(task, least)) < here + self.transfer(task, holder)
+            && worth * (there + self.transfer(needs, least)) < here + self.transfer(needs, holder)
     }
 
     /// Where there are workers that will leave before the task would be done: among the others.
     fn place_lasting(&self, task: &Task) -> Placement {
         let all = self.workers.iter().map(|(id, _)| id);
-        let Some(soonest) = self.soonest(task, all) else { return Placement::Nobody };
+        let Some(soonest) = self.soonest(task, &self.needs(task), all) else { return Placement::Nobody };
         match self.workers.get(soonest) {
             Some(worker) if task.dependencies.is_empty() && !self.has_slot(worker, task) => Placement::Queue,
             _ => Placement::Worker(soonest),
@@ -111,6 +113,7 @@ impl State {
 
     fn place_restricted(&self, task: &Task) -> Placement {
         let options = self.options_of(task);
+        let needs = self.needs(task);
         let named = |worker: &Worker| named(worker, options);
         let supplied = |worker: &Worker| supplied(worker, options);
         let fit = |only_named: bool| {
@@ -120,11 +123,11 @@ impl State {
                 .map(|(id, _)| id)
         };
         let chosen = if options.workers.is_empty() {
-            self.soonest(task, fit(false))
+            self.soonest(task, &needs, fit(false))
         } else {
-            let chosen = self.soonest(task, fit(true));
+            let chosen = self.soonest(task, &needs, fit(true));
             if options.allow_other_workers {
-                chosen.or_else(|| self.soonest(task, fit(false)))
+                chosen.or_else(|| self.soonest(task, &needs, fit(false)))
             } else {
                 chosen
             }
@@ -132,7 +135,7 @@ impl State {
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }
 
-    fn soonest(&self, task: &Task, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+    fn soonest(&self, task: &Task, needs: &Needs<'_>, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
@@ -140,7 +143,7 @@ impl State {
             let wait = self.queueing(task, worker);
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
-                let this = (wait + self.transfer(task, id), worker.nbytes, id);
+                let this = (wait + self.transfer(needs, id), worker.nbytes, id);
                 best = Some(best.map_or(this, |best| best.min(this)));
             }
         }

@@ -153,7 +153,7 @@ impl State {
             .filter(|task| task.worker == Some(victim) && !task.long_running && task.waiting_on == 0)
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {
-                let (transfer, estimate) = (self.transfer(task, thief), task.estimate.max(1));
+                let (transfer, estimate) = (self.transfer(&self.needs(task), thief), task.estimate.max(1));
                 let ratio = transfer.saturating_mul(1024) / estimate;
                 Loot { ratio, task: task.this, transfer, estimate, sooner: sooner(task) }
             })
@@ -247,21 +247,6 @@ impl State {
         self.stealing.asked.contains_key(&task)
     }
 
-    /// Nanoseconds until a worker has what it lacks of a task's dependencies. What is being computed counts as if it
-    /// lay where that is done already.
-    pub(super) fn transfer(&self, task: &Task, worker: WorkerId) -> u64 {
-        self.fetching(worker, self.lacked(task, worker), |costs| *costs)
-    }
-
-    /// What a worker lacks of a task's dependencies: the bytes of each, and where it is.
-    pub(super) fn lacked<'a>(
-        &'a self,
-        task: &'a Task,
-        worker: WorkerId,
-    ) -> impl Iterator<Item = (u64, &'a [WorkerId])> {
-        let needed = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        needed.map(|d| (d.nbytes, d.places())).filter(move |(_, at)| !at.contains(&worker))
-    }
 }
 
 impl Worker {

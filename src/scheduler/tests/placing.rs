@@ -1,6 +1,9 @@
 //! Which worker a task goes to, and when.
 
-use super::*;
+use super::{
+    super::links::{Need, Needs},
+    *,
+};
 
 #[test]
 fn a_task_goes_where_the_bytes_are() {
@@ -169,11 +172,16 @@ fn what_links_proved_to_carry_decides_where_a_task_goes() {
     }
 }
 
+/// A result, and the workers that hold it.
+fn one(nbytes: u64, at: &[WorkerId]) -> Needs<'_> {
+    Needs([Need { nbytes, at }].into_iter().collect())
+}
+
 #[test]
 fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
     let mut bed = two_gigabytes();
     let estimate = |bed: &Bed| {
-        bed.state.fetching(WorkerId(2), [(1 << 30, &[WorkerId(0)][..])].into_iter(), |costs| *costs)
+        bed.state.transfer(&one(1 << 30, &[WorkerId(0)]), WorkerId(2))
     };
     let guess = estimate(&bed);
     assert!((1_000_000_000..1_200_000_000).contains(&guess), "{guess}");
@@ -183,7 +191,7 @@ fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
     let slow = estimate(&bed);
     fetched(&mut bed, 2, 1, 1_000_000);
     let holders = &[WorkerId(0), WorkerId(1)][..];
-    assert!(bed.state.fetching(WorkerId(2), [(1 << 30, holders)].into_iter(), |costs| *costs) < slow / 5);
+    assert!(bed.state.transfer(&one(1 << 30, holders), WorkerId(2)) < slow / 5);
 }
 
 #[test]
@@ -192,7 +200,7 @@ fn the_quickest_of_the_latest_fetches_tells_the_latency() {
     let fetch = |bed: &mut Bed, times: &[u64]| {
         let fetches = times.iter().map(|nanos| Fetch { from: WorkerId(0), nbytes: 100, nanos: *nanos });
         bed.worker_says(WorkerId(1), FromWorker::Fetched(fetches.collect()));
-        bed.state.fetching(WorkerId(1), [(100, &[WorkerId(0)][..])].into_iter(), |costs| *costs) / 1000
+        bed.state.transfer(&one(100, &[WorkerId(0)]), WorkerId(1)) / 1000
     };
     assert_eq!(fetch(&mut bed, &[70_000]), 70, "what was guessed counts no more");
     assert_eq!(fetch(&mut bed, &[9_600_000, 40_000, 300_000]), 40);
@@ -209,8 +217,8 @@ fn a_link_that_tells_nothing_may_have_become_quicker() {
     let fetch = Fetch { from: WorkerId(0), nbytes: 100, nanos: 1_600_000 };
     bed.worker_says(WorkerId(1), FromWorker::Fetched(vec![fetch]));
     let hoped = |bed: &Bed| {
-        let results = [(100, &[WorkerId(0)][..])].into_iter();
-        bed.state.fetching(WorkerId(1), results, |costs| costs.hoped(bed.now)) / 1000
+        let needs = one(100, &[WorkerId(0)]);
+        bed.state.fetching(WorkerId(1), &needs, |costs| costs.hoped_latency(bed.now)) / 1000
     };
     assert_eq!(hoped(&bed), 1600);
     bed.now += 200_000_000;
@@ -228,7 +236,7 @@ fn a_link_that_tells_nothing_may_have_become_quicker() {
 fn within_a_host_and_a_process_results_move_for_less() {
     let mut bed = Bed::new(0);
     let [a, b, c, d] = [("x", 1), ("x", 1), ("x", 2), ("y", 1)].map(|(host, pid)| bed.join_at(host, pid));
-    let took = |from: WorkerId| bed.state.fetching(a, [(1 << 30, &[from][..])].into_iter(), |costs| *costs);
+    let took = |from: WorkerId| bed.state.transfer(&one(1 << 30, &[from]), a);
     assert!(took(b) < 10_000_000 && took(b) < took(c) / 10, "{} {}", took(b), took(c));
     assert!(took(c) < took(d), "{} {}", took(c), took(d));
 }
