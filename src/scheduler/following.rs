@@ -13,6 +13,8 @@
 //! without a word, its followers stay, but count no more for what their worker has to do. And nothing follows a
 //! task that a worker died with, since then it is to be known which task it ran.
 
+use std::collections::VecDeque;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -89,7 +91,7 @@ impl State {
         let Some(Leader { worker, only, start }) = self.leader_of(id) else { return };
         match self.workers.get_mut(worker) {
             Some(leader) if leader.has_room() => self.assign_at(id, worker, false, start),
-            Some(leader) if only => leader.kept_out.push_back(id),
+            Some(leader) if only => leader.kept_out.get_or_insert_default().push_back(id),
             _ => {}
         }
     }
@@ -98,7 +100,7 @@ impl State {
     /// before them. Were they let in only when what they wait for is done, it would have nothing to do meanwhile.
     pub(super) fn admit(&mut self, worker: WorkerId) {
         while let Some(leader) = self.workers.get(worker).filter(|leader| leader.has_room())
-            && let Some(&id) = leader.kept_out.front()
+            && let Some(&id) = leader.kept_out.as_deref().and_then(VecDeque::front)
         {
             // Who waits for nothing any more is placed like others.
             let waits = |task: &&Task| task.state == TaskState::Waiting && task.waiting_on > 0;
@@ -111,7 +113,7 @@ impl State {
                 }
             }
             if let Some(leader) = self.workers.get_mut(worker) {
-                leader.kept_out.pop_front();
+                leader.kept_out.as_deref_mut().and_then(VecDeque::pop_front);
             }
             if waiting.is_some() {
                 self.follow(id);

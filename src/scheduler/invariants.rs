@@ -3,7 +3,7 @@
 use super::{
     TaskState,
     state::State,
-    task::{SCATTERED, Task, TaskList, TaskRef},
+    task::{SCATTERED, Task, TaskRef},
 };
 use crate::{graph::KeyMap, protocol::WorkerId};
 
@@ -20,7 +20,8 @@ impl State {
         let lists = |of: fn(&State, WorkerId) -> Vec<TaskRef>| -> KeyMap<WorkerId, Vec<TaskRef>> {
             self.workers.iter().map(|(id, _)| (id, of(self, id))).collect()
         };
-        let (held, processed) = (lists(Self::held_by), lists(Self::processed_by));
+        let (held, processed) = (self.held_by_each(|_| true), lists(Self::processed_by));
+        assert_eq!(self.held(), held.values().map(Vec::len).sum::<usize>(), "what is held is counted");
         let mut waiters = KeyMap::<TaskRef, u32>::default();
         let mut live = KeyMap::<TaskRef, u32>::default();
         for task in self.tasks.iter() {
@@ -93,11 +94,11 @@ impl State {
         }
         for (id, worker) in self.workers.iter() {
             assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
-            let tasks = |list: &TaskList, members: &[TaskRef]| -> Vec<&Task> {
-                assert_eq!(list.len(), members.len(), "{id:?}: members are counted");
+            let tasks = |count: u64, members: &[TaskRef]| -> Vec<&Task> {
+                assert_eq!(count, members.len() as u64, "{id:?}: members are counted");
                 members.iter().map(|id| self.task(*id).expect("members are known")).collect()
             };
-            let processing = tasks(&worker.processing, &processed[&id]);
+            let processing = tasks(worker.processing.len() as u64, &processed[&id]);
             let busy = processing.iter().filter(|t| !t.long_running);
             assert_eq!(busy.clone().count() as u32, worker.busy, "{id:?}: busy");
             assert_eq!(
@@ -106,7 +107,7 @@ impl State {
                 "{id:?}: what follows"
             );
             assert_eq!(busy.map(|t| t.booked()).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
-            let held = tasks(&worker.has, &held[&id]);
+            let held = tasks(worker.results, held.get(&id).map(Vec::as_slice).unwrap_or_default());
             assert_eq!(held.iter().map(|t| t.nbytes).sum::<u64>(), worker.nbytes, "{id:?}: bytes");
         }
     }

@@ -24,6 +24,7 @@ mod critical;
 mod cycles;
 mod explain;
 mod following;
+mod holdings;
 mod index;
 mod invariants;
 pub(crate) mod journal;

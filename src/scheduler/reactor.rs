@@ -64,7 +64,7 @@ impl State {
             metrics: Metrics::default(),
             processing: Default::default(),
             busy: 0,
-            has: Default::default(),
+            results: 0,
             nbytes: 0,
             occupancy: 0,
             done: 0,
@@ -200,6 +200,8 @@ impl State {
                     for id in found {
                         self.want_no_more(client, id);
                     }
+                    // The first would be out of the caches by the time that the last was looked at.
+                    self.settle();
                 }
             }
             FromClient::Cancel { keys, force } => self.on_cancel(client, keys, force),

@@ -106,7 +106,7 @@ impl State {
         // What others hold too is let go of; that may end tasks, and with them their results.
         self.settle();
         let empty = |state: &Self, id: &WorkerId| {
-            state.workers.get(*id).is_some_and(|w| w.has.len() == 0 && w.processing.len() == 0)
+            state.workers.get(*id).is_some_and(|w| w.results == 0 && w.processing.len() == 0)
         };
         let (gone, leaving) = std::mem::take(&mut self.retirement.leaving)
             .into_iter()

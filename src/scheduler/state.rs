@@ -12,6 +12,7 @@ use super::{
     arena::Arena,
     bit_set::BitSet,
     copies::Copies,
+    holdings::Holdings,
     limits::Limits,
     links::{Links, Met, Peers},
     pool::{FULL, Pool},
@@ -91,13 +92,13 @@ pub(super) struct Worker {
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
+    /// The results that it holds, and their bytes.
+    pub(super) results: u64,
     pub(super) nbytes: u64,
     /// Tasks that would follow others here, had there been room.
-    pub(super) kept_out: VecDeque<TaskRef>,
+    pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
 
     pub(super) processing: TaskList,
-    pub(super) has: TaskList,
-
     /// What its fetches took.
     pub(super) peers: Peers,
     /// Peers it was told the addresses of.
@@ -109,7 +110,7 @@ pub(super) struct Worker {
 }
 
 const _: () = assert!(std::mem::offset_of!(Worker, processing) == 128);
-const _: () = assert!(std::mem::offset_of!(Worker, peers) == 256);
+const _: () = assert!(std::mem::offset_of!(Worker, peers) == 192);
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 
 /// A time that does not come.
@@ -168,6 +169,7 @@ pub struct State {
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
     pub(super) copies: Copies,
+    pub(super) holdings: Holdings,
     pub(super) limits: Limits,
     next_client: u32,
     pub(super) story: Story,
@@ -206,6 +208,7 @@ impl State {
             retirement: Retirement::default(),
             stealing: Stealing::default(),
             copies: Copies::default(),
+            holdings: Holdings::default(),
             limits: Limits::default(),
             next_client: 0,
             story: Story::default(),
@@ -254,23 +257,10 @@ impl State {
 
     /// The tasks that a worker was assigned and did not finish.
     pub(super) fn processed_by(&self, id: WorkerId) -> Vec<TaskRef> {
-        self.members(id, |worker| &worker.processing, |task| task.worker == Some(id))
-    }
-
-    /// The tasks whose results a worker holds.
-    pub(super) fn held_by(&self, id: WorkerId) -> Vec<TaskRef> {
-        self.members(id, |worker| &worker.has, |task| task.who_has.contains(&id))
-    }
-
-    fn members(
-        &self,
-        id: WorkerId,
-        list: fn(&Worker) -> &TaskList,
-        belongs: impl Fn(&Task) -> bool,
-    ) -> Vec<TaskRef> {
         let Some(worker) = self.workers.get(id) else { return Vec::new() };
-        let places = list(worker).members(|place| self.tasks.at(place).is_some_and(&belongs));
-        places.into_iter().filter_map(|place| Some(self.tasks.at(place)?.this)).collect()
+        let tenant = |place| self.tasks.at(place).filter(|task| task.worker == Some(id));
+        let places = worker.processing.members(|place| tenant(place).is_some());
+        places.into_iter().filter_map(|place| Some(tenant(place)?.this)).collect()
     }
 
     /// The addresses of the workers that hold each of these results; of all where `keys` is empty.
@@ -287,7 +277,11 @@ impl State {
 
     /// The results that each worker holds.
     pub fn has_what(&self) -> Vec<(Arc<str>, Vec<Key>)> {
-        let keys = |id| self.held_by(id).into_iter().filter_map(|task| Some(self.task(task)?.key)).collect();
+        let mut held = self.held_by_each(|_| true);
+        let mut keys = |id| {
+            let tasks = held.remove(&id).unwrap_or_default();
+            tasks.into_iter().filter_map(|task| Some(self.task(task)?.key)).collect()
+        };
         self.workers.iter().map(|(id, worker)| (worker.info.address.clone(), keys(id))).collect()
     }
 
@@ -308,7 +302,7 @@ impl State {
             id,
             info: worker.info.clone(),
             processing: worker.processing.len() as u32,
-            in_memory: worker.has.len() as u64,
+            in_memory: worker.results,
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,

@@ -203,6 +203,7 @@ impl Task {
 /// majority, so that adding and removing cost next to nothing; few lie in place, in a line of a processor's cache. They are
 /// listed by their places: whoever asks knows whether the tenant there is a member.
 #[derive(Default)]
+#[repr(align(64))]
 pub(super) struct TaskList {
     listed: SmallVec<[u32; 12]>,
     members: usize,

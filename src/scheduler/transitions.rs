@@ -250,9 +250,8 @@ impl State {
         task.who_has.push(worker);
         let several = task.who_has.len() > 1;
         holder.nbytes += task.nbytes;
-        if holder.has.add(id) {
-            holder.has.tidy(|place| self.tasks.at(place).is_some_and(|task| task.who_has.contains(&worker)));
-        }
+        holder.results += 1;
+        self.note_held(id, worker);
         self.held_anew(id);
         if several {
             self.copied(id, worker);
@@ -264,11 +263,17 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return false };
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
+        let (nbytes, nobody) = (task.nbytes, task.who_has.is_empty());
+        self.holds_no_more(worker, nbytes);
+        nobody
+    }
+
+    fn holds_no_more(&mut self, worker: WorkerId, nbytes: u64) {
+        self.holdings.remove_one();
         if let Some(holder) = self.workers.get_mut(worker) {
-            holder.has.remove(id);
-            holder.nbytes -= task.nbytes;
+            holder.results -= 1;
+            holder.nbytes -= nbytes;
         }
-        task.who_has.is_empty()
     }
 
     /// Tells a worker that nobody needs a task or result of its any more. When many go at once, which few messages do.
@@ -289,10 +294,7 @@ impl State {
         let Some(task) = self.task_mut(id) else { return };
         let (computation, nbytes) = (task.id(), task.nbytes);
         for worker in std::mem::take(&mut task.who_has) {
-            if let Some(holder) = self.workers.get_mut(worker) {
-                holder.has.remove(id);
-                holder.nbytes -= nbytes;
-            }
+            self.holds_no_more(worker, nbytes);
             self.free(worker, computation);
         }
         self.set_state(id, TaskState::Released);
