@@ -1,6 +1,6 @@
 //! A task is given to a worker: at once where there is one for it, else it is queued, or waits for somebody who may run it.
 
-use std::sync::Arc;
+use std::{hint::black_box, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -158,16 +158,26 @@ impl State {
 
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
-        for peer in dependencies.iter().flat_map(|d| &d.who_has).filter(|peer| **peer != worker) {
-            self.name_peer(worker, *peer);
+        let Some(receiver) = self.workers.get_mut(worker) else { return };
+        let peers = dependencies.iter().flat_map(|dependency| &dependency.who_has).copied();
+        let strangers: SmallVec<[WorkerId; 8]> =
+            peers.filter(|peer| *peer != worker && receiver.told.insert(*peer)).collect();
+        // Copying a contact waits for the memory that it lies in, one after the other: they are read together before.
+        let contact = |peer: &WorkerId| Some(&self.workers.get(*peer)?.info.contact);
+        black_box(strangers.iter().filter_map(contact).map(Arc::strong_count).sum::<usize>());
+        for peer in strangers {
+            self.tell_contact(worker, peer);
         }
     }
 
     /// Tells a worker the address of a peer, unless it knows it.
     pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
-        if !self.workers.get_mut(worker).is_some_and(|receiver| receiver.told.insert(peer)) {
-            return;
+        if self.workers.get_mut(worker).is_some_and(|receiver| receiver.told.insert(peer)) {
+            self.tell_contact(worker, peer);
         }
+    }
+
+    fn tell_contact(&mut self, worker: WorkerId, peer: WorkerId) {
         let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }

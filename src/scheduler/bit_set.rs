@@ -5,14 +5,17 @@ use std::{iter, marker::PhantomData};
 /// Some of the workers, or of the tasks' places, a bit for each: ten thousand fit into the fastest of a processor's caches,
 /// a million into the next one.
 pub(super) struct BitSet<M> {
-    words: Vec<u64>,
-    count: usize,
+    words: Box<[u64]>,
+    count: u32,
     members: PhantomData<M>,
 }
 
+// It lies in a line of a processor's cache beside what else is looked at with it.
+const _: () = assert!(size_of::<BitSet<u32>>() == 24);
+
 impl<M> Default for BitSet<M> {
     fn default() -> Self {
-        Self { words: Vec::new(), count: 0, members: PhantomData }
+        Self { words: Box::default(), count: 0, members: PhantomData }
     }
 }
 
@@ -23,17 +26,19 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.count as usize
     }
 
     /// Says whether it is a new member.
     pub(super) fn insert(&mut self, member: M) -> bool {
         let (word, bit) = Self::place(member);
         if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
+            let mut words = std::mem::take(&mut self.words).into_vec();
+            words.resize((word + 1).next_power_of_two(), 0);
+            self.words = words.into();
         }
         let new = self.words[word] & bit == 0;
-        self.count += usize::from(new);
+        self.count += u32::from(new);
         self.words[word] |= bit;
         new
     }
@@ -43,7 +48,7 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         let (word, bit) = Self::place(member);
         let Some(bits) = self.words.get_mut(word) else { return false };
         let member = *bits & bit != 0;
-        self.count -= usize::from(member);
+        self.count -= u32::from(member);
         *bits &= !bit;
         member
     }

@@ -2,7 +2,7 @@
 //!
 //! That is asked when a worker leaves, and rarely else, while results come and go all the time. A list with each worker would
 //! be one more place in memory to wait for at each of them. So there is one for all, to the end of which is added, and from
-//! which nothing is taken: what is held no more lingers until it is the majority.
+//! which nothing is taken: what is held no more lingers until it is the great majority.
 
 use crate::{
     graph::KeyMap,
@@ -16,6 +16,9 @@ use crate::{
 /// So many entries are not worth tidying.
 const FEW: usize = 1024;
 
+/// Of more, at most so many are listed for each that is held.
+const MOST: usize = 4;
+
 /// Who held which results, by their tasks' places; some may be held no more.
 #[derive(Default)]
 pub(super) struct Holdings {
@@ -28,7 +31,7 @@ impl Holdings {
     pub(super) fn add(&mut self, place: u32, worker: WorkerId) -> bool {
         self.listed.push((place, worker));
         self.held += 1;
-        self.listed.len() > FEW && self.listed.len() > 2 * self.held
+        self.listed.len() > FEW && self.listed.len() > MOST * self.held
     }
 
     /// One is held no more.
@@ -109,7 +112,7 @@ mod tests {
                     if holdings.add(place, WorkerId(worker)) {
                         holdings.tidy(|place, worker| held.contains(&(place, worker)));
                     }
-                    prop_assert!(holdings.listed.len() <= FEW.max(2 * held.len()), "few linger");
+                    prop_assert!(holdings.listed.len() <= FEW.max(MOST * held.len()), "few linger");
                 } else if !comes && held.remove(&one) {
                     holdings.remove_one();
                 }

@@ -84,25 +84,24 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// Tasks that it may be given at a time without regard to what they take: see [`Config::saturation`].
-    pub(super) saturated: u32,
+    /// The results that it holds.
+    pub(super) results: u32,
 
     pub(super) heard: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
-    /// The results that it holds, and their bytes.
-    pub(super) results: u64,
+    /// Bytes of the results that it holds.
     pub(super) nbytes: u64,
     /// Tasks that would follow others here, had there been room.
     pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
+    /// Peers it was told the addresses of.
+    pub(super) told: BitSet<WorkerId>,
 
     pub(super) processing: TaskList,
     /// What its fetches took.
     pub(super) peers: Peers,
-    /// Peers it was told the addresses of.
-    pub(super) told: BitSet<WorkerId>,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
     pub(super) metrics: Metrics,
@@ -302,7 +301,7 @@ impl State {
             id,
             info: worker.info.clone(),
             processing: worker.processing.len() as u32,
-            in_memory: worker.results,
+            in_memory: worker.results.into(),
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,
