@@ -14,6 +14,10 @@ use super::{
 };
 use crate::protocol::{ComputeTask, Dependency, ToWorker, WorkerId};
 
+/// Holders of a result that a worker is told of: one to be asked, and another one should that be gone. Where both are, it asks
+/// for more.
+const HOLDERS_TOLD: usize = 2;
+
 impl State {
     pub(super) fn find_place(&mut self, id: TaskRef) {
         if self.limits.are_set() && self.has_to_wait(id) {
@@ -82,7 +86,7 @@ impl State {
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let mut dependencies = Vec::with_capacity(task.dependencies.len());
-        dependencies.extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency)));
+        dependencies.extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency, worker)));
         let compute = Arc::new(ComputeTask {
             id: task.id(),
             key: task.key,
@@ -148,12 +152,18 @@ impl State {
         self.lead(id);
     }
 
-    /// A dependency as a worker is told of it.
-    pub(super) fn dependency(&self, id: TaskRef) -> Option<Dependency> {
+    /// A dependency as a worker is told of it: where it has that itself, of no other holder; else of some, and of others than
+    /// the next who asks, so that not all ask the same.
+    pub(super) fn dependency(&self, id: TaskRef, asker: WorkerId) -> Option<Dependency> {
         let task = self.task(id)?;
-        // Of very many holders some are enough.
-        let who_has = &task.who_has[..task.who_has.len().min(16)];
-        Some(Dependency { id: task.id(), nbytes: task.nbytes, who_has: SmallVec::from_slice(who_has) })
+        let mut who_has = SmallVec::new();
+        if task.who_has.contains(&asker) {
+            who_has.push(asker);
+        } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has.len()) {
+            let (before, after) = task.who_has.split_at(first);
+            who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
+        }
+        Some(Dependency { id: task.id(), nbytes: task.nbytes, who_has })
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.

@@ -125,7 +125,7 @@ impl State {
     fn order(&mut self, client: ClientId, question: u64, pending: Vec<Copy>) {
         let mut asked = KeyMap::<WorkerId, Vec<Dependency>>::default();
         for copy in &pending {
-            asked.entry(copy.to).or_default().extend(self.dependency(copy.task));
+            asked.entry(copy.to).or_default().extend(self.dependency(copy.task, copy.to));
         }
         self.ask_to_acquire(asked);
         self.copies.orders.push(Order { client, question, pending, failed: Vec::new() });
@@ -142,9 +142,14 @@ impl State {
         }
     }
 
+    /// Places of all tasks whose results have more than one holder, and of some whose results have not any more.
+    pub(super) fn copied_places(&self) -> impl Iterator<Item = u32> {
+        self.copies.several.iter().copied()
+    }
+
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
-        if self.config.reduce_replicas && self.copies.listed.insert(id.index) {
+        if self.copies.listed.insert(id.index) {
             self.copies.several.push_back(id.index);
         }
         let arrived = self.take_pending(id, worker);
@@ -202,14 +207,11 @@ impl State {
         let mut kept = std::mem::take(&mut self.copies.kept);
         kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id() == *id));
         self.copies.kept = kept;
-        if !self.config.reduce_replicas {
-            return;
-        }
         let listed = self.copies.several.len();
         for _ in 0..listed.min(LOOKED_AT.max(listed.div_ceil(TICKS))) {
             let Some(place) = self.copies.several.pop_front() else { break };
             let id = self.tasks.at(place).map(|task| task.this);
-            id.inspect(|id| self.reduce(*id));
+            id.filter(|_| self.config.reduce_replicas).inspect(|id| self.reduce(*id));
             if id.and_then(|id| self.task(id)).is_some_and(|task| task.who_has.len() > 1) {
                 self.copies.several.push_back(place);
             } else {

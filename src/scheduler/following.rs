@@ -289,7 +289,7 @@ impl State {
             worker.occupancy -= less;
             worker.done = worker.done.wrapping_add(less);
         }
-        let Some(dependency) = self.dependency(done) else { return };
+        let Some(dependency) = self.dependency(done, worker) else { return };
         if !dependency.who_has.contains(&worker) {
             let held: Vec<Dependency> = vec![dependency];
             self.introduce(worker, &held);

@@ -67,7 +67,7 @@ impl State {
         if !self.task(id).is_some_and(|task| task.dependents.iter().any(runs_there)) {
             return;
         }
-        let Some(dependency) = self.dependency(id) else { return };
+        let Some(dependency) = self.dependency(id, worker) else { return };
         let held = vec![dependency];
         self.introduce(worker, &held);
         self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));

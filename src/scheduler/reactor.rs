@@ -423,15 +423,15 @@ impl State {
         if let Some(holder) = holder {
             self.not_there(task, holder);
         }
-        let Some(mut dependency) = self.dependency(task) else { return };
-        dependency.who_has.retain(|worker| *worker != asker);
+        // It may have been thought to have it.
+        if self.remove_holder(task, asker) {
+            return self.lose(task);
+        }
+        let Some(dependency) = self.dependency(task, asker) else { return };
         if !dependency.who_has.is_empty() {
             let held = vec![dependency];
             self.introduce(asker, &held);
             self.out.push(Instruction::ToWorker(asker, ToWorker::WhoHas(held)));
-        } else if self.remove_holder(task, asker) {
-            // Only the asker itself was thought to have it.
-            self.lose(task);
         }
     }
 

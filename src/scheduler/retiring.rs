@@ -151,8 +151,9 @@ impl State {
             staying.map(|(id, worker)| (goes_soon(worker), worker.nbytes, id)).collect();
         let mut asked = KeyMap::<WorkerId, Vec<Dependency>>::default();
         for id in homeless {
-            let (Some(dependency), Some((goes, nbytes, home))) = (self.dependency(id), homes.pop_first())
-            else {
+            let Some((goes, nbytes, home)) = homes.pop_first() else { break };
+            let Some(dependency) = self.dependency(id, home) else {
+                homes.insert((goes, nbytes, home));
                 continue;
             };
             homes.insert((goes, nbytes.saturating_add(dependency.nbytes), home));

@@ -251,7 +251,9 @@ impl State {
         let several = task.who_has.len() > 1;
         holder.nbytes += task.nbytes;
         holder.results += 1;
-        self.note_held(id, worker);
+        if !several {
+            self.holdings.note(task);
+        }
         self.held_anew(id);
         if several {
             self.copied(id, worker);
@@ -263,13 +265,15 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return false };
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
+        if place == 0 {
+            self.holdings.note(task);
+        }
         let (nbytes, nobody) = (task.nbytes, task.who_has.is_empty());
         self.holds_no_more(worker, nbytes);
         nobody
     }
 
     fn holds_no_more(&mut self, worker: WorkerId, nbytes: u64) {
-        self.holdings.remove_one();
         if let Some(holder) = self.workers.get_mut(worker) {
             holder.results -= 1;
             holder.nbytes -= nbytes;
@@ -291,9 +295,10 @@ impl State {
     }
 
     fn memory_released(&mut self, id: TaskRef) {
-        let Some(task) = self.task_mut(id) else { return };
-        let (computation, nbytes) = (task.id(), task.nbytes);
-        for worker in std::mem::take(&mut task.who_has) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let (computation, nbytes, holders) = (task.id(), task.nbytes, std::mem::take(&mut task.who_has));
+        self.holdings.note(task);
+        for worker in holders {
             self.holds_no_more(worker, nbytes);
             self.free(worker, computation);
         }
