@@ -173,8 +173,8 @@ impl State {
         let strangers: SmallVec<[WorkerId; 8]> =
             peers.filter(|peer| *peer != worker && receiver.told.insert(*peer)).collect();
         // Copying a contact waits for the memory that it lies in, one after the other: they are read together before.
-        let contact = |peer: &WorkerId| Some(&self.workers.get(*peer)?.info.contact);
-        black_box(strangers.iter().filter_map(contact).map(Arc::strong_count).sum::<usize>());
+        let contacts = strangers.iter().filter_map(|peer| self.workers.contact(*peer));
+        black_box(contacts.map(Arc::strong_count).sum::<usize>());
         for peer in strangers {
             self.tell_contact(worker, peer);
         }
@@ -188,7 +188,7 @@ impl State {
     }
 
     fn tell_contact(&mut self, worker: WorkerId, peer: WorkerId) {
-        let Some(address) = self.workers.get(peer).map(|p| p.info.contact.clone()) else { return };
+        let Some(address) = self.workers.contact(peer).cloned() else { return };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }
 }

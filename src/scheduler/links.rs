@@ -8,6 +8,7 @@
 use smallvec::SmallVec;
 
 use super::{
+    pool::Location,
     state::{State, Worker},
     task::Task,
 };
@@ -110,7 +111,7 @@ impl Link {
 }
 
 /// What a worker's fetches took from peers that it may come back to.
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Peers {
     /// [`NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not among
     /// them, as of ten thousand workers most are not.
@@ -128,13 +129,14 @@ impl Default for Peers {
 
 impl Peers {
     fn place(&self, peer: WorkerId) -> Option<usize> {
-        self.ids.iter().position(|id| *id == peer)
+        // All are compared, several in an instruction, which takes fewer than to look for one after the other.
+        let bit = |(place, id): (usize, &WorkerId)| u32::from(*id == peer) << place;
+        let found = self.ids.iter().enumerate().map(bit).fold(0, |all, bit| all | bit);
+        (found != 0).then(|| found.trailing_zeros() as usize)
     }
 
     fn get(&self, peer: WorkerId) -> Option<&Link> {
-        // Mostly it is none of them, which takes fewer instructions to find out than where it stands.
-        let known = self.ids.iter().fold(false, |known, id| known | (*id == peer));
-        if known { self.links.get(self.place(peer)?) } else { None }
+        self.links.get(self.place(peer)?)
     }
 
     /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
@@ -214,14 +216,14 @@ impl Links {
         Self([Costs::new(20e3, 1e12), Costs::new(100e3, 2.0 * bandwidth), Costs::new(100e3, bandwidth)])
     }
 
-    fn of(&self, one: &Worker, other: &Worker) -> &Costs {
+    fn of(&self, one: Location, other: Location) -> &Costs {
         &self.0[Self::distance(one, other) as usize]
     }
 
-    fn distance(one: &Worker, other: &Worker) -> Distance {
+    fn distance(one: Location, other: Location) -> Distance {
         if one.host != other.host {
             Distance::Network
-        } else if one.info.pid != other.info.pid {
+        } else if one.process != other.process {
             Distance::Host
         } else {
             Distance::Process
@@ -243,7 +245,9 @@ impl State {
     /// A worker says what its latest fetches took.
     pub(super) fn on_fetched(&mut self, worker: WorkerId, fetches: Vec<Fetch>) {
         for fetch in fetches {
-            let (Some(asker), Some(holder)) = (self.workers.get(worker), self.workers.get(fetch.from)) else {
+            let (asker, holder) = (self.workers.location(worker), self.workers.location(fetch.from));
+            let (Some(asker), Some(holder)) = (asker, holder.filter(|_| self.workers.contains(fetch.from)))
+            else {
                 continue;
             };
             let distance = Links::distance(asker, holder);
@@ -272,11 +276,11 @@ impl State {
     /// As [`Self::transfer`], where the links' latencies are what `latency` says: each result comes from the holder that
     /// gives it soonest, all on their way at the same time, over the worker's one wire.
     pub(super) fn fetching(&self, id: WorkerId, needs: &Needs<'_>, latency: impl Fn(&Costs) -> f64) -> u64 {
-        let Some(asker) = self.workers.get(id) else { return 0 };
+        let (Some(asker), Some(place)) = (self.workers.get(id), self.workers.location(id)) else { return 0 };
         let (mut longest, mut moving) = (0f64, 0f64);
         for Need { nbytes, at } in needs.0.iter().filter(|need| !need.at.contains(&id)) {
             let links = at.iter().take(HOLDERS).filter_map(|holder| {
-                let like = || Some(self.links.of(asker, self.workers.get(*holder)?));
+                let like = || Some(self.links.of(place, self.workers.location(*holder)?));
                 let costs = asker.peers.get(*holder).map(|link| &link.costs).or_else(like)?;
                 Some((latency(costs), costs.moving(*nbytes)))
             });

@@ -1,6 +1,6 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{bit_set::BitSet, state::Worker};
 use crate::protocol::WorkerId;
@@ -33,11 +33,21 @@ impl ByLoad {
     }
 }
 
+/// Where a worker is: the numbers of its host, and of its process there.
+#[derive(Clone, Copy)]
+pub(super) struct Location {
+    pub(super) host: u32,
+    pub(super) process: u32,
+}
+
 /// All workers. Ids are dense and never used again, so they are places in a vector; the order by load
 /// is a heap that knows where in it each worker stands.
 #[derive(Default)]
 pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
+    /// Where each is and how it is reached: of ten thousand these fit into a processor's caches, beside each other.
+    locations: Vec<Location>,
+    contacts: Vec<Arc<str>>,
     /// By load: no entry is less than its parent.
     heap: Vec<ByLoad>,
     /// Where in the heap each worker stands.
@@ -56,13 +66,15 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Takes a worker in, under the next id.
-    pub(super) fn add(&mut self, worker: Worker) -> WorkerId {
+    /// Takes a worker in, on the host of that number, under the next id.
+    pub(super) fn add(&mut self, worker: Worker, host: u32) -> WorkerId {
         let id = WorkerId(self.workers.len() as u32);
         self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
         self.heap.push(ByLoad::of(&worker, id));
         self.threads += u64::from(worker.threads);
+        self.locations.push(Location { host, process: worker.info.pid });
+        self.contacts.push(worker.info.contact.clone());
         self.workers.push(Some(Box::new(worker)));
         self.rise(self.heap.len() - 1);
         self.relieved = true;
@@ -109,6 +121,16 @@ impl Pool {
         self.heap.push(entry);
         self.rise(self.heap.len() - 1);
         self.relieved = true;
+    }
+
+    /// Where a worker is, or was.
+    pub(super) fn location(&self, id: WorkerId) -> Option<Location> {
+        self.locations.get(id.0 as usize).copied()
+    }
+
+    /// How a worker is reached, or was.
+    pub(super) fn contact(&self, id: WorkerId) -> Option<&Arc<str>> {
+        self.contacts.get(id.0 as usize)
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
@@ -348,7 +370,7 @@ mod tests {
         #[test]
         fn the_least_loaded_is_known(steps in prop::collection::vec((0u32..40, 0u32..4), 0..400)) {
             let mut pool = Pool::default();
-            (0..40).for_each(|n| { pool.add(worker(1 + n % 3)); });
+            (0..40).for_each(|n| { pool.add(worker(1 + n % 3), 0); });
             for (id, step) in steps {
                 let id = WorkerId(id);
                 match step {

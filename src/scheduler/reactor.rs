@@ -74,7 +74,6 @@ impl State {
             pace: 1.0,
             heard: now,
             since: now,
-            host,
             peers: Default::default(),
             met: Default::default(),
             told: Default::default(),
@@ -82,7 +81,7 @@ impl State {
             paused: false,
             ends,
         };
-        let id = self.workers.add(worker);
+        let id = self.workers.add(worker, host);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
         let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().collect();
         for task in hopeful {

@@ -58,8 +58,8 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, what its
-/// own reports change in the next one, each list of tasks in one more: of ten thousand workers hardly any is in the caches
+/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, what changes
+/// with the results that it holds in the next one, its tasks in one more: of ten thousand workers hardly any is in the caches
 /// when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Worker {
@@ -67,8 +67,6 @@ pub(super) struct Worker {
     pub(super) threads: u32,
     /// Tasks that it was assigned and that count for slots.
     pub(super) busy: u32,
-    /// The number of its host.
-    pub(super) host: u32,
     /// How long its latest tasks took, in multiples of what others take.
     pub(super) pace: f32,
     /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
@@ -84,22 +82,22 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// The results that it holds.
-    pub(super) results: u32,
 
     pub(super) heard: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
-    /// Bytes of the results that it holds.
+    /// The results that it holds, and their bytes.
+    pub(super) results: u64,
     pub(super) nbytes: u64,
-    /// Tasks that would follow others here, had there been room.
-    pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
     /// Peers it was told the addresses of.
     pub(super) told: BitSet<WorkerId>,
 
     pub(super) processing: TaskList,
+    /// Tasks that would follow others here, had there been room.
+    pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
+
     /// What its fetches took.
     pub(super) peers: Peers,
     /// Other peers that it fetched from lately.
@@ -108,9 +106,9 @@ pub(super) struct Worker {
     pub(super) info: WorkerInfo,
 }
 
+const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 const _: () = assert!(std::mem::offset_of!(Worker, processing) == 128);
 const _: () = assert!(std::mem::offset_of!(Worker, peers) == 192);
-const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
 
 /// A time that does not come.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -301,7 +299,7 @@ impl State {
             id,
             info: worker.info.clone(),
             processing: worker.processing.len() as u32,
-            in_memory: worker.results.into(),
+            in_memory: worker.results,
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,

@@ -26,9 +26,8 @@ impl State {
         let mut broken = Vec::new();
         // First all tasks, then what they depend on: a graph may come in any order.
         let (tasks, fresh) = self.create_all(&mut graph, &mut broken);
-        let (links, backwards) = self.link_all(&graph, &fresh, &mut broken);
-        self.prioritise(&fresh, links);
-        if backwards {
+        let connected = graph.tasks.iter().any(|task| !task.dependencies.is_empty());
+        if connected && self.connect(&graph, &fresh, &mut broken) {
             broken.extend(self.cycles(&fresh.iter().map(|fresh| fresh.this).collect::<Vec<_>>()));
         }
         let mut submitted = graph.tasks.iter().zip(&tasks);
@@ -48,9 +47,11 @@ impl State {
             let error = TaskError::refused(why);
             self.fail(id, error.with(|r| (r.function, r.key) = (function, key.to_string())));
         }
-        // What nobody wants and nothing wanted needs is not kept.
+        // What nobody wants and nothing wanted needs is not kept; what others depend on is looked at when they go.
         for Fresh { this, .. } in fresh {
-            self.reconsider(this);
+            if self.task(this).is_some_and(|task| task.live_dependents == 0) {
+                self.reconsider(this);
+            }
         }
     }
 
@@ -114,6 +115,13 @@ impl State {
             fresh.push(Fresh { order: order as u32, this });
         }
         (tasks, fresh)
+    }
+
+    /// Connects new tasks with what they depend on, and puts them in order. Says whether there may be a cycle.
+    fn connect(&mut self, graph: &Graph, fresh: &[Fresh], broken: &mut Vec<(Key, String)>) -> bool {
+        let (links, backwards) = self.link_all(graph, fresh, broken);
+        self.prioritise(fresh, links);
+        backwards
     }
 
     /// Connects new tasks with what they depend on. Gives, for each of the graph's tasks, the new ones among

@@ -203,13 +203,12 @@ impl Task {
 /// majority, so that adding and removing cost next to nothing; few lie in place, in a line of a processor's cache. They are
 /// listed by their places: whoever asks knows whether the tenant there is a member.
 #[derive(Default)]
-#[repr(align(64))]
 pub(super) struct TaskList {
-    listed: SmallVec<[u32; 12]>,
+    listed: SmallVec<[u32; 8]>,
     members: usize,
 }
 
-const _: () = assert!(size_of::<TaskList>() == 64);
+const _: () = assert!(size_of::<TaskList>() == 48);
 
 /// So many are looked through for one that is no member any more.
 const FEW: usize = 64;
