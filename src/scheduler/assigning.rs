@@ -86,7 +86,8 @@ impl State {
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let mut dependencies = Vec::with_capacity(task.dependencies.len());
-        dependencies.extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency, worker)));
+        dependencies
+            .extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency, worker)));
         let compute = Arc::new(ComputeTask {
             id: task.id(),
             key: task.key,

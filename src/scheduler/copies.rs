@@ -104,7 +104,8 @@ impl State {
         let much = |id| self.workers.get(id).is_some_and(|worker| worker.nbytes > mean);
         let (mut pending, mut results) = (Vec::new(), self.held_by_each(much));
         for &(from, mut nbytes) in held.iter().rev().take_while(|(_, nbytes)| *nbytes > mean) {
-            let results = results.remove(&from).unwrap_or_default().into_iter().filter_map(|id| self.task(id));
+            let results =
+                results.remove(&from).unwrap_or_default().into_iter().filter_map(|id| self.task(id));
             let mut alone: Vec<&Task> = results.filter(|task| task.who_has.len() == 1).collect();
             alone.sort_by_key(|task| std::cmp::Reverse(task.nbytes));
             for task in alone {

@@ -135,7 +135,12 @@ impl State {
         chosen.map_or(Placement::Nobody, Placement::Worker)
     }
 
-    fn soonest(&self, task: &Task, needs: &Needs<'_>, candidates: impl Iterator<Item = WorkerId>) -> Option<WorkerId> {
+    fn soonest(
+        &self,
+        task: &Task,
+        needs: &Needs<'_>,
+        candidates: impl Iterator<Item = WorkerId>,
+    ) -> Option<WorkerId> {
         let mut best: Option<(u64, u64, WorkerId)> = None;
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);

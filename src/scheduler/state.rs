@@ -96,6 +96,10 @@ pub(super) struct Worker {
 
     pub(super) processing: TaskList,
     /// Tasks that would follow others here, had there been room.
+    #[expect(
+        clippy::box_collection,
+        reason = "few workers have any, and all have one line for this and what they process"
+    )]
     pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
 
     /// What its fetches took.

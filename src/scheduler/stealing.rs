@@ -246,7 +246,6 @@ impl State {
     pub(super) fn is_being_stolen(&self, task: TaskRef) -> bool {
         self.stealing.asked.contains_key(&task)
     }
-
 }
 
 impl Worker {

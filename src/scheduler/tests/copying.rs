@@ -132,3 +132,58 @@ fn what_was_fired_runs_though_nobody_holds_it_and_goes_when_it_is_done() {
     bed.submit(vec![call(4, &[])], &[4]).finish(4).says(FromClient::FireAndForget(vec![Key(4)]));
     bed.release(&[4]).is_forgotten(4);
 }
+
+/// Those that ask for the same result at the same time do not all ask the same holder.
+#[test]
+fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
+    let mut bed = on_one(8, 1..=1);
+    (1..6).for_each(|holder| drop(bed.add(WorkerId(holder), 1)));
+    let mut told = |asker: u32| {
+        let key = 10 + u128::from(asker);
+        bed.submit(vec![call(key, &[1]).with(|o| o.workers = vec![format!("w{asker}")])], &[key]);
+        let holders = bed.computed()[0].1.dependencies[0].who_has.to_vec();
+        let peers = bed.told.iter().filter_map(|told| match told {
+            Instruction::ToWorker(_, ToWorker::Peer { worker, .. }) => Some(*worker),
+            _ => None,
+        });
+        (holders, peers.collect::<Vec<_>>())
+    };
+    let [here, first, second] = [2, 6, 7].map(&mut told);
+    assert_eq!(here, (vec![WorkerId(2)], vec![]));
+    assert_eq!((first.0.len(), second.0.len()), (2, 2));
+    assert_ne!(first.0[0], second.0[0]);
+    assert_eq!((&first.0, &second.0), (&first.1, &second.1), "their addresses, and no others");
+}
+
+#[test]
+fn who_lacks_what_it_was_thought_to_have_is_told_of_the_others() {
+    let mut bed = on_one(3, 1..=1);
+    bed.add(WorkerId(1), 1).submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
+    let id = bed.id(1);
+    let missing = |bed: &mut Bed| {
+        bed.worker_says(WorkerId(1), FromWorker::Missing { id, holder: None });
+        bed.told.iter().find_map(|told| match told {
+            Instruction::ToWorker(WorkerId(1), ToWorker::WhoHas(held)) => Some(held[0].who_has.to_vec()),
+            _ => None,
+        })
+    };
+    assert_eq!(missing(&mut bed), Some(vec![WorkerId(0)]));
+    assert_eq!(bed.task(1).who_has.as_slice(), [WorkerId(0)]);
+    bed.state.validate();
+}
+
+#[test]
+fn copies_that_nobody_drops_are_found_when_other_holders_die() {
+    let mut bed = on_one(3, 1..=1);
+    bed.state.config.reduce_replicas = false;
+    bed.add(WorkerId(1), 1).add(WorkerId(2), 1);
+    for _ in 0..10 {
+        tick(&mut bed);
+    }
+    assert_eq!(bed.task(1).who_has.len(), 3);
+    bed.lose(WorkerId(0)).lose(WorkerId(2)).is(1, TaskState::Memory);
+    assert_eq!(bed.task(1).who_has.as_slice(), [WorkerId(1)]);
+    bed.state.validate();
+    bed.lose(WorkerId(1)).is(1, TaskState::NoWorker);
+    bed.state.validate();
+}

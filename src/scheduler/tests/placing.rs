@@ -180,9 +180,7 @@ fn one(nbytes: u64, at: &[WorkerId]) -> Needs<'_> {
 #[test]
 fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
     let mut bed = two_gigabytes();
-    let estimate = |bed: &Bed| {
-        bed.state.transfer(&one(1 << 30, &[WorkerId(0)]), WorkerId(2))
-    };
+    let estimate = |bed: &Bed| bed.state.transfer(&one(1 << 30, &[WorkerId(0)]), WorkerId(2));
     let guess = estimate(&bed);
     assert!((1_000_000_000..1_200_000_000).contains(&guess), "{guess}");
     fetched(&mut bed, 1, 0, 10_000_000_000);
