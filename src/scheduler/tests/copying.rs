@@ -137,7 +137,9 @@ fn what_was_fired_runs_though_nobody_holds_it_and_goes_when_it_is_done() {
 #[test]
 fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
     let mut bed = on_one(8, 1..=1);
-    (1..6).for_each(|holder| drop(bed.add(WorkerId(holder), 1)));
+    for holder in 1..6 {
+        bed.add(WorkerId(holder), 1);
+    }
     let mut told = |asker: u32| {
         let key = 10 + u128::from(asker);
         bed.submit(vec![call(key, &[1]).with(|o| o.workers = vec![format!("w{asker}")])], &[key]);
