@@ -52,6 +52,11 @@ impl fmt::Debug for TaskId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
+impl WorkerId {
+    /// Stands for none where there are so many that an [`Option`] takes too much room.
+    pub(crate) const NOBODY: Self = Self(u32::MAX);
+}
+
 impl From<u32> for WorkerId {
     fn from(number: u32) -> Self {
         Self(number)

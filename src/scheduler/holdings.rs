@@ -14,7 +14,8 @@ use crate::{graph::KeyMap, protocol::WorkerId};
 /// The first holder of each result, by its task's place.
 #[derive(Default)]
 pub(super) struct Holdings {
-    first: Vec<Option<WorkerId>>,
+    /// [`WorkerId::NOBODY`] where there is none.
+    first: Vec<WorkerId>,
 }
 
 impl Holdings {
@@ -22,9 +23,9 @@ impl Holdings {
     pub(super) fn note(&mut self, task: &Task) {
         let (place, first) = (task.this.index as usize, task.who_has.first().copied());
         if self.first.len() <= place {
-            self.first.resize(place + 1, None);
+            self.first.resize(place + 1, WorkerId::NOBODY);
         }
-        self.first[place] = first;
+        self.first[place] = first.unwrap_or(WorkerId::NOBODY);
     }
 }
 
@@ -43,7 +44,7 @@ impl State {
             }
         };
         for (place, first) in self.holdings.first.iter().enumerate() {
-            if let Some(first) = first {
+            if *first != WorkerId::NOBODY {
                 add(*first, place as u32);
             }
         }

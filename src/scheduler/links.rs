@@ -113,7 +113,7 @@ impl Link {
 /// What a worker's fetches took from peers that it may come back to.
 #[repr(C, align(64))]
 pub(super) struct Peers {
-    /// [`NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not among
+    /// [`WorkerId::NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not among
     /// them, as of ten thousand workers most are not.
     ids: [WorkerId; PEERS],
     links: Vec<Link>,
@@ -123,7 +123,7 @@ pub(super) struct Peers {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { ids: [NOBODY; PEERS], links: Vec::new(), next: 0 }
+        Self { ids: [WorkerId::NOBODY; PEERS], links: Vec::new(), next: 0 }
     }
 }
 
@@ -144,7 +144,7 @@ impl Peers {
         if let Some(place) = self.place(peer) {
             return self.links.get_mut(place);
         }
-        let vacant = self.place(NOBODY);
+        let vacant = self.place(WorkerId::NOBODY);
         if vacant.is_none() && !met.again(peer) {
             return None;
         }
@@ -165,24 +165,21 @@ impl Peers {
 
     pub(super) fn remove(&mut self, peer: WorkerId) {
         if let Some(place) = self.place(peer) {
-            self.ids[place] = NOBODY;
+            self.ids[place] = WorkerId::NOBODY;
         }
     }
 }
 
 /// Peers that a worker fetched from lately, once each.
 pub(super) struct Met {
-    /// [`NOBODY`] where there are fewer.
+    /// [`WorkerId::NOBODY`] where there are fewer.
     peers: [WorkerId; 32],
     next: u8,
 }
 
-/// Stands for no peer.
-const NOBODY: WorkerId = WorkerId(u32::MAX);
-
 impl Default for Met {
     fn default() -> Self {
-        Self { peers: [NOBODY; 32], next: 0 }
+        Self { peers: [WorkerId::NOBODY; 32], next: 0 }
     }
 }
 

@@ -14,16 +14,13 @@ struct Step {
     at: u64,
     stimulus: u64,
     task: TaskRef,
-    /// [`NOBODY`] for none.
+    /// [`WorkerId::NOBODY`] for none.
     worker: WorkerId,
     start: TaskState,
     finish: TaskState,
 }
 
 const _: () = assert!(size_of::<Step>() == 32);
-
-/// Stands for no worker.
-const NOBODY: WorkerId = WorkerId(u32::MAX);
 
 /// An assignment of a task, and what it went by.
 struct Assignment {
@@ -50,7 +47,7 @@ impl Story {
         (start, finish): (TaskState, TaskState),
         worker: Option<WorkerId>,
     ) {
-        let worker = worker.unwrap_or(NOBODY);
+        let worker = worker.unwrap_or(WorkerId::NOBODY);
         self.steps.push(Step { at, stimulus, task, worker, start, finish });
     }
 
@@ -74,7 +71,7 @@ impl Story {
             stimulus: step.stimulus,
             start: step.start.name().into(),
             finish: step.finish.name().into(),
-            worker: Some(step.worker).filter(|worker| *worker != NOBODY),
+            worker: Some(step.worker).filter(|worker| *worker != WorkerId::NOBODY),
         };
         self.steps.iter().filter(|step| tasks.contains(&step.task)).map(event).collect()
     }
