@@ -36,6 +36,7 @@ mod error;
 pub mod graph;
 mod link;
 mod map;
+mod output;
 pub mod protocol;
 pub mod scheduler;
 pub mod serialize;

@@ -1,8 +1,9 @@
 //! `rankine config`.
 
-use super::{columns, print};
+use super::columns;
 use crate::{
     Result,
+    output::print,
     settings::{NAMES, Settings},
 };
 

@@ -1,7 +1,7 @@
 //! `rankine explain`: why a running cluster's tasks are where they are.
 
-use super::{Cluster, print};
-use crate::{Result, client::block_on, graph::Key, settings::Settings};
+use super::Cluster;
+use crate::{Result, client::block_on, graph::Key, output::print, settings::Settings};
 
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, thread};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{columns, or_none, print};
+use super::{columns, or_none};
 #[cfg(feature = "mpi")]
 use crate::cluster::cores::threads;
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         memory::{Bound, Memory, Part},
         transports,
     },
+    output::print,
     settings::{MemoryLimit, Settings},
 };
 

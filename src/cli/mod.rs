@@ -7,17 +7,12 @@ mod info;
 mod slurm;
 mod workers;
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    Client, Error, Result, SchedulerFile,
+    Client, Result, SchedulerFile,
     amounts::Bytes,
     settings::{NAMES, Settings},
 };
@@ -133,16 +128,6 @@ pub fn main() -> ExitCode {
             eprintln!("rankine: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Writes to the standard output, which may be closed by who has read enough.
-fn print(text: impl Display) -> Result<()> {
-    match write!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write to the standard output")(error))
-        }
-        _ => Ok(()),
     }
 }
 

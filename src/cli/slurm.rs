@@ -15,8 +15,8 @@ use rankine_slurm::{
     Slurm, TimeLimit, Variable, Word,
 };
 
-use super::{Given, columns, print};
-use crate::{Error, Result, settings::Settings};
+use super::{Given, columns};
+use crate::{Error, Result, output::print, settings::Settings};
 
 #[derive(Subcommand)]
 pub(super) enum Command {

@@ -1,7 +1,9 @@
 //! `rankine workers`: what each worker of a running cluster does, and where its memory went.
 
-use super::{Cluster, columns, or_none, print};
-use crate::{Result, amounts::Bytes, client::block_on, protocol::WorkerStatus, settings::Settings};
+use super::{Cluster, columns, or_none};
+use crate::{
+    Result, amounts::Bytes, client::block_on, output::print, protocol::WorkerStatus, settings::Settings,
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -33,6 +33,7 @@ use super::{
 use crate::{
     Error, Result,
     client::Client,
+    output::print,
     scheduler::{journal::Journal, restoring::Beginning, server::Deaths},
     settings::{self, Settings},
     worker::server::{Listen, Options},
@@ -206,7 +207,7 @@ where
     }
     let mut flags = Flags::new(given);
     if matches!(&*role, "scheduler" | "worker") && flags.switch("--help") {
-        println!("{}", help());
+        print(format_args!("{}\n", help()))?;
         return Ok(ExitCode::SUCCESS);
     }
     match &*role {
@@ -307,7 +308,7 @@ fn schedule(flags: &mut Flags) -> Result<()> {
         (None, Some(path)) => {
             let written = Journal::restore(&path)?;
             let shown = path.display();
-            println!("restoring the scheduler from {} turns in {shown}", written.entries.len());
+            print(format_args!("restoring the scheduler from {} turns in {shown}\n", written.entries.len()))?;
             let secret = Secret::from_hex(&written.header.secret)
                 .ok_or_else(|| Error::Usage(format!("the journal {shown} holds no secret")))?;
             // Those that wait for it look where it was.
@@ -324,8 +325,7 @@ fn schedule(flags: &mut Flags) -> Result<()> {
     let address = scheduler.address.clone();
     let path = path.map_or_else(|| SchedulerFile::default_path(&address), Ok)?;
     SchedulerFile::new(&address, &scheduler.contact, &secret).write(&path)?;
-    println!("scheduler at {address}");
-    println!("scheduler file {}", path.display());
+    print(format_args!("scheduler at {address}\nscheduler file {}\n", path.display()))?;
     let stopped = runtime()?.block_on(async {
         tokio::select! {
             () = scheduler.over() => Ok(()),

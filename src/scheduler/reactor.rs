@@ -59,6 +59,7 @@ impl State {
         let threads = info.nthreads.max(1);
         let worker = Worker {
             threads,
+            saturated: (f64::from(threads) * self.config.saturation).ceil() as u32,
             info,
             metrics: Metrics::default(),
             processing: Default::default(),

@@ -69,6 +69,8 @@ pub(super) struct Worker {
     pub(super) busy: u32,
     /// How long its latest tasks took, in multiples of what others take.
     pub(super) pace: f32,
+    /// Tasks that it may be given at a time without regard to what they take: see [`Config::saturation`].
+    pub(super) saturated: u32,
     /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
     pub(super) ends: u64,
     /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.

@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         ),
         Trial::test("results_on_disk_go_with_the_program", ending::results_on_disk_go_with_the_program),
         Trial::test("the_default_scheduler_file_is_found", the_default_scheduler_file_is_found),
+        Trial::test("a_scheduler_goes_on_when_nobody_reads_it", a_scheduler_goes_on_when_nobody_reads_it),
         Trial::test("wrong_command_lines_are_explained", wrong_command_lines_are_explained),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -466,6 +467,25 @@ fn the_default_scheduler_file_is_found() -> Outcome {
     end(scheduler);
     end(worker);
     assert!(!file.exists());
+    Ok(())
+}
+
+/// As in `program scheduler | head -1`.
+fn a_scheduler_goes_on_when_nobody_reads_it() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("scheduler.json").to_string_lossy().into_owned();
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let words = ["scheduler", "--listen", "tcp://127.0.0.1:0", "--scheduler-file", &file];
+    let scheduler = command(&words).stdout(writer).spawn()?;
+    until("the scheduler file is there", || Path::new(&file).exists());
+    let worker = start(&["worker", "--scheduler-file", &file, "--threads", "1"]);
+    let output = end(start(&["client", "--scheduler-file", &file, "sum"]));
+    assert_eq!((output.status.code(), &*text(&output)), (Some(0), "328350 on 1\n"));
+    signal(&scheduler, "-TERM");
+    let output = end(scheduler);
+    assert!(!text(&output).contains("panicked"), "{}", text(&output));
+    end(worker);
     Ok(())
 }
 

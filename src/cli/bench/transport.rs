@@ -14,7 +14,7 @@ use super::{
     party::{Mesh, Party},
     plot, report, show_size,
 };
-use crate::{Error, Result, cli::print, settings::Settings};
+use crate::{Error, Result, output::print, settings::Settings};
 
 /// Batches of a figure, in turn over Rankine and the bare fabric.
 const BATCHES: usize = 5;

@@ -11,14 +11,8 @@ use serde::Serialize;
 
 use super::{report::show, show_size, transport::Format};
 use crate::{
-    Error, LocalCluster, Result, TaskFuture,
-    array::Chunk,
-    blocking::Client,
-    cli::{columns, print},
-    cluster::transports,
-    parse_bytes,
-    protocol::Metrics,
-    settings::Settings,
+    Error, LocalCluster, Result, TaskFuture, array::Chunk, blocking::Client, cli::columns,
+    cluster::transports, output::print, parse_bytes, protocol::Metrics, settings::Settings,
 };
 
 #[derive(clap::Args)]
