@@ -101,7 +101,9 @@ impl State {
             height: task.height,
             critical: self.critical_height(),
         });
-        self.introduce(worker, &compute.dependencies);
+        if !compute.dependencies.is_empty() {
+            self.introduce(worker, &compute.dependencies);
+        }
         self.no_worker.remove(&id);
         if let Some(task) = self.task_mut(id) {
             task.worker = Some(worker);
