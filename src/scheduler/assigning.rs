@@ -172,9 +172,15 @@ impl State {
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         let Some(receiver) = self.workers.get_mut(worker) else { return };
-        let peers = dependencies.iter().flat_map(|dependency| &dependency.who_has).copied();
-        let strangers: SmallVec<[WorkerId; 8]> =
-            peers.filter(|peer| *peer != worker && receiver.told.insert(*peer)).collect();
+        let mut strangers = SmallVec::<[WorkerId; 8]>::new();
+        for peer in dependencies.iter().flat_map(|dependency| &dependency.who_has) {
+            if *peer != worker && receiver.told.insert(*peer) {
+                strangers.push(*peer);
+            }
+        }
+        if strangers.is_empty() {
+            return;
+        }
         // Copying a contact waits for the memory that it lies in, one after the other: they are read together before.
         let contacts = strangers.iter().filter_map(|peer| self.workers.contact(*peer));
         black_box(contacts.map(Arc::strong_count).sum::<usize>());
