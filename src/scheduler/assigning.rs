@@ -169,6 +169,13 @@ impl State {
         Some(Dependency { id: task.id(), nbytes: task.nbytes, who_has })
     }
 
+    /// Tells a worker who holds a dependency of what it was assigned already.
+    pub(super) fn tell_holders(&mut self, worker: WorkerId, dependency: Dependency) {
+        let held = vec![dependency];
+        self.introduce(worker, &held);
+        self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
+    }
+
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         let Some(receiver) = self.workers.get_mut(worker) else { return };

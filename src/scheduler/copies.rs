@@ -212,7 +212,9 @@ impl State {
         for _ in 0..listed.min(LOOKED_AT.max(listed.div_ceil(TICKS))) {
             let Some(place) = self.copies.several.pop_front() else { break };
             let id = self.tasks.at(place).map(|task| task.this);
-            id.filter(|_| self.config.reduce_replicas).inspect(|id| self.reduce(*id));
+            if let Some(id) = id.filter(|_| self.config.reduce_replicas) {
+                self.reduce(id);
+            }
             if id.and_then(|id| self.task(id)).is_some_and(|task| task.who_has.len() > 1) {
                 self.copies.several.push_back(place);
             } else {

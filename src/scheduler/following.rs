@@ -23,7 +23,7 @@ use super::{
     state::{State, Worker},
     task::{Task, TaskRef},
 };
-use crate::protocol::{Dependency, ToWorker, WorkerId};
+use crate::protocol::{ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
 const SHORT: u64 = 10_000_000;
@@ -291,9 +291,7 @@ impl State {
         }
         let Some(dependency) = self.dependency(done, worker) else { return };
         if !dependency.who_has.contains(&worker) {
-            let held: Vec<Dependency> = vec![dependency];
-            self.introduce(worker, &held);
-            self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
+            self.tell_holders(worker, dependency);
         }
     }
 

@@ -113,8 +113,8 @@ impl Link {
 /// What a worker's fetches took from peers that it may come back to.
 #[repr(C, align(64))]
 pub(super) struct Peers {
-    /// [`WorkerId::NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not among
-    /// them, as of ten thousand workers most are not.
+    /// [`WorkerId::NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not
+    /// among them, as of ten thousand workers most are not.
     ids: [WorkerId; PEERS],
     links: Vec<Link>,
     /// Whose place the next one takes, once all are taken.

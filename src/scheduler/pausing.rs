@@ -68,8 +68,6 @@ impl State {
             return;
         }
         let Some(dependency) = self.dependency(id, worker) else { return };
-        let held = vec![dependency];
-        self.introduce(worker, &held);
-        self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
+        self.tell_holders(worker, dependency);
     }
 }

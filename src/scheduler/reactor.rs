@@ -429,9 +429,7 @@ impl State {
         }
         let Some(dependency) = self.dependency(task, asker) else { return };
         if !dependency.who_has.is_empty() {
-            let held = vec![dependency];
-            self.introduce(asker, &held);
-            self.out.push(Instruction::ToWorker(asker, ToWorker::WhoHas(held)));
+            self.tell_holders(asker, dependency);
         }
     }
 
