@@ -173,7 +173,7 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
         });
     prop_oneof![
         4 => compute,
-        2 => vec(id(), 0..3).prop_map(worker::Stimulus::Free),
+        2 => vec(id(), 0..3).prop_map(|ids| worker::Stimulus::Free(ids.into())),
         1 => vec(dependency(), 0..3).prop_map(worker::Stimulus::Acquire),
         1 => vec(dependency(), 0..3).prop_map(worker::Stimulus::WhoHas),
         1 => peer().prop_map(worker::Stimulus::PeerGone),

@@ -261,7 +261,7 @@ impl Core {
             ToClient::Cancelled(key) => self.set(key, Standing::Cancelled),
             ToClient::Answer { id, answer } => {
                 if let Some(asker) = self.questions.borrow_mut().remove(&id) {
-                    let _ = asker.send(Ok(answer));
+                    let _ = asker.send(Ok(*answer));
                 }
             }
             ToClient::Alive | ToClient::Resumed { .. } => {}

@@ -288,8 +288,8 @@ pub enum ToClient {
     Answer {
         /// The question's number.
         id: u64,
-        /// The answer.
-        answer: Answer,
+        /// The answer: of the messages that are many none is as big.
+        answer: Box<Answer>,
     },
     /// The client is taken in under this number.
     Welcome {

@@ -16,7 +16,7 @@ pub use client::{
 pub(crate) use numbered::{Numbered, Resumed};
 pub use peer::{FromPeer, ToPeer};
 use serde::{Deserialize, Serialize};
-pub use worker::{ComputeTask, Dependency, Fetch, Finished, FromWorker, Metrics, ToWorker};
+pub use worker::{ComputeTask, Dependency, Fetch, Finished, FromWorker, Metrics, TaskIds, ToWorker};
 
 /// One computation of a task, and its result: dense, and never used again, neither for another task
 /// nor for the same one computed again. So no message, however late, is about the wrong computation.

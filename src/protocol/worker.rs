@@ -22,6 +22,9 @@ pub struct Dependency {
     pub who_has: SmallVec<[WorkerId; 4]>,
 }
 
+/// Tasks, of which there is mostly one.
+pub type TaskIds = SmallVec<[TaskId; 2]>;
+
 /// A task assigned to a worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ComputeTask {
@@ -68,7 +71,7 @@ pub enum ToWorker {
     /// Compute this.
     Compute(Arc<ComputeTask>),
     /// These are needed no more: forget results, give up tasks.
-    Free(Vec<TaskId>),
+    Free(TaskIds),
     /// Fetch copies of these.
     Acquire(Vec<Dependency>),
     /// Who holds these now. Answers [`FromWorker::Missing`], or tells of dependencies that were named without a

@@ -153,6 +153,9 @@ impl State {
         if self.copies.listed.insert(id.index) {
             self.copies.several.push_back(id.index);
         }
+        if self.copies.orders.is_empty() {
+            return;
+        }
         let arrived = self.take_pending(id, worker);
         for from in arrived.into_iter().flatten() {
             let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
@@ -186,7 +189,7 @@ impl State {
     fn end_orders(&mut self) {
         let done = self.copies.orders.extract_if(.., |order| order.pending.is_empty());
         for Order { client, question, failed, .. } in done {
-            let answer = ToClient::Answer { id: question, answer: Answer::Copied(failed) };
+            let answer = ToClient::Answer { id: question, answer: Answer::Copied(failed).into() };
             self.out.push(Instruction::ToClient(client, answer));
         }
     }

@@ -128,6 +128,12 @@ impl Default for Peers {
 }
 
 impl Peers {
+    /// Which peers these may be.
+    fn mask(&self) -> PeerMask {
+        let ids = self.ids.iter().filter(|id| **id != WorkerId::NOBODY);
+        PeerMask(ids.map(|id| PeerMask::bit(*id)).fold(0, |mask, bit| mask | bit))
+    }
+
     fn place(&self, peer: WorkerId) -> Option<usize> {
         // All are compared, several in an instruction, which takes fewer than to look for one after the other.
         let bit = |(place, id): (usize, &WorkerId)| u32::from(*id == peer) << place;
@@ -140,7 +146,7 @@ impl Peers {
     }
 
     /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
-    fn link(&mut self, peer: WorkerId, met: &mut Met, like: Link) -> Option<&mut Link> {
+    fn link(&mut self, peer: WorkerId, mask: &mut PeerMask, met: &mut Met, like: Link) -> Option<&mut Link> {
         if let Some(place) = self.place(peer) {
             return self.links.get_mut(place);
         }
@@ -154,6 +160,7 @@ impl Peers {
             oldest
         });
         self.ids[place] = peer;
+        *mask = self.mask();
         // Places are taken in order.
         if place == self.links.len() {
             self.links.push(like);
@@ -167,6 +174,21 @@ impl Peers {
         if let Some(place) = self.place(peer) {
             self.ids[place] = WorkerId::NOBODY;
         }
+    }
+}
+
+/// The lowest bits of the numbers of a worker's peers, a bit for each value: it lies with what placing a task looks at
+/// anyway, and mostly says that some holder is none of the [`Peers`], which then need not be looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PeerMask(u64);
+
+impl PeerMask {
+    fn bit(peer: WorkerId) -> u64 {
+        1 << (peer.0 % 64)
+    }
+
+    fn may_have(self, peer: WorkerId) -> bool {
+        self.0 & Self::bit(peer) != 0
     }
 }
 
@@ -250,9 +272,9 @@ impl State {
             let distance = Links::distance(asker, holder);
             let like = &mut self.links.0[distance as usize];
             let Some(asker) = self.workers.get_mut(worker) else { continue };
-            let Worker { peers, met, .. } = asker;
+            let Worker { peers, peer_mask, met, .. } = asker;
             let mut once = Link::like(like, self.now);
-            let link = peers.link(fetch.from, met, once).unwrap_or(&mut once);
+            let link = peers.link(fetch.from, peer_mask, met, once).unwrap_or(&mut once);
             link.learn(fetch, self.now);
             let proved = if fetch.nbytes <= Fetch::SMALL { link.costs.latency as u64 } else { fetch.nanos };
             like.learn(Fetch { nanos: proved, ..fetch }, self.now);
@@ -276,12 +298,17 @@ impl State {
         let (Some(asker), Some(place)) = (self.workers.get(id), self.workers.location(id)) else { return 0 };
         let (mut longest, mut moving) = (0f64, 0f64);
         for Need { nbytes, at } in needs.0.iter().filter(|need| !need.at.contains(&id)) {
-            let links = at.iter().take(HOLDERS).filter_map(|holder| {
+            let mut soonest: Option<(f64, f64)> = None;
+            for holder in at.iter().take(HOLDERS) {
+                let known = if asker.peer_mask.may_have(*holder) { asker.peers.get(*holder) } else { None };
                 let like = || Some(self.links.of(place, self.workers.location(*holder)?));
-                let costs = asker.peers.get(*holder).map(|link| &link.costs).or_else(like)?;
-                Some((latency(costs), costs.moving(*nbytes)))
-            });
-            if let Some((latency, takes)) = links.min_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1))) {
+                let Some(costs) = known.map(|link| &link.costs).or_else(like) else { continue };
+                let this = (latency(costs), costs.moving(*nbytes));
+                if soonest.is_none_or(|soonest| this.0 + this.1 < soonest.0 + soonest.1) {
+                    soonest = Some(this);
+                }
+            }
+            if let Some((latency, takes)) = soonest {
                 longest = longest.max(latency);
                 moving += takes;
             }
@@ -298,8 +325,8 @@ mod tests {
     #[test]
     fn links_are_kept_of_the_first_peers_until_others_come_back_soon() {
         let like = Link::like(&Costs::new(1.0, 1.0), 0);
-        let (mut peers, mut met) = (Peers::default(), Met::default());
-        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut met, like).is_some();
+        let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
+        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut mask, &mut met, like).is_some();
         assert!((0..PEERS as u32).all(&mut keeps), "the first");
         assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
         assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
@@ -308,7 +335,9 @@ mod tests {
         // One that is gone leaves its place to the next, whoever that is.
         peers.remove(WorkerId(3));
         assert!(!kept(&peers, 3));
-        assert!(peers.link(WorkerId(300), &mut met, like).is_some());
+        assert!(peers.link(WorkerId(300), &mut mask, &mut met, like).is_some());
+        assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.get(id).is_none()));
+        assert!(!mask.may_have(WorkerId(220)), "none of those kept has these bits");
         assert!((1..PEERS as u32).all(|id| kept(&peers, id) == (id != 3)) && kept(&peers, 100));
     }
 }

@@ -178,9 +178,20 @@ impl State {
     /// and, of short ones, enough to keep it busy until more can come.
     pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
         match self.functions.get(task.function as usize).and_then(|f| f.duration) {
-            Some(duration) => worker.slots_of(duration),
-            None => u64::from(worker.saturated),
+            Some(duration) => self.slots_of(worker, duration),
+            None => self.saturated(worker),
         }
+    }
+
+    /// How many tasks of so many nanoseconds a worker is given at a time.
+    fn slots_of(&self, worker: &Worker, duration: u64) -> u64 {
+        let ahead = (AHEAD / duration.max(1)).min(AHEAD_TASKS);
+        self.saturated(worker).max(u64::from(worker.threads) * ahead)
+    }
+
+    /// How many tasks a worker may be given at a time whatever they take.
+    fn saturated(&self, worker: &Worker) -> u64 {
+        (f64::from(worker.threads) * self.config.saturation).ceil() as u64
     }
 
     /// Whether nothing that is queued may go to a worker, whatever comes first. Where that is not plain, no.
@@ -188,7 +199,7 @@ impl State {
         let special = self.queued.any_restricted() || self.limits.are_set();
         // Who does not stay is passed over for others.
         let full = |worker: &Worker| {
-            worker.ends == NEVER && u64::from(worker.busy) >= worker.slots_of(self.briefest)
+            worker.ends == NEVER && u64::from(worker.busy) >= self.slots_of(worker, self.briefest)
         };
         !special && self.workers.get(worker).is_some_and(full)
     }
@@ -203,14 +214,6 @@ impl State {
     pub(super) fn expected_duration(&self, task: &Task) -> u64 {
         let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
         known.or(self.usual_duration).unwrap_or(UNKNOWN_DURATION)
-    }
-}
-
-impl Worker {
-    /// How many tasks of so many nanoseconds it is given at a time.
-    fn slots_of(&self, duration: u64) -> u64 {
-        let ahead = (AHEAD / duration.max(1)).min(AHEAD_TASKS);
-        u64::from(self.saturated).max(u64::from(self.threads) * ahead)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::{bit_set::BitSet, state::Worker};
 use crate::protocol::WorkerId;
 
@@ -204,8 +206,8 @@ impl Pool {
     }
 
     /// Up to `count` of those that ran out of work, each once.
-    pub(super) fn take_hungry(&mut self, count: usize) -> Vec<WorkerId> {
-        let mut hungry: Vec<WorkerId> = self.hungry.drain(..count.min(self.hungry.len())).collect();
+    pub(super) fn take_hungry(&mut self, count: usize) -> SmallVec<[WorkerId; 4]> {
+        let mut hungry: SmallVec<[WorkerId; 4]> = self.hungry.drain(..count.min(self.hungry.len())).collect();
         hungry.sort_unstable();
         hungry.dedup();
         hungry

@@ -33,8 +33,11 @@ impl State {
     #[inline(never)] // So that instructions can be counted in it.
     pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
         let stimuli = stimuli.into_iter();
-        // Mostly a report has an assignment and a word to the client follow.
-        self.out.reserve(2 * stimuli.size_hint().0 + 2);
+        // Mostly a report of a task has an assignment and a word to the client follow; one alone is often another report, which
+        // has nothing follow.
+        if let many @ 2.. = stimuli.size_hint().0 {
+            self.out.reserve(2 * many + 2);
+        }
         for stimulus in stimuli {
             self.begin(now);
             match stimulus {
@@ -59,7 +62,6 @@ impl State {
         let threads = info.nthreads.max(1);
         let worker = Worker {
             threads,
-            saturated: (f64::from(threads) * self.config.saturation).ceil() as u32,
             info,
             metrics: Metrics::default(),
             processing: Default::default(),
@@ -76,6 +78,7 @@ impl State {
             heard: now,
             since: now,
             peers: Default::default(),
+            peer_mask: Default::default(),
             met: Default::default(),
             told: Default::default(),
             retiring: false,
@@ -208,13 +211,14 @@ impl State {
             FromClient::Missing { id, worker } => self.on_client_missing(client, id, worker),
             FromClient::Ask { id, query: Query::Reserve(keys) } => {
                 let ids = keys.into_iter().filter_map(|key| self.reserve(client, key)).collect();
-                let answer = ToClient::Answer { id, answer: Answer::Reserved(ids) };
+                let answer = ToClient::Answer { id, answer: Answer::Reserved(ids).into() };
                 self.out.push(Instruction::ToClient(client, answer));
             }
             FromClient::FireAndForget(keys) => self.on_fire_and_forget(&keys),
             FromClient::Ask { id, query: Query::Limit { name, most } } => {
                 self.on_limit(&name, most);
-                self.out.push(Instruction::ToClient(client, ToClient::Answer { id, answer: Answer::Done }));
+                let answer = ToClient::Answer { id, answer: Answer::Done.into() };
+                self.out.push(Instruction::ToClient(client, answer));
             }
             FromClient::Ask { id, query: Query::Replicate { keys, count, workers } } => {
                 self.on_replicate((client, id), &keys, count, &workers);

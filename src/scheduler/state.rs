@@ -14,7 +14,7 @@ use super::{
     copies::Copies,
     holdings::Holdings,
     limits::Limits,
-    links::{Links, Met, Peers},
+    links::{Links, Met, PeerMask, Peers},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
@@ -69,8 +69,10 @@ pub(super) struct Worker {
     pub(super) busy: u32,
     /// How long its latest tasks took, in multiples of what others take.
     pub(super) pace: f32,
-    /// Tasks that it may be given at a time without regard to what they take: see [`Config::saturation`].
-    pub(super) saturated: u32,
+    /// It is to leave: nothing new goes there.
+    pub(super) retiring: bool,
+    /// Its memory is short: nothing new goes there until it says otherwise.
+    pub(super) paused: bool,
     /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
     pub(super) ends: u64,
     /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
@@ -80,10 +82,8 @@ pub(super) struct Worker {
     /// Of these, what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
-    /// It is to leave: nothing new goes there.
-    pub(super) retiring: bool,
-    /// Its memory is short: nothing new goes there until it says otherwise.
-    pub(super) paused: bool,
+    /// Which its `peers` may be.
+    pub(super) peer_mask: PeerMask,
 
     pub(super) heard: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.

@@ -14,6 +14,9 @@ use crate::{
 /// Tasks looked up at a time: enough that the memory they lie in is waited for once, not once each.
 pub(super) const TOGETHER: usize = 256;
 
+/// Dependents that are made room for where there are more than lie in place.
+const SEVERAL: usize = 6;
+
 /// A task just made, and its place in the graph.
 struct Fresh {
     order: u32,
@@ -215,6 +218,10 @@ impl State {
         task.dependencies.push(dependency);
         let Some(other) = self.task_mut(dependency) else { return };
         other.live_dependents += 1;
+        // What has more than lie in place mostly has several more: they are made room for at once.
+        if other.dependents.len() == other.dependents.inline_size() {
+            other.dependents.reserve(SEVERAL);
+        }
         other.dependents.push(id);
         // Forgotten dependents are cleared away once they are the majority.
         if other.dependents.len() > 16 && other.dependents.len() as u32 > 2 * other.live_dependents {

@@ -6,6 +6,8 @@
 //! What nobody seems to need is let go of after all others were followed: where several tasks that need each other
 //! start over, there are moments in which none of them does.
 
+use smallvec::smallvec;
+
 use super::{
     Instruction, TaskState,
     state::State,
@@ -289,9 +291,7 @@ impl State {
                 _ => break,
             }
         }
-        let mut ids = Vec::with_capacity(4);
-        ids.push(id);
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(ids)));
+        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(smallvec![id])));
     }
 
     fn memory_released(&mut self, id: TaskRef) {

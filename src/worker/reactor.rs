@@ -108,6 +108,7 @@ impl State {
         match task.state {
             TaskState::Memory => {
                 task.passing = false;
+                self.copies.retain(|copy| *copy != id);
                 self.put_away(id);
                 self.step(id, TaskState::Released);
                 if wanted_here {
@@ -274,15 +275,16 @@ impl State {
     }
 
     fn on_gathered(&mut self, peer: WorkerId, data: Vec<(TaskId, Option<Result<Value, TaskError>>)>) {
-        let (mut added, mut came) = (Vec::new(), 0);
+        let (mut came, mut awaited) = (0, false);
         for (id, answer) in data {
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             match (task.state, answer) {
                 (TaskState::Flight, Some(Ok(value))) => {
                     let nbytes = value.nbytes();
                     came += nbytes;
+                    awaited |= task.acquired;
                     self.hold(id, value, nbytes);
-                    added.push(id);
+                    self.report_copy(id);
                 }
                 (TaskState::Flight, Some(Err(error))) => {
                     let (dependents, acquired) = (task.dependents.clone(), task.acquired);
@@ -312,8 +314,8 @@ impl State {
             }
         }
         self.answered(peer, came);
-        if !added.is_empty() {
-            self.send(FromWorker::Added(added));
+        if awaited {
+            self.send_reports();
         }
     }
 

@@ -5,9 +5,12 @@
 //! little later, of several at once. Those who wait for such a result do not wait for the report: compute threads and
 //! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where all that need a
 //! result follow already, here or at peers, the scheduler has the least to do about it, and hears of it last.
+//!
+//! Copies that came for a task are reported together as well, unless a user waits for one: mostly several are asked for at the
+//! same time, and each would be a message.
 
 use super::{forwarding::SMALL, state::State};
-use crate::protocol::{ComputeTask, Finished, FromWorker};
+use crate::protocol::{ComputeTask, Finished, FromWorker, TaskId};
 
 /// Nanoseconds below which a task is short.
 pub(super) const SHORT: u64 = 1_000_000;
@@ -39,16 +42,30 @@ impl State {
         here + peers.map_or(0, |peers| peers.len()) >= (spec.dependents as usize).max(1)
     }
 
-    /// Sends what waited long enough, or waits for tasks that are not there.
+    /// Reports that a copy is here: once no others are on their way, or with the next report.
+    pub(super) fn report_copy(&mut self, id: TaskId) {
+        if self.copies.is_empty() {
+            self.copies_due = self.now.saturating_add(PATIENCE);
+        }
+        self.copies.push(id);
+    }
+
+    /// Sends what waited long enough, or waits for tasks or copies that are not to come.
     pub(super) fn send_due_reports(&mut self) {
         let busy = self.assigned > self.config.nthreads;
-        if !busy || self.now >= self.reports_due || self.reports.len() >= MANY {
+        let tasks = !busy || self.now >= self.reports_due || self.reports.len() >= MANY;
+        let copies = self.asked.is_empty() || self.now >= self.copies_due;
+        if tasks && !self.reports.is_empty() || copies && !self.copies.is_empty() {
             self.send_reports();
         }
     }
 
     /// Sends all reports, in order, and what fetches took lately.
     pub(super) fn send_reports(&mut self) {
+        if !self.copies.is_empty() {
+            let copies = FromWorker::Added(std::mem::take(&mut self.copies));
+            self.out.push(super::Instruction::Send(copies));
+        }
         let due = self.now.saturating_sub(self.fetches_told) >= FETCHES_TOLD;
         if due && !self.reports.is_empty() && !self.fetches.is_empty() {
             self.fetches_told = self.now;
@@ -61,6 +78,8 @@ impl State {
 
     /// When reports that wait for others are to be sent, should nothing happen until then: [`super::Stimulus::Report`] does so.
     pub fn reports_due(&self) -> Option<u64> {
-        (!self.reports.is_empty()).then_some(self.reports_due)
+        let tasks = (!self.reports.is_empty()).then_some(self.reports_due);
+        let copies = (!self.copies.is_empty()).then_some(self.copies_due);
+        tasks.into_iter().chain(copies).min()
     }
 }

@@ -242,6 +242,9 @@ pub struct State {
     /// Reports of short tasks that wait for others, and until when at most.
     pub(super) reports: Vec<Finished>,
     pub(super) reports_due: u64,
+    /// Copies that came and are not reported, and until when that waits for others at most.
+    pub(super) copies: Vec<TaskId>,
+    pub(super) copies_due: u64,
     /// It will leave, and starts nothing more.
     pub(super) retiring: bool,
     pub(super) backlog: u64,
@@ -284,6 +287,8 @@ impl State {
             assigned: 0,
             reports: Vec::new(),
             reports_due: 0,
+            copies: Vec::new(),
+            copies_due: 0,
             retiring: false,
             backlog: 0,
             durations: KeyMap::default(),

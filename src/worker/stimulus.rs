@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    protocol::{ComputeTask, Dependency, FromWorker, TaskId, WorkerId},
+    protocol::{ComputeTask, Dependency, FromWorker, TaskId, TaskIds, WorkerId},
     task::{TaskError, Value},
 };
 
@@ -13,7 +13,7 @@ pub enum Stimulus {
     /// The scheduler assigns a task.
     Compute(Arc<ComputeTask>),
     /// The scheduler needs these no more.
-    Free(Vec<TaskId>),
+    Free(TaskIds),
     /// The scheduler wants copies of these here.
     Acquire(Vec<Dependency>),
     /// The scheduler says who holds these.

@@ -61,7 +61,8 @@ impl Server {
                     let Some(outbox) = server.clients.borrow().get(&client).cloned() else { return };
                     let run = move || task::run(entry, &arguments, Vec::new());
                     let result = blocking(run, outbox.carries_objects).await;
-                    outbox.put(ToClient::Answer { id: question, answer: Answer::RanOnScheduler(result) });
+                    let answer = Answer::RanOnScheduler(result).into();
+                    outbox.put(ToClient::Answer { id: question, answer });
                 });
                 return;
             }
@@ -90,7 +91,7 @@ impl Server {
             Query::Reserve(_) | Query::Limit { .. } | Query::Replicate { .. } | Query::Rebalance => return,
         };
         if let Some(outbox) = self.clients.borrow().get(&client) {
-            outbox.put(ToClient::Answer { id: question, answer });
+            outbox.put(ToClient::Answer { id: question, answer: answer.into() });
         }
     }
 
@@ -108,7 +109,7 @@ impl Server {
         };
         for Retirement { client, question, left, .. } in done {
             if let Some(outbox) = self.clients.borrow().get(&client) {
-                outbox.put(ToClient::Answer { id: question, answer: Answer::Retired(left) });
+                outbox.put(ToClient::Answer { id: question, answer: Answer::Retired(left).into() });
             }
         }
     }
@@ -133,7 +134,7 @@ impl Server {
                 if outbox.carries_objects { result } else { result.and_then(|value| value.to_wire()) }
             };
             let results = done.results.into_iter().map(|(address, r)| (address, wire(r))).collect();
-            outbox.put(ToClient::Answer { id: done.question, answer: Answer::Ran(results) });
+            outbox.put(ToClient::Answer { id: done.question, answer: Answer::Ran(results).into() });
         }
     }
 }

@@ -178,7 +178,7 @@ impl Bed {
     /// What the client was answered in the last turn.
     fn answers(&self) -> Vec<&Answer> {
         let answers = self.told.iter().filter_map(|told| match told {
-            Instruction::ToClient(_, ToClient::Answer { id: 7, answer }) => Some(answer),
+            Instruction::ToClient(_, ToClient::Answer { id: 7, answer }) => Some(&**answer),
             _ => None,
         });
         answers.collect()

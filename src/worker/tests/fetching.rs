@@ -8,7 +8,7 @@ fn one_request_a_peer_at_a_time_asks_for_all_that_it_has() {
     bed.compute(task(9, vec![held(1, &[ALICE]), held(2, &[ALICE]), held(3, &[BOB])]));
     bed.does(&["ask 7 for 1 2", "ask 8 for 3"]);
     bed.compute(task(10, vec![held(4, &[ALICE])])).does(&[]).is(4, TaskState::Fetch);
-    bed.gathered(ALICE, &[1, 2]).is(4, TaskState::Flight).does(&["added 1 2", "ask 7 for 4"]);
+    bed.gathered(ALICE, &[1, 2]).is(4, TaskState::Flight).does(&["ask 7 for 4"]);
 }
 
 #[test]
@@ -85,6 +85,33 @@ fn a_copy_is_fetched_on_demand_though_no_task_here_needs_it() {
     bed.handle(Stimulus::Acquire(vec![held(2, &[ALICE])])).does(&["ask 7 for 2"]);
     bed.gathered(ALICE, &[2]).is(2, TaskState::Memory).does(&["added 2"]);
     bed.free(2).is_forgotten(2);
+}
+
+#[test]
+fn copies_are_reported_together_unless_others_take_long() {
+    let mut bed = Bed::new();
+    bed.compute(task(9, vec![held(2, &[ALICE]), held(3, &[BOB]), held(4, &[BOB])]));
+    bed.gathered(ALICE, &[2]).does(&[]);
+    bed.gathered(BOB, &[3, 4]).does(&["execute 9", "added 2 3 4"]);
+    // Whatever else is said takes them along.
+    bed.compute(task(10, vec![held(5, &[ALICE]), held(6, &[BOB])])).gathered(ALICE, &[5]).does(&[]);
+    bed.not_gathered(BOB, &[6]).does(&["added 5", "missing 6 not with Some(8)"]);
+    // What is let go of is not reported.
+    bed.compute(task(11, vec![held(7, &[ALICE]), held(8, &[BOB])])).gathered(ALICE, &[7]);
+    bed.free(7).does(&["missing 7 not with None"]).gathered(BOB, &[8]).does(&["added 8"]);
+    // One that takes long is not waited for.
+    bed.compute(task(12, vec![held(13, &[ALICE]), held(14, &[BOB])])).gathered(ALICE, &[13]).does(&[]);
+    bed.now = bed.state.reports_due().unwrap();
+    bed.handle(Stimulus::Report).does(&["added 13"]);
+    assert_eq!(bed.state.reports_due(), None);
+}
+
+#[test]
+fn a_copy_that_was_asked_for_is_reported_at_once() {
+    let mut bed = Bed::new();
+    bed.handle(Stimulus::Acquire(vec![held(2, &[ALICE]), held(3, &[BOB])]));
+    bed.gathered(ALICE, &[2]).does(&["added 2"]);
+    bed.gathered(BOB, &[3]).does(&["added 3"]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn freed_while_its_dependency_is_to_be_fetched() {
     let mut bed = Bed::new();
     bed.compute(task(9, vec![held(2, &[ALICE])])).compute(task(10, vec![held(4, &[ALICE])]));
     bed.is(4, TaskState::Fetch).free(10).is_forgotten(4).is_forgotten(10);
-    bed.gathered(ALICE, &[2]).does(&["added 2", "execute 9"]);
+    bed.gathered(ALICE, &[2]).does(&["execute 9", "added 2"]);
 }
 
 #[test]

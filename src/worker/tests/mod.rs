@@ -82,7 +82,7 @@ impl Bed {
     }
 
     fn free(&mut self, n: u32) -> &mut Self {
-        self.handle(Stimulus::Free(vec![id(n)]))
+        self.handle(Stimulus::Free(smallvec::smallvec![id(n)]))
     }
 
     fn executed(&mut self, n: u32) -> &mut Self {

@@ -36,7 +36,7 @@ fn dependencies_are_fetched_reported_and_handed_to_the_task() {
     bed.compute(task(3, vec![held(1, &[]), held(2, &[ALICE])]));
     bed.is(3, TaskState::Waiting).is(2, TaskState::Flight).does(&["ask 7 for 2"]);
     bed.gathered(ALICE, &[2]).is(2, TaskState::Memory).is(3, TaskState::Executing);
-    bed.does(&["added 2", "execute 3"]);
+    bed.does(&["execute 3", "added 2"]);
     assert_eq!(bed.inputs(), [1, 2]);
 }
 

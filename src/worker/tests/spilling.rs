@@ -372,7 +372,7 @@ fn what_comes_from_peers_at_once_is_bounded() {
     let mut bed = limited(1, 20 * SIZE);
     let big = |n, peer| Dependency { nbytes: SIZE, ..held(n, &[peer]) };
     bed.compute(task(9, vec![big(1, ALICE), big(2, ALICE), big(3, ALICE), big(4, BOB)]));
-    bed.does(&["ask 7 for 1 2"]).gathered(ALICE, &[1, 2]).does(&["added 1 2", "ask 7 for 3", "ask 8 for 4"]);
+    bed.does(&["ask 7 for 1 2"]).gathered(ALICE, &[1, 2]).does(&["ask 7 for 3", "ask 8 for 4"]);
 }
 
 #[test]

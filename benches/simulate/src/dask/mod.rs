@@ -215,7 +215,7 @@ impl Dask {
         self.live -= 1;
         for holder in std::mem::take(&mut task.who_has) {
             self.workers[holder.0 as usize].nbytes -= task.nbytes;
-            self.out.push(Instruction::ToWorker(holder, ToWorker::Free(vec![task.id])));
+            self.out.push(Instruction::ToWorker(holder, ToWorker::Free([task.id].into_iter().collect())));
         }
     }
 
@@ -420,7 +420,7 @@ impl Dask {
     fn added(&mut self, worker: WorkerId, id: TaskId) {
         let task = &mut self.tasks[id.index()];
         if task.state != State::Memory || task.id != id {
-            self.out.push(Instruction::ToWorker(worker, ToWorker::Free(vec![id])));
+            self.out.push(Instruction::ToWorker(worker, ToWorker::Free([id].into_iter().collect())));
         } else if !task.who_has.contains(&worker) {
             task.who_has.push(worker);
             self.workers[worker.0 as usize].nbytes += task.nbytes;
