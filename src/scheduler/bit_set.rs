@@ -33,14 +33,20 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
     pub(super) fn insert(&mut self, member: M) -> bool {
         let (word, bit) = Self::place(member);
         if self.words.len() <= word {
-            let mut words = std::mem::take(&mut self.words).into_vec();
-            words.resize((word + 1).next_power_of_two(), 0);
-            self.words = words.into();
+            self.grow(word + 1);
         }
-        let new = self.words[word] & bit == 0;
+        let bits = &mut self.words[word];
+        let new = *bits & bit == 0;
+        *bits |= bit;
         self.count += u32::from(new);
-        self.words[word] |= bit;
         new
+    }
+
+    #[cold]
+    fn grow(&mut self, words: usize) {
+        let mut grown = std::mem::take(&mut self.words).into_vec();
+        grown.resize(words.next_power_of_two(), 0);
+        self.words = grown.into();
     }
 
     /// Says whether it was a member.

@@ -17,7 +17,7 @@ use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 /// From so many bytes on a fetch tells of the link's bandwidth.
 const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
-const RECENT: f64 = 1.0 / 16.0;
+const RECENT: f32 = 1.0 / 16.0;
 /// Nanoseconds after which the quickest of the small fetches until then counts no more, once another has come; and after which a
 /// link that tells nothing is hoped to be twice as quick.
 const FADES: u64 = 200_000_000;
@@ -26,87 +26,86 @@ const HOPES: u64 = 3;
 /// Peers of which a worker keeps what fetches take, at most.
 const PEERS: usize = 16;
 /// Holders of a result that are looked at for the one that gives it soonest.
-const HOLDERS: usize = 4;
+const HOLDERS: usize = 2;
 
-/// What fetches over a link take.
-#[derive(Debug, Clone, Copy)]
+/// What fetches over a link take: so little that what is known of several peers lies in a line of a processor's cache.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Costs {
     /// Nanoseconds that any fetch takes.
-    latency: f64,
+    latency: f32,
     /// Nanoseconds for each byte.
-    byte: f64,
-    /// Fetches that told of each.
-    told: [u32; 2],
+    byte: f32,
     /// When the latest told of the latency, by the scheduler's clock in nanoseconds.
     heard: u64,
 }
 
 impl Costs {
-    fn new(latency: f64, bandwidth: f64) -> Self {
-        Self { latency, byte: 1e9 / bandwidth, told: [0; 2], heard: 0 }
+    fn new(latency: f32, bandwidth: f64) -> Self {
+        Self { latency, byte: (1e9 / bandwidth) as f32, heard: 0 }
     }
 
-    fn learn(&mut self, Fetch { nbytes, nanos, .. }: Fetch, now: u64) {
-        let Self { latency, byte, told: [small, big], heard } = self;
-        let nanos = nanos as f64;
-        let mix = |mean: &mut f64, told: &mut u32, one: f64| {
+    /// A fetch tells of the link; so many `told` of latency and bandwidth before.
+    fn learn(&mut self, told: &mut [u32; 2], Fetch { nbytes, nanos, .. }: Fetch, now: u64) {
+        let (Self { latency, byte, heard }, [small, big]) = (self, told);
+        let nanos = nanos as f32;
+        let mix = |mean: &mut f32, told: &mut u32, one: f32| {
             *told = told.saturating_add(1);
             // The first counts for as much as what was taken for granted before.
-            *mean += (one - *mean) * (1.0 / f64::from(*told + 1)).max(RECENT);
+            *mean += (one - *mean) * (1.0 / (*told as f32 + 1.0)).max(RECENT);
         };
         if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
             *heard = now;
         } else if nbytes >= BIG {
-            mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f64);
+            mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f32);
         }
     }
 
     /// Nanoseconds that any fetch takes, as far as known.
-    pub(super) fn latency(&self) -> f64 {
+    pub(super) fn latency(&self) -> f32 {
         self.latency
     }
 
     /// Nanoseconds that any fetch may take now. A link that looked slow is used no more, and what is not used does not show
     /// that it has become quicker: so it has to look quicker with time.
-    pub(super) fn hoped_latency(&self, now: u64) -> f64 {
+    pub(super) fn hoped_latency(&self, now: u64) -> f32 {
         let halvings = (now.saturating_sub(self.heard) / FADES).min(HOPES);
-        self.latency / (1u64 << halvings) as f64
+        self.latency / (1u64 << halvings) as f32
     }
 
     /// Nanoseconds of which as many pass for each result that is fetched.
-    fn moving(&self, nbytes: u64) -> f64 {
-        self.byte * nbytes as f64
+    fn moving(&self, nbytes: u64) -> f32 {
+        self.byte * nbytes as f32
     }
 }
 
-/// What a worker's own fetches from a peer tell.
+/// How it is learned what a worker's own fetches from a peer cost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Link {
-    costs: Costs,
+struct Link {
+    /// Fetches that told of latency and bandwidth.
+    told: [u32; 2],
     /// What the quickest small ones took: of those since some moment, and of those shortly before it.
-    quickest: [f64; 2],
+    quickest: [f32; 2],
     since: u64,
 }
 
 impl Link {
-    /// One that is taken for such a link until more is known of it.
-    fn like(costs: &Costs, now: u64) -> Self {
-        Self { costs: Costs { told: [0; 2], ..*costs }, quickest: [f64::INFINITY; 2], since: now }
+    fn new(now: u64) -> Self {
+        Self { told: [0; 2], quickest: [f32::INFINITY; 2], since: now }
     }
 
-    fn learn(&mut self, fetch: Fetch, now: u64) {
+    fn learn(&mut self, costs: &mut Costs, fetch: Fetch, now: u64) {
         if fetch.nbytes > Fetch::SMALL {
-            return self.costs.learn(fetch, now);
+            return costs.learn(&mut self.told, fetch, now);
         }
         if now.saturating_sub(self.since) >= FADES {
-            self.quickest = [f64::INFINITY, self.quickest[0]];
+            self.quickest = [f32::INFINITY, self.quickest[0]];
             self.since = now;
         }
-        self.quickest[0] = self.quickest[0].min(fetch.nanos as f64);
+        self.quickest[0] = self.quickest[0].min(fetch.nanos as f32);
         // What the others took longer they waited for somebody: what comes next may not.
-        self.costs.latency = self.quickest[0].min(self.quickest[1]);
-        self.costs.heard = now;
+        costs.latency = self.quickest[0].min(self.quickest[1]);
+        costs.heard = now;
     }
 }
 
@@ -116,6 +115,7 @@ pub(super) struct Peers {
     /// [`WorkerId::NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not
     /// among them, as of ten thousand workers most are not.
     ids: [WorkerId; PEERS],
+    costs: [Costs; PEERS],
     links: Vec<Link>,
     /// Whose place the next one takes, once all are taken.
     next: u8,
@@ -123,7 +123,7 @@ pub(super) struct Peers {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { ids: [WorkerId::NOBODY; PEERS], links: Vec::new(), next: 0 }
+        Self { ids: [WorkerId::NOBODY; PEERS], costs: [Costs::default(); PEERS], links: Vec::new(), next: 0 }
     }
 }
 
@@ -141,33 +141,41 @@ impl Peers {
         (found != 0).then(|| found.trailing_zeros() as usize)
     }
 
-    fn get(&self, peer: WorkerId) -> Option<&Link> {
-        self.links.get(self.place(peer)?)
+    fn costs(&self, peer: WorkerId) -> Option<&Costs> {
+        self.costs.get(self.place(peer)?)
     }
 
-    /// The link to a peer, if it is one of them or is to be: if there are few, or it has been `met`.
-    fn link(&mut self, peer: WorkerId, mask: &mut PeerMask, met: &mut Met, like: Link) -> Option<&mut Link> {
-        if let Some(place) = self.place(peer) {
-            return self.links.get_mut(place);
+    /// The link to a peer and what it costs, if it is one of them or is to be: if there are few, or it has been `met`. Until
+    /// more is known of it, it is taken for one that costs as much as others `like` it.
+    fn link(
+        &mut self,
+        peer: WorkerId,
+        mask: &mut PeerMask,
+        met: &mut Met,
+        like: Costs,
+        now: u64,
+    ) -> Option<(&mut Link, &mut Costs)> {
+        if self.place(peer).is_none() {
+            let vacant = self.place(WorkerId::NOBODY);
+            if vacant.is_none() && !met.again(peer) {
+                return None;
+            }
+            let place = vacant.unwrap_or_else(|| {
+                let oldest = usize::from(self.next);
+                self.next = (self.next + 1) % PEERS as u8;
+                oldest
+            });
+            (self.ids[place], self.costs[place]) = (peer, like);
+            *mask = self.mask();
+            // Places are taken in order.
+            if place == self.links.len() {
+                self.links.push(Link::new(now));
+            } else {
+                self.links[place] = Link::new(now);
+            }
         }
-        let vacant = self.place(WorkerId::NOBODY);
-        if vacant.is_none() && !met.again(peer) {
-            return None;
-        }
-        let place = vacant.unwrap_or_else(|| {
-            let oldest = usize::from(self.next);
-            self.next = (self.next + 1) % PEERS as u8;
-            oldest
-        });
-        self.ids[place] = peer;
-        *mask = self.mask();
-        // Places are taken in order.
-        if place == self.links.len() {
-            self.links.push(like);
-        } else {
-            self.links[place] = like;
-        }
-        self.links.get_mut(place)
+        let place = self.place(peer)?;
+        Some((self.links.get_mut(place)?, self.costs.get_mut(place)?))
     }
 
     pub(super) fn remove(&mut self, peer: WorkerId) {
@@ -226,17 +234,23 @@ enum Distance {
 }
 
 /// What links cost of which nothing more is known.
-pub(super) struct Links([Costs; 3]);
+pub(super) struct Links {
+    costs: [Costs; 3],
+    /// Fetches that told of the latency and the bandwidth of each.
+    told: [[u32; 2]; 3],
+}
 
 impl Links {
     /// Begins with guesses, that between hosts being `bandwidth` in bytes a second.
     pub(super) fn new(bandwidth: f64) -> Self {
         // Within a process values change hands, whatever their size.
-        Self([Costs::new(20e3, 1e12), Costs::new(100e3, 2.0 * bandwidth), Costs::new(100e3, bandwidth)])
+        let process = Costs::new(20e3, 1e12);
+        let (host, network) = (Costs::new(100e3, 2.0 * bandwidth), Costs::new(100e3, bandwidth));
+        Self { costs: [process, host, network], told: [[0; 2]; 3] }
     }
 
     fn of(&self, one: Location, other: Location) -> &Costs {
-        &self.0[Self::distance(one, other) as usize]
+        &self.costs[Self::distance(one, other) as usize]
     }
 
     fn distance(one: Location, other: Location) -> Distance {
@@ -269,15 +283,16 @@ impl State {
             else {
                 continue;
             };
-            let distance = Links::distance(asker, holder);
-            let like = &mut self.links.0[distance as usize];
+            let distance = Links::distance(asker, holder) as usize;
+            let (like, told) = (&mut self.links.costs[distance], &mut self.links.told[distance]);
             let Some(asker) = self.workers.get_mut(worker) else { continue };
             let Worker { peers, peer_mask, met, .. } = asker;
-            let mut once = Link::like(like, self.now);
-            let link = peers.link(fetch.from, peer_mask, met, once).unwrap_or(&mut once);
-            link.learn(fetch, self.now);
-            let proved = if fetch.nbytes <= Fetch::SMALL { link.costs.latency as u64 } else { fetch.nanos };
-            like.learn(Fetch { nanos: proved, ..fetch }, self.now);
+            let mut once = (Link::new(self.now), *like);
+            let known = peers.link(fetch.from, peer_mask, met, *like, self.now);
+            let (link, costs) = known.unwrap_or((&mut once.0, &mut once.1));
+            link.learn(costs, fetch, self.now);
+            let proved = if fetch.nbytes <= Fetch::SMALL { costs.latency as u64 } else { fetch.nanos };
+            like.learn(told, Fetch { nanos: proved, ..fetch }, self.now);
         }
     }
 
@@ -294,15 +309,15 @@ impl State {
 
     /// As [`Self::transfer`], where the links' latencies are what `latency` says: each result comes from the holder that
     /// gives it soonest, all on their way at the same time, over the worker's one wire.
-    pub(super) fn fetching(&self, id: WorkerId, needs: &Needs<'_>, latency: impl Fn(&Costs) -> f64) -> u64 {
+    pub(super) fn fetching(&self, id: WorkerId, needs: &Needs<'_>, latency: impl Fn(&Costs) -> f32) -> u64 {
         let (Some(asker), Some(place)) = (self.workers.get(id), self.workers.location(id)) else { return 0 };
-        let (mut longest, mut moving) = (0f64, 0f64);
+        let (mut longest, mut moving) = (0f32, 0f32);
         for Need { nbytes, at } in needs.0.iter().filter(|need| !need.at.contains(&id)) {
-            let mut soonest: Option<(f64, f64)> = None;
+            let mut soonest: Option<(f32, f32)> = None;
             for holder in at.iter().take(HOLDERS) {
-                let known = if asker.peer_mask.may_have(*holder) { asker.peers.get(*holder) } else { None };
+                let known = if asker.peer_mask.may_have(*holder) { asker.peers.costs(*holder) } else { None };
                 let like = || Some(self.links.of(place, self.workers.location(*holder)?));
-                let Some(costs) = known.map(|link| &link.costs).or_else(like) else { continue };
+                let Some(costs) = known.or_else(like) else { continue };
                 let this = (latency(costs), costs.moving(*nbytes));
                 if soonest.is_none_or(|soonest| this.0 + this.1 < soonest.0 + soonest.1) {
                     soonest = Some(this);
@@ -324,19 +339,19 @@ mod tests {
 
     #[test]
     fn links_are_kept_of_the_first_peers_until_others_come_back_soon() {
-        let like = Link::like(&Costs::new(1.0, 1.0), 0);
+        let like = Costs::new(1.0, 1.0);
         let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
-        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut mask, &mut met, like).is_some();
+        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut mask, &mut met, like, 0).is_some();
         assert!((0..PEERS as u32).all(&mut keeps), "the first");
         assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
         assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
-        let kept = |peers: &Peers, id: u32| peers.get(WorkerId(id)).is_some();
+        let kept = |peers: &Peers, id: u32| peers.costs(WorkerId(id)).is_some();
         assert!(kept(&peers, 1) && kept(&peers, 100) && !kept(&peers, 0) && !kept(&peers, 200));
         // One that is gone leaves its place to the next, whoever that is.
         peers.remove(WorkerId(3));
         assert!(!kept(&peers, 3));
-        assert!(peers.link(WorkerId(300), &mut mask, &mut met, like).is_some());
-        assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.get(id).is_none()));
+        assert!(peers.link(WorkerId(300), &mut mask, &mut met, like, 0).is_some());
+        assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
         assert!(!mask.may_have(WorkerId(220)), "none of those kept has these bits");
         assert!((1..PEERS as u32).all(|id| kept(&peers, id) == (id != 3)) && kept(&peers, 100));
     }

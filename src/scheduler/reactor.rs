@@ -32,12 +32,6 @@ impl State {
     /// As [`State::handle`], for all that happened in one turn.
     #[inline(never)] // So that instructions can be counted in it.
     pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
-        let stimuli = stimuli.into_iter();
-        // Mostly a report of a task has an assignment and a word to the client follow; one alone is often another report, which
-        // has nothing follow.
-        if let many @ 2.. = stimuli.size_hint().0 {
-            self.out.reserve(2 * many + 2);
-        }
         for stimulus in stimuli {
             self.begin(now);
             match stimulus {
