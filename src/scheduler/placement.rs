@@ -191,7 +191,10 @@ impl State {
 
     /// How many tasks a worker may be given at a time whatever they take.
     fn saturated(&self, worker: &Worker) -> u64 {
-        (f64::from(worker.threads) * self.config.saturation).ceil() as u64
+        let exactly = f64::from(worker.threads) * self.config.saturation;
+        // Rounded up, by what processors do without a call.
+        let whole = exactly as u64;
+        whole.saturating_add(u64::from(exactly > whole as f64))
     }
 
     /// Whether nothing that is queued may go to a worker, whatever comes first. Where that is not plain, no.

@@ -13,7 +13,7 @@ use rankine_simulate::{
     Dask, Error, Family, Network, Outcome, Policy, Problem, Recording, Run, Setting, Simulation, Sizes,
     replay,
 };
-use report::{Report, Row};
+use report::{Report, Row, print};
 
 /// As programs should have it that run a scheduler: what it takes and gives back is mostly small and short-lived.
 #[global_allocator]
@@ -145,7 +145,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
                 report.add(Row { family, policy, workers, lower_bound, scheduler, outcome })?;
             }
         }
-        report.end_of_block();
+        report.end_of_block()?;
     }
     Ok(())
 }
@@ -200,8 +200,7 @@ fn hear(arguments: &Arguments) -> Result<(), Error> {
         "dask" => replay(io::stdin(), Dask::new(&setting))?,
         _ => replay(io::stdin(), setting.rankine())?,
     };
-    println!("{}", took.as_secs_f64());
-    Ok(())
+    print(&took.as_secs_f64().to_string())
 }
 
 /// What a scheduler costs that hears in a process of its own what was recorded: the processor's microseconds, or

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
@@ -89,19 +89,19 @@ impl Report {
             "scheduler_us" if instructions => "instructions".to_owned(),
             column => column.to_owned(),
         });
-        print(&columns);
+        print(&line(&columns))?;
         report.write(&columns)?;
         Ok(report)
     }
 
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Error> {
-        print(&row.cells());
+        print(&line(&row.cells()))?;
         self.block.push((row.policy, row.ratio(), row.each()));
         self.write(&row.cells())
     }
 
     /// Prints the means of the rows since the last end.
-    pub(crate) fn end_of_block(&mut self) {
+    pub(crate) fn end_of_block(&mut self) -> Result<(), Error> {
         let block = std::mem::take(&mut self.block);
         let mut policies: Vec<&str> = block.iter().map(|row| row.0).collect();
         policies.sort_unstable();
@@ -111,13 +111,14 @@ impl Report {
             let mean = |of: fn(&(&str, f64, f64)) -> f64| {
                 rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64
             };
-            println!(
+            print(&format!(
                 "mean of {policy}: ratio {:.3}, scheduler {:.2} {} a task",
                 mean(|r| r.1),
                 mean(|r| r.2),
                 self.unit
-            );
+            ))?;
         }
+        Ok(())
     }
 
     fn write(&mut self, cells: &[String]) -> Result<(), Error> {
@@ -128,9 +129,19 @@ impl Report {
     }
 }
 
-fn print(cells: &[String]) {
+/// Prints a line. Who has read enough of them may be gone: the table may still be written.
+pub(crate) fn print(line: &str) -> Result<(), Error> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Usage(format!("cannot write to the standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn line(cells: &[String]) -> String {
     let width = |place| if place < 2 { 10 } else { 11 };
-    let line: Vec<String> =
+    let cells: Vec<String> =
         cells.iter().enumerate().map(|(place, cell)| format!("{cell:>w$}", w = width(place))).collect();
-    println!("{}", line.join(" "));
+    cells.join(" ")
 }

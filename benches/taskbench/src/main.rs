@@ -81,7 +81,7 @@ async fn program(client: &Client, options: &Options, transport: Transport) -> Re
     let by_hand = options.by_hand.then(|| ByHand::new(cores, transport)).transpose()?;
     let runners: Vec<_> =
         [Runner::Rankine(client)].into_iter().chain(by_hand.as_ref().map(Runner::ByHand)).collect();
-    report.head(cores);
+    report.head(cores)?;
     let mut sweeps = Vec::with_capacity(runs.len());
     for graphs in runs {
         let swept = sweep.run(&runners, &graphs).await?;

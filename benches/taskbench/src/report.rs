@@ -1,8 +1,9 @@
 //! The table, and all points as CSV.
 
 use std::{
+    fmt::Display,
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
@@ -50,27 +51,34 @@ impl Report {
         let all: u64 = graphs.iter().map(Graph::iterations).sum();
         let rate = all as f64 / wall;
         let (granularity, bare) = (wall * cores as f64 / tasks as f64, bare_rate(&graphs[0].work, cores));
-        println!("{} over {}, {cores} cores", label(graphs), self.transport);
-        println!("  total tasks {tasks}");
-        println!("  elapsed time {wall:.6e} seconds (median of {})", runs.len());
-        println!("  {:.0} tasks/s, granularity {:.2} us", tasks as f64 / wall, granularity * 1e6);
+        print(format_args!("{} over {}, {cores} cores", label(graphs), self.transport))?;
+        print(format_args!("  total tasks {tasks}"))?;
+        print(format_args!("  elapsed time {wall:.6e} seconds (median of {})", runs.len()))?;
+        print(format_args!("  {:.0} tasks/s, granularity {:.2} us", tasks as f64 / wall, granularity * 1e6))?;
         let mut efficiency = 0.0;
         if all > 0 {
             let (amount, unit) = graphs[0].work.iteration();
             efficiency = rate / bare;
-            println!("  {:.3e} {unit}/s, {:.1} % of the cores alone", rate * amount, efficiency * 100.0);
+            print(format_args!(
+                "  {:.3e} {unit}/s, {:.1} % of the cores alone",
+                rate * amount,
+                efficiency * 100.0
+            ))?;
         }
         let iterations = graphs[0].work.iterations;
         self.point(graphs, &label(graphs), &Point { iterations, tasks, wall, granularity, rate, efficiency })
     }
 
     /// Prints the head of the table of sweeps.
-    pub fn head(&self, cores: u64) {
-        println!("over {}, {cores} cores", self.transport);
-        println!(
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn head(&self, cores: u64) -> Result<(), Error> {
+        print(format_args!("over {}, {cores} cores", self.transport))?;
+        print(format_args!(
             "{:<28} {:>13} {:>15} {:>19} {:>16}",
             "type", "METG(50%) us", "best efficiency", "of granularity us", "most tasks/s"
-        );
+        ))
     }
 
     /// Prints what a sweep came to, as a row of the table.
@@ -83,11 +91,11 @@ impl Report {
         let metg = metg(points).map_or_else(|| "none".to_owned(), |metg| format!("{:.1}", metg * 1e6));
         let most = points.iter().map(|point| point.tasks as f64 / point.wall).fold(0.0, f64::max);
         if let Some(best) = best {
-            println!(
+            print(format_args!(
                 "{label:<28} {metg:>13} {:>13.1} % {:>19.1} {most:>16.0}",
                 best.efficiency * 100.0,
                 best.granularity * 1e6
-            );
+            ))?;
         }
         points.iter().try_for_each(|point| self.point(&swept.graphs, &label, point))
     }
@@ -112,6 +120,16 @@ impl Report {
         let Some((path, file)) = &mut self.csv else { return Ok(()) };
         let written = writeln!(file, "{line}").and_then(|()| file.flush());
         written.map_err(|error| Error::Write { path: path.clone(), error })
+    }
+}
+
+/// Prints a line. Who has read enough of them may be gone: the points may still be written.
+fn print(line: impl Display) -> Result<(), Error> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Write { path: "the standard output".into(), error })
+        }
+        _ => Ok(()),
     }
 }
 
