@@ -29,6 +29,11 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         self.count as usize
     }
 
+    pub(super) fn contains(&self, member: M) -> bool {
+        let (word, bit) = Self::place(member);
+        self.words.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
     /// Says whether it is a new member.
     pub(super) fn insert(&mut self, member: M) -> bool {
         let (word, bit) = Self::place(member);
@@ -57,6 +62,22 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         self.count -= u32::from(member);
         *bits &= !bit;
         member
+    }
+
+    /// Empties it; gives those that were members, in order.
+    pub(super) fn take_all(&mut self) -> Vec<M> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        let all = self.iter().collect();
+        self.words.fill(0);
+        self.count = 0;
+        all
+    }
+
+    /// In order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = M> {
+        self.around(M::from(0))
     }
 
     /// In order, from one of them on and around.
@@ -98,5 +119,8 @@ mod tests {
         assert_eq!(around(66), [127, 128, 300, 0, 1, 63, 65]);
         assert_eq!(around(301), [0, 1, 63, 65, 127, 128, 300]);
         assert_eq!(around(9999), [0, 1, 63, 65, 127, 128, 300]);
+        assert!(members.contains(63) && !members.contains(64) && !members.contains(9999));
+        assert_eq!(members.take_all(), [0, 1, 63, 65, 127, 128, 300]);
+        assert!(members.len() == 0 && members.iter().next().is_none() && members.insert(63));
     }
 }

@@ -1,10 +1,8 @@
 //! Copies of results: made where users want them, moved to where there is room, and dropped where nobody does.
 //!
 //! A worker that needs another's result keeps its copy. What is left of such copies once those who needed them
-//! are done only takes room: at each tick some of them go (Dask's policy *ReduceReplicas*), but for those that a user
-//! asked for.
-
-use std::collections::VecDeque;
+//! are done only takes room: at the next tick it goes (Dask's policy *ReduceReplicas*), but for what a user asked for. Dask
+//! looks at all results each time; here only those are looked at of which something changed.
 
 use smallvec::SmallVec;
 
@@ -21,17 +19,13 @@ use crate::{
     task::TaskError,
 };
 
-/// Results with copies that are looked at in a tick, at least; of more, all are within so many ticks.
-const LOOKED_AT: usize = 256;
-const TICKS: usize = 4;
-
 /// What is under way, and what is to be kept.
 #[derive(Default)]
 pub(super) struct Copies {
-    /// Places of tasks whose results have more than one holder, or had; the one to be looked at next comes first.
-    several: VecDeque<u32>,
-    /// Those that are listed there.
-    listed: BitSet<u32>,
+    /// Places of all tasks whose results have more than one holder.
+    several: BitSet<u32>,
+    /// Those of which there may be more than are needed since they were last looked at.
+    changed: BitSet<u32>,
     /// Of these computations' results as many copies are kept.
     kept: KeyMap<TaskRef, (TaskId, u32)>,
     /// What clients wait for.
@@ -84,6 +78,7 @@ impl State {
             // Holders that were not meant stay: only what is surplus goes.
             let outside = task.who_has.len() - held;
             self.copies.kept.insert(this, (id, (most + outside) as u32));
+            self.copies.changed.insert(this.index);
             for entry in chosen {
                 room.remove(&entry);
                 room.insert((entry.0.saturating_add(nbytes), entry.1));
@@ -143,16 +138,29 @@ impl State {
         }
     }
 
-    /// Places of all tasks whose results have more than one holder, and of some whose results have not any more.
+    /// Places of all tasks whose results have more than one holder.
     pub(super) fn copied_places(&self) -> impl Iterator<Item = u32> {
-        self.copies.several.iter().copied()
+        self.copies.several.iter()
+    }
+
+    /// A result that had several holders has one less, or none any more.
+    pub(super) fn less_copied(&mut self, id: TaskRef, holders: usize) {
+        if holders <= 1 {
+            self.copies.several.remove(id.index);
+        }
+    }
+
+    /// One of those that needed a result needs it no more.
+    pub(super) fn less_needed(&mut self, id: TaskRef) {
+        if self.copies.several.contains(id.index) {
+            self.copies.changed.insert(id.index);
+        }
     }
 
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
-        if self.copies.listed.insert(id.index) {
-            self.copies.several.push_back(id.index);
-        }
+        self.copies.several.insert(id.index);
+        self.copies.changed.insert(id.index);
         if self.copies.orders.is_empty() {
             return;
         }
@@ -211,17 +219,11 @@ impl State {
         let mut kept = std::mem::take(&mut self.copies.kept);
         kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id() == *id));
         self.copies.kept = kept;
-        let listed = self.copies.several.len();
-        for _ in 0..listed.min(LOOKED_AT.max(listed.div_ceil(TICKS))) {
-            let Some(place) = self.copies.several.pop_front() else { break };
-            let id = self.tasks.at(place).map(|task| task.this);
-            if let Some(id) = id.filter(|_| self.config.reduce_replicas) {
-                self.reduce(id);
-            }
-            if id.and_then(|id| self.task(id)).is_some_and(|task| task.who_has.len() > 1) {
-                self.copies.several.push_back(place);
-            } else {
-                self.copies.listed.remove(place);
+        let changed = self.copies.changed.take_all();
+        if self.config.reduce_replicas {
+            for place in changed {
+                let id = self.tasks.at(place).map(|task| task.this);
+                id.into_iter().for_each(|id| self.reduce(id));
             }
         }
     }

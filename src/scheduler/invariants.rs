@@ -20,6 +20,9 @@ impl State {
         let lists = |of: fn(&State, WorkerId) -> Vec<TaskRef>| -> KeyMap<WorkerId, Vec<TaskRef>> {
             self.workers.iter().map(|(id, _)| (id, of(self, id))).collect()
         };
+        let several = self.tasks.iter().filter(|task| task.who_has.len() > 1);
+        let several: Vec<u32> = several.map(|task| task.this.index).collect();
+        assert_eq!(self.copied_places().collect::<Vec<_>>(), several, "results that have copies");
         let (held, processed) = (self.held_by_each(|_| true), lists(Self::processed_by));
         let mut waiters = KeyMap::<TaskRef, u32>::default();
         let mut live = KeyMap::<TaskRef, u32>::default();

@@ -161,6 +161,7 @@ impl State {
             if other.waiters == 0 {
                 self.reconsider(dependency);
             }
+            self.less_needed(dependency);
         }
     }
 
@@ -270,9 +271,10 @@ impl State {
         if place == 0 {
             self.holdings.note(task);
         }
-        let (nbytes, nobody) = (task.nbytes, task.who_has.is_empty());
+        let (nbytes, left) = (task.nbytes, task.who_has.len());
+        self.less_copied(id, left);
         self.holds_no_more(worker, nbytes);
-        nobody
+        left == 0
     }
 
     fn holds_no_more(&mut self, worker: WorkerId, nbytes: u64) {
@@ -298,6 +300,7 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return };
         let (computation, nbytes, holders) = (task.id(), task.nbytes, std::mem::take(&mut task.who_has));
         self.holdings.note(task);
+        self.less_copied(id, 0);
         for worker in holders {
             self.holds_no_more(worker, nbytes);
             self.free(worker, computation);
