@@ -25,11 +25,22 @@ pub(super) struct Copies {
     /// Places of all tasks whose results have more than one holder.
     several: BitSet<u32>,
     /// Those of which there may be more than are needed since they were last looked at.
-    changed: BitSet<u32>,
+    changed: Vec<u32>,
+    /// Those that are listed there.
+    listed: BitSet<u32>,
     /// Of these computations' results as many copies are kept.
     kept: KeyMap<TaskRef, (TaskId, u32)>,
     /// What clients wait for.
     orders: Vec<Order>,
+}
+
+impl Copies {
+    /// A result is to be looked at.
+    fn look_at(&mut self, id: TaskRef) {
+        if self.listed.insert(id.index) {
+            self.changed.push(id.index);
+        }
+    }
 }
 
 /// Copies that a client wants made.
@@ -78,7 +89,7 @@ impl State {
             // Holders that were not meant stay: only what is surplus goes.
             let outside = task.who_has.len() - held;
             self.copies.kept.insert(this, (id, (most + outside) as u32));
-            self.copies.changed.insert(this.index);
+            self.copies.look_at(this);
             for entry in chosen {
                 room.remove(&entry);
                 room.insert((entry.0.saturating_add(nbytes), entry.1));
@@ -153,14 +164,14 @@ impl State {
     /// One of those that needed a result needs it no more.
     pub(super) fn less_needed(&mut self, id: TaskRef) {
         if self.copies.several.contains(id.index) {
-            self.copies.changed.insert(id.index);
+            self.copies.look_at(id);
         }
     }
 
     /// A result got a holder besides others.
     pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
         self.copies.several.insert(id.index);
-        self.copies.changed.insert(id.index);
+        self.copies.look_at(id);
         if self.copies.orders.is_empty() {
             return;
         }
@@ -219,11 +230,11 @@ impl State {
         let mut kept = std::mem::take(&mut self.copies.kept);
         kept.retain(|task, (id, _)| self.task(*task).is_some_and(|task| task.id() == *id));
         self.copies.kept = kept;
-        let changed = self.copies.changed.take_all();
-        if self.config.reduce_replicas {
-            for place in changed {
-                let id = self.tasks.at(place).map(|task| task.this);
-                id.into_iter().for_each(|id| self.reduce(id));
+        for place in std::mem::take(&mut self.copies.changed) {
+            self.copies.listed.remove(place);
+            let id = self.tasks.at(place).map(|task| task.this);
+            if let Some(id) = id.filter(|_| self.config.reduce_replicas) {
+                self.reduce(id);
             }
         }
     }
