@@ -189,3 +189,14 @@ fn copies_that_nobody_drops_are_found_when_other_holders_die() {
     bed.lose(WorkerId(1)).is(1, TaskState::NoWorker);
     bed.state.validate();
 }
+
+#[test]
+fn who_asks_for_fewer_copies_than_before_has_the_others_go() {
+    let mut bed = on_one(3, 1..=1);
+    bed.asks(replicate(&[1], None, &[])).add(WorkerId(1), 1).add(WorkerId(2), 1);
+    tick(&mut bed);
+    assert_eq!(bed.task(1).who_has.len(), 3);
+    bed.asks(replicate(&[1], Some(2), &[]));
+    tick(&mut bed);
+    assert_eq!(bed.task(1).who_has.len(), 2);
+}
