@@ -1,10 +1,8 @@
 //! Where tasks live: dense places in pages that never move, and an index of their keys.
 
-use smallvec::SmallVec;
-
 use super::{
     index::Index,
-    task::{Task, TaskRef},
+    task::{Places, Task, TaskRef},
 };
 use crate::{graph::Key, protocol::TaskId};
 
@@ -50,9 +48,9 @@ impl Arena {
         this
     }
 
-    /// Takes a task out, whose place is then free for another; gives the dependencies it had.
-    pub(super) fn remove(&mut self, this: TaskRef) -> SmallVec<[TaskRef; 2]> {
-        let Some(task) = self.get_mut(this) else { return SmallVec::new() };
+    /// Takes a task out, whose place is then free for another; gives the places of the dependencies it had.
+    pub(super) fn remove(&mut self, this: TaskRef) -> Places {
+        let Some(task) = self.get_mut(this) else { return Places::new() };
         let (key, id, dependencies) = (task.key, task.id(), std::mem::take(&mut task.dependencies));
         self.index.remove(hash(key), this.index);
         self.vacant.push((this.index, id.generation() + 1));
@@ -78,7 +76,7 @@ impl Arena {
     }
 
     pub(super) fn get_mut(&mut self, this: TaskRef) -> Option<&mut Task> {
-        self.place_mut(this.index as usize)?.as_mut().filter(|task| task.this == this)
+        self.at_mut(this.index).filter(|task| task.this == this)
     }
 
     /// The task that a worker means, unless that computation of it is over.
@@ -98,6 +96,10 @@ impl Arena {
     pub(super) fn at(&self, place: u32) -> Option<&Task> {
         let place = place as usize;
         self.pages.get(place / PAGE)?[place % PAGE].as_ref()
+    }
+
+    pub(super) fn at_mut(&mut self, place: u32) -> Option<&mut Task> {
+        self.place_mut(place as usize)?.as_mut()
     }
 
     fn place_mut(&mut self, place: usize) -> Option<&mut Option<Task>> {

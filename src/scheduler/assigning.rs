@@ -10,7 +10,7 @@ use super::{
     following::Start,
     placement::Placement,
     state::{State, Worker},
-    task::TaskRef,
+    task::{Task, TaskRef},
 };
 use crate::protocol::{ComputeTask, Dependency, ToWorker, WorkerId};
 
@@ -86,8 +86,7 @@ impl State {
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
         let mut dependencies = Vec::with_capacity(task.dependencies.len());
-        dependencies
-            .extend(task.dependencies.iter().filter_map(|dependency| self.dependency(*dependency, worker)));
+        dependencies.extend(self.tasks.dependencies(task).map(|other| told_of(other, worker)));
         let compute = Arc::new(ComputeTask {
             id: task.id(),
             key: task.key,
@@ -96,7 +95,7 @@ impl State {
             dependencies,
             priority: task.priority,
             resources: options.resources.clone(),
-            wanted: !task.who_wants.is_empty(),
+            wanted: task.is_wanted(),
             dependents: task.live_dependents,
             height: task.height,
             critical: self.critical_height(),
@@ -106,7 +105,7 @@ impl State {
         }
         self.no_worker.remove(&id);
         if let Some(task) = self.task_mut(id) {
-            task.worker = Some(worker);
+            task.assign(worker);
             task.estimate = estimate;
             task.long_running = false;
         }
@@ -142,7 +141,7 @@ impl State {
             (task.place, task.ends) = (place, ends);
         }
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
-            processing.tidy(|place| self.tasks.at(place).is_some_and(|task| task.worker == Some(worker)));
+            processing.tidy(|place| self.tasks.at(place).is_some_and(|task| task.is_at(worker)));
         }
         self.set_state(id, TaskState::Processing);
         if self.limits.are_set() {
@@ -155,18 +154,9 @@ impl State {
         self.lead(id);
     }
 
-    /// A dependency as a worker is told of it: where it has that itself, of no other holder; else of some, and of others than
-    /// the next who asks, so that not all ask the same.
+    /// A dependency as a worker is told of it.
     pub(super) fn dependency(&self, id: TaskRef, asker: WorkerId) -> Option<Dependency> {
-        let task = self.task(id)?;
-        let mut who_has = SmallVec::new();
-        if task.who_has.contains(&asker) {
-            who_has.push(asker);
-        } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has.len()) {
-            let (before, after) = task.who_has.split_at(first);
-            who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
-        }
-        Some(Dependency { id: task.id(), nbytes: task.nbytes, who_has })
+        Some(told_of(self.task(id)?, asker))
     }
 
     /// Tells a worker who holds a dependency of what it was assigned already.
@@ -207,4 +197,17 @@ impl State {
         let Some(address) = self.workers.contact(peer).cloned() else { return };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }
+}
+
+/// A dependency as a worker is told of it: where it has that itself, of no other holder; else of some, and of others than the
+/// next who asks, so that not all ask the same.
+fn told_of(task: &Task, asker: WorkerId) -> Dependency {
+    let mut who_has = SmallVec::new();
+    if task.who_has.contains(&asker) {
+        who_has.push(asker);
+    } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has.len()) {
+        let (before, after) = task.who_has.split_at(first);
+        who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
+    }
+    Dependency { id: task.id(), nbytes: task.nbytes, who_has }
 }

@@ -249,10 +249,10 @@ impl State {
         if surplus == 0 {
             return;
         }
-        let users = task.dependents.iter().filter_map(|dependent| self.task(*dependent)?.worker);
+        let users = self.tasks.dependents(task).filter_map(Task::worker);
         let mut users: SmallVec<[WorkerId; 8]> = users.collect();
         // Clients were told of the first holder.
-        users.extend(task.who_has.first().copied().filter(|_| !task.who_wants.is_empty()));
+        users.extend(task.who_has.first().copied().filter(|_| task.is_wanted()));
         let idle = task.who_has.iter().copied().filter(|holder| !users.contains(holder));
         let mut idle: SmallVec<[(u64, WorkerId); 8]> =
             idle.filter_map(|holder| Some((self.workers.get(holder)?.nbytes, holder))).collect();

@@ -8,8 +8,10 @@ impl State {
     pub(super) fn cycles(&self, ids: &[TaskRef]) -> Vec<(Key, String)> {
         let stuck = self.stuck(ids);
         // Each of them needs another one: whoever follows the first of these from any of them comes to a cycle.
-        let next =
-            |id: &TaskRef| self.task(*id)?.dependencies.iter().copied().find(|other| stuck.contains(other));
+        let next = |id: &TaskRef| {
+            let mut needed = self.tasks.dependencies(self.task(*id)?).map(|other| other.this);
+            needed.find(|other| stuck.contains(other))
+        };
         // Of those that have been passed, the cycle they lead to.
         let mut leads: KeyMap<TaskRef, usize> = KeyMap::default();
         let mut cycles: Vec<Vec<TaskRef>> = Vec::new();
@@ -46,18 +48,18 @@ impl State {
     fn stuck(&self, ids: &[TaskRef]) -> KeySet<TaskRef> {
         let mut missing: KeyMap<TaskRef, usize> = ids.iter().map(|id| (*id, 0)).collect();
         for id in ids {
-            let dependencies = self.task(*id).map(|task| &task.dependencies[..]).unwrap_or_default();
-            let inside = dependencies.iter().filter(|other| missing.contains_key(*other)).count();
+            let needed = self.task(*id).into_iter().flat_map(|task| self.tasks.dependencies(task));
+            let inside = needed.filter(|other| missing.contains_key(&other.this)).count();
             missing.insert(*id, inside);
         }
         let mut free: Vec<TaskRef> = ids.iter().filter(|id| missing[*id] == 0).copied().collect();
         while let Some(id) = free.pop() {
             missing.remove(&id);
-            for dependent in self.task(id).map(|task| &task.dependents[..]).unwrap_or_default() {
-                if let Some(count) = missing.get_mut(dependent) {
+            for dependent in self.task(id).into_iter().flat_map(|task| self.tasks.dependents(task)) {
+                if let Some(count) = missing.get_mut(&dependent.this) {
                     *count -= 1;
                     if *count == 0 {
-                        free.push(*dependent);
+                        free.push(dependent.this);
                     }
                 }
             }

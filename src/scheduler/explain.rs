@@ -69,7 +69,7 @@ impl State {
             TaskState::Processing => self.why_processing(task),
             TaskState::Memory => self.why_in_memory(task),
             TaskState::Erred => {
-                let error = task.error.as_ref().map(ToString::to_string).unwrap_or_default();
+                let error = task.error().map(ToString::to_string).unwrap_or_default();
                 vec![format!("It failed: {error}.")]
             }
             TaskState::Released | TaskState::Forgotten => {
@@ -83,7 +83,7 @@ impl State {
         if task.function == SCATTERED {
             return vec!["Its data is on the way from the client that scatters it.".into()];
         }
-        let others = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
+        let others = self.tasks.dependencies(task);
         let missing: Vec<&Task> = others.filter(|other| other.state != TaskState::Memory).collect();
         let mut why = vec![format!(
             "It waits for {} of its {}.",
@@ -91,7 +91,7 @@ impl State {
             Count(task.dependencies.len(), "dependency", "dependencies")
         )];
         for other in missing.iter().take(NAMED) {
-            let place = match other.worker.and_then(|worker| self.workers.get(worker)) {
+            let place = match other.worker().and_then(|worker| self.workers.get(worker)) {
                 Some(worker) => format!(" on {}", worker.info.name),
                 None => String::new(),
             };
@@ -172,7 +172,7 @@ impl State {
     }
 
     fn why_processing(&self, task: &Task) -> Vec<String> {
-        let Some((id, worker)) = task.worker.and_then(|id| Some((id, self.workers.get(id)?))) else {
+        let Some((id, worker)) = task.worker().and_then(|id| Some((id, self.workers.get(id)?))) else {
             return Vec::new();
         };
         let mut why = vec![self.why_there(task, &worker.info.name)];

@@ -23,7 +23,7 @@ use super::{
     state::{State, Worker},
     task::{Task, TaskRef},
 };
-use crate::protocol::{ToWorker, WorkerId};
+use crate::protocol::{TaskId, ToWorker, WorkerId};
 
 /// Nanoseconds up to which a task is short. Longer ones are placed when it is known where everything lies.
 const SHORT: u64 = 10_000_000;
@@ -73,11 +73,10 @@ impl State {
         if task.dependents.is_empty() || task.dependents.len() > FEW || !self.is_short(task) {
             return;
         }
-        for place in 0..task.dependents.len() {
-            let Some(dependent) = self.task(id).and_then(|task| task.dependents.get(place)).copied() else {
-                return;
-            };
-            if self.task(dependent).is_some_and(|task| task.state == TaskState::Waiting) {
+        for number in 0..task.dependents.len() {
+            let Some(dependent) = self.tasks.dependent_mut(id, number) else { continue };
+            if dependent.state == TaskState::Waiting {
+                let dependent = dependent.this;
                 self.recommend(dependent, TaskState::Processing);
             }
         }
@@ -126,30 +125,28 @@ impl State {
         let task = self.task(id)?;
         let options = self.options_of(task);
         // Where workers died, it is to be known which task they ran.
-        let free = !options.restrict() && task.suspicious == 0;
+        let free = !options.restrict() && !task.is_suspicious();
         if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
             return None;
         }
         let (mut leaders, mut holders) = (SmallVec::<[WorkerId; 8]>::new(), SmallVec::<[WorkerId; 8]>::new());
-        for dependency in &task.dependencies {
-            let other = self.task(*dependency)?;
+        for other in self.tasks.dependencies(task) {
             match other.state {
                 TaskState::Memory => holders.extend(other.who_has.iter().copied().take(HOLDERS)),
                 TaskState::Processing
                     if !other.long_running
                         && !self.is_overdue(other)
-                        && other.suspicious == 0
-                        && !self.is_being_stolen(*dependency)
+                        && !other.is_suspicious()
+                        && !self.is_being_stolen(other.this)
                         && self.is_short(other) =>
                 {
-                    leaders.extend(other.worker);
+                    leaders.extend(other.worker());
                 }
                 _ => return None,
             }
         }
         // A chain runs on where it is; what else needs the same may be done sooner by whoever has the least to do.
-        let several = |id: &TaskRef| self.task(*id).is_some_and(|task| task.live_dependents > 1);
-        let shared = task.dependencies.iter().any(several);
+        let shared = self.tasks.dependencies(task).any(|other| other.live_dependents > 1);
         let least = || self.workers.least_loaded().filter(|_| shared);
         let fit = |id: &WorkerId| {
             self.workers.get(*id).is_some_and(|worker| worker.stands() && self.lasts(worker, task))
@@ -193,8 +190,8 @@ impl State {
         let through = self.through(id);
         let (mut here, mut elsewhere) = (through, self.now);
         let (mut forwarded, mut apart, mut lacks) = (true, false, false);
-        for other in task.dependencies.iter().filter_map(|dependency| self.task(*dependency)) {
-            match other.worker {
+        for other in self.tasks.dependencies(task) {
+            match other.worker() {
                 Some(worker) if worker == id => here = here.max(self.done(other)),
                 Some(_) => {
                     elsewhere = elsewhere.max(self.done(other));
@@ -227,7 +224,7 @@ impl State {
     /// When a task that is under way will be done. That is told from what its worker has to do until then and not by the
     /// clock, or what was wrong about one step of a chain would be wrong about all that follow.
     pub(super) fn done(&self, task: &Task) -> u64 {
-        let Some(worker) = task.worker.and_then(|worker| self.workers.get(worker)) else { return self.now };
+        let Some(worker) = task.worker().and_then(|worker| self.workers.get(worker)) else { return self.now };
         // Its worker may have run others first, or have been rid of some.
         let left = (task.place.wrapping_sub(worker.done) as i64).max(0) as u64;
         let left = left.min(worker.occupancy);
@@ -241,15 +238,13 @@ impl State {
 
     /// Who follows what is overdue keeps no thread busy meanwhile: others may have it.
     pub(super) fn set_aside_who_follows_the_overdue(&mut self) {
-        let overdue = |id: &TaskRef| {
-            self.task(*id).is_some_and(|task| task.state == TaskState::Processing && self.is_overdue(task))
-        };
+        let overdue = |task: &Task| task.state == TaskState::Processing && self.is_overdue(task);
         let mut waiting = Vec::new();
         for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.following > 0) {
             let tasks = worker.processing.latest().filter_map(|place| self.tasks.at(place));
-            let followers = tasks.filter(|task| task.worker == Some(id) && task.following() > 0);
-            waiting
-                .extend(followers.filter(|task| task.dependencies.iter().any(overdue)).map(|task| task.this));
+            let followers = tasks.filter(|task| task.is_at(id) && task.following() > 0);
+            let late = followers.filter(|task| self.tasks.dependencies(task).any(overdue));
+            waiting.extend(late.map(|task| task.this));
         }
         // One that came to its worker twice may be listed twice: the second time it does not count any more.
         waiting.into_iter().for_each(|task| self.set_aside(task));
@@ -264,14 +259,10 @@ impl State {
     /// A task was assigned to `worker` though others still compute what it needs: these forward it.
     pub(super) fn have_forwarded(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(task) = self.task(id) else { return };
-        let elsewhere: SmallVec<[(TaskRef, WorkerId); 4]> = task
-            .dependencies
-            .iter()
-            .filter_map(|dependency| Some((*dependency, self.task(*dependency)?.worker?)))
-            .filter(|(_, computing)| *computing != worker)
-            .collect();
-        for (dependency, computing) in elsewhere {
-            let Some(result) = self.task(dependency).map(Task::id) else { continue };
+        let computed = self.tasks.dependencies(task).filter_map(|other| Some((other.id(), other.worker()?)));
+        let elsewhere: SmallVec<[(TaskId, WorkerId); 4]> =
+            computed.filter(|(_, computing)| *computing != worker).collect();
+        for (result, computing) in elsewhere {
             self.name_peer(computing, worker);
             self.out.push(Instruction::ToWorker(computing, ToWorker::Forward { id: result, to: worker }));
         }
@@ -283,7 +274,7 @@ impl State {
         let (following, booked) = (task.following(), task.booked());
         task.waiting_on -= 1;
         let (follows_no_more, less) = (following - task.following(), booked - task.booked());
-        let Some(worker) = task.worker else { return };
+        let Some(worker) = task.worker() else { return };
         if let Some(worker) = self.workers.get_mut(worker).filter(|_| follows_no_more > 0) {
             worker.following -= follows_no_more;
             worker.occupancy -= less;
@@ -299,8 +290,8 @@ impl State {
     pub(super) fn strand_followers(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
         let follows = |task: &Task| task.state == TaskState::Processing && task.waiting_on > 0;
-        let followers: SmallVec<[TaskRef; 8]> =
-            task.dependents.iter().copied().filter(|d| self.task(*d).is_some_and(follows)).collect();
+        let followers = self.tasks.dependents(task).filter(|dependent| follows(dependent));
+        let followers: SmallVec<[TaskRef; 8]> = followers.map(|task| task.this).collect();
         for follower in followers {
             self.recommend(follower, TaskState::Waiting);
         }

@@ -29,32 +29,34 @@ impl State {
         for task in self.tasks.iter() {
             let (id, state) = (task.this, task.state);
             assert_eq!(self.tasks.find(task.key), Some(id), "{id:?} is found by its key");
-            assert_eq!(state == TaskState::Processing, task.worker.is_some(), "{id:?} {state:?}: worker");
+            assert_eq!(state == TaskState::Processing, task.worker().is_some(), "{id:?} {state:?}: worker");
             assert_eq!(state == TaskState::Memory, !task.who_has.is_empty(), "{id:?} {state:?}: holders");
-            assert_eq!(state == TaskState::Erred, task.error.is_some(), "{id:?} {state:?}: error");
+            assert_eq!(state == TaskState::Erred, task.error().is_some(), "{id:?} {state:?}: error");
             assert_eq!(state == TaskState::NoWorker, self.no_worker.contains(&id), "{id:?} {state:?}");
             assert_ne!(state, TaskState::Forgotten, "{id:?} is forgotten and still here");
-            for dependency in &task.dependencies {
-                let other = self.task(*dependency).expect("dependencies are not forgotten first");
-                assert!(other.dependents.contains(&id), "{dependency:?} knows its dependent {id:?}");
-                *live.entry(*dependency).or_default() += 1;
+            assert_eq!(
+                self.tasks.dependencies(task).count(),
+                task.dependencies.len(),
+                "{id:?}: dependencies are not forgotten first"
+            );
+            for other in self.tasks.dependencies(task) {
+                let dependency = other.this;
+                let known = self.tasks.dependents(other).filter(|dependent| dependent.this == id);
+                assert_eq!(known.count(), 1, "{dependency:?} knows its dependent {id:?} once");
+                *live.entry(dependency).or_default() += 1;
                 if task.active() {
-                    *waiters.entry(*dependency).or_default() += 1;
+                    *waiters.entry(dependency).or_default() += 1;
                 }
             }
             if task.active() && task.function != SCATTERED {
-                let missing = task
-                    .dependencies
-                    .iter()
-                    .filter(|d| self.task(**d).is_some_and(|t| t.state != TaskState::Memory));
+                let missing = self.tasks.dependencies(task).filter(|other| other.state != TaskState::Memory);
                 let missing = missing.count() as u32;
                 if matches!(state, TaskState::Waiting | TaskState::Processing) {
                     assert_eq!(missing, task.waiting_on, "{id:?}: dependencies that are not in memory");
                     assert!(missing > 0 || state != TaskState::Waiting, "{id:?} waits for something");
-                    let gone = task
-                        .dependencies
-                        .iter()
-                        .filter_map(|d| self.task(*d))
+                    let gone = self
+                        .tasks
+                        .dependencies(task)
                         .find(|other| !matches!(other.state, TaskState::Memory | TaskState::Processing));
                     assert!(
                         state == TaskState::Waiting || gone.is_none(),
@@ -67,7 +69,7 @@ impl State {
             for worker in &task.who_has {
                 assert!(held.get(worker).is_some_and(|held| held.contains(&id)), "{worker:?} has {id:?}");
             }
-            if let Some(worker) = task.worker {
+            if let Some(worker) = task.worker() {
                 assert!(processed[&worker].contains(&id), "{worker:?} processes {id:?}");
             }
             if state == TaskState::Released {
@@ -83,6 +85,7 @@ impl State {
                 task.this
             );
             assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
+            assert!(task.dependents.len() >= task.live_dependents as usize, "{:?}", task.this);
         }
         let unfinished = self.tasks.iter().filter(|task| task.active()).count();
         assert_eq!(self.unfinished, unfinished as u64, "tasks that are not done are counted");

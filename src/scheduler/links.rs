@@ -298,8 +298,12 @@ impl State {
 
     /// What a task needs.
     pub(super) fn needs(&self, task: &Task) -> Needs<'_> {
-        let dependencies = task.dependencies.iter().filter_map(|dependency| self.task(*dependency));
-        Needs(dependencies.map(|task| Need { nbytes: task.nbytes, at: task.places() }).collect())
+        Needs(
+            self.tasks
+                .dependencies(task)
+                .map(|task| Need { nbytes: task.nbytes, at: task.places() })
+                .collect(),
+        )
     }
 
     /// Nanoseconds until a worker has what it lacks of some results.

@@ -22,6 +22,7 @@ mod bit_set;
 mod copies;
 mod critical;
 mod cycles;
+mod edges;
 mod explain;
 mod following;
 mod holdings;

@@ -3,7 +3,7 @@
 use super::{
     Instruction, TaskState,
     state::{State, Worker},
-    task::TaskRef,
+    task::{Task, TaskRef},
 };
 use crate::protocol::{TaskId, ToWorker, WorkerId};
 
@@ -38,11 +38,13 @@ impl State {
     fn displace(&mut self, id: TaskRef) -> Option<TaskId> {
         let task = self.task(id).filter(|task| !task.long_running && !self.is_being_stolen(id))?;
         let goes = |(_, worker): (WorkerId, &Worker)| worker.stands() && self.may_run(worker, task);
-        if task.displaced >= DISPLACED || !self.workers.iter().any(goes) {
+        if task.trouble().is_some_and(|trouble| trouble.displaced >= DISPLACED)
+            || !self.workers.iter().any(goes)
+        {
             return None;
         }
         let task = self.task_mut(id)?;
-        task.displaced += 1;
+        task.trouble_mut().displaced += 1;
         Some(task.id())
     }
 
@@ -62,9 +64,8 @@ impl State {
     /// A worker has a result no more that others still have: who is to run there and needs it may have been sent there
     /// before it was in anybody's memory, and without a word of who has it.
     fn name_holders(&mut self, id: TaskRef, worker: WorkerId) {
-        let runs_there =
-            |dependent: &TaskRef| self.task(*dependent).is_some_and(|task| task.worker == Some(worker));
-        if !self.task(id).is_some_and(|task| task.dependents.iter().any(runs_there)) {
+        let runs_there = |dependent: &Task| dependent.is_at(worker);
+        if !self.task(id).is_some_and(|task| self.tasks.dependents(task).any(runs_there)) {
             return;
         }
         let Some(dependency) = self.dependency(id, worker) else { return };

@@ -122,9 +122,12 @@ impl State {
         for task in &processing {
             let Some(task) = self.task_mut(*task) else { continue };
             // What follows others did not run, as far as is known.
-            task.suspicious = task.suspicious.saturating_add(u8::from(!expected && task.waiting_on == 0));
-            let suspicious = task.suspicious;
             let id = task.this;
+            if !expected && task.waiting_on == 0 {
+                let suspicious = &mut task.trouble_mut().suspicious;
+                *suspicious = suspicious.saturating_add(1);
+            }
+            let suspicious = task.trouble().map_or(0, |trouble| trouble.suspicious);
             if u32::from(suspicious) > self.config.allowed_failures {
                 let function = self.function_name(id);
                 let error = TaskError::new(
@@ -173,7 +176,7 @@ impl State {
         self.clients.remove(&client);
         self.forget_orders(client);
         let wanted: Vec<TaskRef> =
-            self.tasks.iter().filter(|task| task.who_wants.contains(&client)).map(|task| task.this).collect();
+            self.tasks.iter().filter(|task| task.is_wanted_by(client)).map(|task| task.this).collect();
         for id in wanted {
             self.want_no_more(client, id);
         }
@@ -181,7 +184,7 @@ impl State {
 
     fn want_no_more(&mut self, client: ClientId, id: TaskRef) {
         if let Some(task) = self.task_mut(id) {
-            task.who_wants.retain(|c| *c != client);
+            task.keep_clients(|wanting| *wanting != client);
             self.reconsider(id);
         }
     }
@@ -230,9 +233,9 @@ impl State {
             let Some(id) = self.tasks.find(*key) else { continue };
             let Some(task) = self.task_mut(id) else { continue };
             if !matches!(task.state, TaskState::Memory | TaskState::Erred)
-                && !task.who_wants.contains(&ClientId::NOBODY)
+                && !task.is_wanted_by(ClientId::NOBODY)
             {
-                task.who_wants.push(ClientId::NOBODY);
+                task.want(ClientId::NOBODY);
                 self.recommend(id, TaskState::Waiting);
             }
         }
@@ -246,20 +249,23 @@ impl State {
             let Some(task) = self.task_mut(id) else { continue };
             let key = task.key;
             let mut told = smallvec::SmallVec::<[ClientId; 2]>::new();
-            task.who_wants.retain(|wanting| {
+            task.keep_clients(|wanting| {
                 let gone = force || *wanting == client;
                 if gone {
                     told.push(*wanting);
                 }
                 !gone
             });
-            let dependents =
-                if task.who_wants.is_empty() { task.dependents.clone() } else { Default::default() };
+            let given_up_too = !task.is_wanted();
             for client in told {
                 self.out.push(Instruction::ToClient(client, ToClient::Cancelled(key)));
             }
-            let active = dependents.into_iter().filter(|d| self.task(*d).is_some_and(|t| t.active()));
-            given_up.extend(active.filter(|dependent| seen.insert(*dependent)));
+            if let Some(task) = self.task(id).filter(|_| given_up_too) {
+                let active = self.tasks.dependents(task).filter(|dependent| dependent.active());
+                given_up.extend(
+                    active.map(|dependent| dependent.this).filter(|dependent| seen.insert(*dependent)),
+                );
+            }
             self.reconsider(id);
         }
     }
@@ -270,7 +276,7 @@ impl State {
         }
         let id = self.tasks.create(key, SCATTERED);
         if let Some(task) = self.task_mut(id) {
-            task.who_wants.push(client);
+            task.want(client);
         }
         self.set_state(id, TaskState::Waiting);
         Some(self.task(id)?.id())
@@ -355,7 +361,7 @@ impl State {
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
         let (nbytes, duration) = (nbytes.min(CREDIBLE), duration.min(CREDIBLE));
-        let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
+        let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return self.refuse(worker, id);
         };
         let (task, function, estimate) = (task.this, task.function as usize, task.estimate);
@@ -396,22 +402,22 @@ impl State {
     }
 
     fn on_erred(&mut self, worker: WorkerId, id: TaskId, error: TaskError) {
-        let Some(task) = self.tasks.computation(id).filter(|task| task.worker == Some(worker)) else {
+        let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return;
         };
-        let (task, retries, now) = (task.this, task.retries, self.now);
+        let allowed = self.options_of(task).retries;
+        let retried = task.trouble().map_or(0, |trouble| trouble.retried);
+        let (task, now) = (task.this, self.now);
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.since = now;
         }
         // The worker let go of it already.
         self.start_over(task);
-        match retries.checked_sub(1) {
-            None => self.fail(task, error),
-            Some(left) => {
-                if let Some(task) = self.task_mut(task) {
-                    task.retries = left;
-                }
-            }
+        if retried >= allowed {
+            return self.fail(task, error);
+        }
+        if let Some(task) = self.task_mut(task) {
+            task.trouble_mut().retried += 1;
         }
     }
 
@@ -432,7 +438,7 @@ impl State {
     }
 
     fn on_long_running(&mut self, worker: WorkerId, id: TaskId) {
-        let running = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
+        let running = self.tasks.computation(id).filter(|task| task.is_at(worker));
         let Some(running) = running.map(|task| task.this) else { return };
         self.set_aside(running);
         // There they would wait for it, and take the place of others that it may be waiting for.
@@ -444,7 +450,7 @@ impl State {
         let Some(task) = self.task_mut(id).filter(|task| !task.long_running) else { return };
         let (following, booked) = (task.following(), task.booked());
         task.long_running = true;
-        let worker = task.worker;
+        let worker = task.worker();
         let Some(worker) = worker else { return };
         self.workers.change(worker, |worker| {
             worker.busy -= 1;

@@ -60,7 +60,7 @@ impl State {
 
     /// A worker does not run what it was assigned: it leaves, or another is to have it.
     pub(super) fn on_gave_back(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
-        let assigned = |id| self.tasks.computation(id).filter(|task| task.worker == Some(worker));
+        let assigned = |id| self.tasks.computation(id).filter(|task| task.is_at(worker));
         let tasks: Vec<TaskRef> =
             ids.into_iter().filter_map(|id| assigned(id).map(|task| task.this)).collect();
         for task in tasks {

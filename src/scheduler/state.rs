@@ -261,7 +261,7 @@ impl State {
     /// The tasks that a worker was assigned and did not finish.
     pub(super) fn processed_by(&self, id: WorkerId) -> Vec<TaskRef> {
         let Some(worker) = self.workers.get(id) else { return Vec::new() };
-        let tenant = |place| self.tasks.at(place).filter(|task| task.worker == Some(id));
+        let tenant = |place| self.tasks.at(place).filter(|task| task.is_at(id));
         let places = worker.processing.members(|place| tenant(place).is_some());
         places.into_iter().filter_map(|place| Some(tenant(place)?.this)).collect()
     }

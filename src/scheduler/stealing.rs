@@ -150,7 +150,7 @@ impl State {
             .latest()
             .take(TASKS)
             .filter_map(|place| self.tasks.at(place))
-            .filter(|task| task.worker == Some(victim) && !task.long_running && task.waiting_on == 0)
+            .filter(|task| task.is_at(victim) && !task.long_running && task.waiting_on == 0)
             .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
             .map(|task| {
                 let (transfer, estimate) = (self.transfer(&self.needs(task), thief), task.estimate.max(1));
@@ -204,7 +204,7 @@ impl State {
     /// The victim runs these already, or is done with them.
     pub(super) fn on_kept(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
         for id in ids {
-            let kept = self.tasks.computation(id).filter(|task| task.worker == Some(worker));
+            let kept = self.tasks.computation(id).filter(|task| task.is_at(worker));
             if let Some(task) = kept.map(|task| task.this) {
                 self.end_theft(task);
             }

@@ -14,9 +14,6 @@ use crate::{
 /// Tasks looked up at a time: enough that the memory they lie in is waited for once, not once each.
 pub(super) const TOGETHER: usize = 256;
 
-/// Dependents that are made room for where there are more than lie in place.
-const SEVERAL: usize = 6;
-
 /// A task just made, and its place in the graph.
 struct Fresh {
     order: u32,
@@ -88,7 +85,7 @@ impl State {
             if let Some(known) = self.tasks.find(task.key) {
                 // An equal call is known: its result serves both, unless it failed and is tried again.
                 // What was refused would be again.
-                let error = self.task(known).and_then(|task| task.error.as_ref());
+                let error = self.task(known).and_then(|task| task.error());
                 if error.is_some_and(|error| error.kind != FailureKind::Refused) {
                     self.forgive(known);
                 }
@@ -105,13 +102,12 @@ impl State {
             }
             let this = self.tasks.create(task.key, function);
             let number = options.get(task.options as usize).copied().unwrap_or(0);
-            let TaskOptions { priority, retries, .. } = self.options[number as usize];
+            let TaskOptions { priority, .. } = self.options[number as usize];
             let submission = self.submissions;
             if let Some(made) = self.task_mut(this) {
                 made.arguments = std::mem::take(&mut task.arguments);
                 made.dependencies.reserve_exact(task.dependencies.len());
                 made.options = number;
-                made.retries = retries;
                 made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
             tasks.push(this);
@@ -158,7 +154,7 @@ impl State {
                         backwards |= other >= *order;
                         links.add(other);
                     }
-                    self.link(*this, dependency);
+                    self.tasks.link(*this, dependency);
                 }
                 links.end(*order as usize);
             }
@@ -182,15 +178,13 @@ impl State {
 
     fn want(&mut self, client: ClientId, id: TaskRef) {
         let Some(task) = self.task_mut(id) else { return };
-        if !task.who_wants.contains(&client) {
-            task.who_wants.push(client);
-        }
+        task.want(client);
         let key = task.key;
         match task.state {
             TaskState::Released => self.recommend(id, TaskState::Waiting),
             TaskState::Memory => self.report_memory(client, id, None),
             TaskState::Erred => {
-                if let Some(error) = task.error.clone() {
+                if let Some(error) = task.error().cloned() {
                     self.out.push(Instruction::ToClient(client, ToClient::Erred { key, error }));
                 }
             }
@@ -210,54 +204,16 @@ impl State {
         }
     }
 
-    fn link(&mut self, id: TaskRef, dependency: TaskRef) {
-        let Some(task) = self.task_mut(id) else { return };
-        if task.dependencies.contains(&dependency) {
-            return;
-        }
-        task.dependencies.push(dependency);
-        let Some(other) = self.task_mut(dependency) else { return };
-        other.live_dependents += 1;
-        // What has more than lie in place mostly has several more: they are made room for at once.
-        if other.dependents.len() == other.dependents.inline_size() {
-            other.dependents.reserve(SEVERAL);
-        }
-        other.dependents.push(id);
-        // Forgotten dependents are cleared away once they are the majority.
-        if other.dependents.len() > 16 && other.dependents.len() as u32 > 2 * other.live_dependents {
-            let mut dependents = std::mem::take(&mut other.dependents);
-            dependents.retain(|d| self.task(*d).is_some());
-            if let Some(other) = self.task_mut(dependency) {
-                other.dependents = dependents;
-            }
-        }
-    }
-
     /// What will never run needs nothing: members of a cycle would keep each other for ever.
     fn unlink(&mut self, ids: &KeySet<TaskRef>) {
-        let mut inputs: KeySet<TaskRef> = KeySet::default();
-        for id in ids {
-            let Some(task) = self.task_mut(*id) else { continue };
-            for dependency in std::mem::take(&mut task.dependencies) {
-                if let Some(other) = self.task_mut(dependency) {
-                    other.live_dependents -= 1;
-                    inputs.insert(dependency);
-                }
-            }
-        }
-        for dependency in inputs {
-            if let Some(other) = self.task_mut(dependency) {
-                other.dependents.retain(|dependent| !ids.contains(dependent));
-            }
-            self.reconsider(dependency);
-        }
+        let inputs: KeySet<TaskRef> = ids.iter().flat_map(|id| self.tasks.unlink(*id)).collect();
+        inputs.into_iter().for_each(|dependency| self.reconsider(dependency));
     }
 
     /// A failed task is tried again, as if it never ran.
     fn forgive(&mut self, id: TaskRef) {
         if let Some(task) = self.task_mut(id) {
-            task.error = None;
-            (task.suspicious, task.displaced) = (0, 0);
+            task.absolve();
             self.set_state(id, TaskState::Released);
             self.recommend(id, TaskState::Waiting);
         }

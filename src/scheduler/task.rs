@@ -65,12 +65,12 @@ impl std::fmt::Debug for TaskRef {
 /// The function number of data that was scattered: nothing computes it.
 pub(super) const SCATTERED: u32 = u32::MAX;
 
-/// One task. What every step of it and of its neighbours looks at lies in the first of four lines of a processor's cache,
-/// its neighbours in the second, what placing it takes in the third: of a million tasks hardly any line is in the caches
-/// when its turn comes.
+/// One task. What steps of its neighbours look at lies in the first of four lines of a processor's cache, who these are in
+/// the second, what placing it takes in the third: of a million tasks hardly any line is in the caches when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Task {
-    pub(super) key: Key,
+    pub(super) nbytes: u64,
+    pub(super) who_has: SmallVec<[WorkerId; 4]>,
     pub(super) this: TaskRef,
     /// Which of those in its place its present computation is.
     generation: u32,
@@ -78,27 +78,22 @@ pub(super) struct Task {
     /// It takes its time, as its worker said, or waits for one that does without a word: it counts neither for occupancy
     /// nor for slots.
     pub(super) long_running: bool,
-    pub(super) suspicious: u8,
-    /// How often a worker whose memory was short was asked to give it back.
-    pub(super) displaced: u8,
+    /// Whether any client wants its result.
+    wanted: bool,
     /// Dependencies that are not in memory, while waiting or following others.
     pub(super) waiting_on: u32,
     /// Dependents that are to be computed and need its result.
     pub(super) waiters: u32,
     /// Dependents that are not forgotten.
     pub(super) live_dependents: u32,
-    /// Tasks of its graph, one after the other, that depend on it.
-    pub(super) height: u32,
-    pub(super) worker: Option<WorkerId>,
-    pub(super) nbytes: u64,
+    /// [`WorkerId::NOBODY`] unless it is processing.
+    computing: WorkerId,
 
-    pub(super) dependencies: SmallVec<[TaskRef; 2]>,
-    /// Forgotten ones may linger: see `live_dependents`.
-    pub(super) dependents: SmallVec<[TaskRef; 2]>,
-    pub(super) priority: Priority,
-    pub(super) function: u32,
+    /// Their places: they stay there for as long as this task does.
+    pub(super) dependencies: Places,
+    /// Their places. Forgotten ones may linger: see [`super::edges`].
+    pub(super) dependents: Places,
 
-    pub(super) who_has: SmallVec<[WorkerId; 4]>,
     /// Nanoseconds that it is expected to take its worker.
     pub(super) estimate: u64,
     /// While it follows others: nanoseconds that a thread of its worker is expected to wait for them, and to have nothing
@@ -108,51 +103,69 @@ pub(super) struct Task {
     pub(super) place: u64,
     /// While it is processed: when its worker is expected to be done with it, by the scheduler's clock in nanoseconds.
     pub(super) ends: u64,
+    pub(super) priority: Priority,
+    pub(super) function: u32,
     /// 0 for the default ones.
     pub(super) options: u32,
-    pub(super) retries: u32,
+    /// Tasks of its graph, one after the other, that depend on it.
+    pub(super) height: u32,
+    trouble: Option<Box<Trouble>>,
 
+    pub(super) key: Key,
     pub(super) arguments: Arguments,
-    pub(super) who_wants: SmallVec<[ClientId; 4]>,
+    who_wants: Clients,
+}
+
+/// Places of tasks in the arena. Most tasks have so few neighbours that they lie in place.
+pub(super) type Places = SmallVec<[u32; 6]>;
+
+/// What went wrong with a task so far: with few anything did.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trouble {
+    /// How many workers died that may have run it.
+    pub(super) suspicious: u8,
+    /// How often a worker whose memory was short was asked to give it back.
+    pub(super) displaced: u8,
+    /// How often it was tried again.
+    pub(super) retried: u32,
+    /// Why it failed for good.
     pub(super) error: Option<TaskError>,
 }
 
 const _: () = assert!(size_of::<Option<Task>>() == 256);
 const _: () = assert!(std::mem::offset_of!(Task, dependencies) == 64);
-const _: () = assert!(std::mem::offset_of!(Task, who_has) == 128);
-const _: () = assert!(std::mem::offset_of!(Task, arguments) == 192);
+const _: () = assert!(std::mem::offset_of!(Task, estimate) == 128);
+const _: () = assert!(std::mem::offset_of!(Task, key) == 192);
 
 impl Task {
     /// A task in state released.
     pub(super) fn new(this: TaskRef, key: Key, function: u32) -> Self {
         Self {
-            key,
+            nbytes: 0,
+            who_has: SmallVec::new(),
             this,
             generation: this.tenant,
             state: TaskState::Released,
             long_running: false,
-            suspicious: 0,
-            displaced: 0,
+            wanted: false,
             waiting_on: 0,
             waiters: 0,
             live_dependents: 0,
-            height: 0,
-            worker: None,
-            nbytes: 0,
+            computing: WorkerId::NOBODY,
             dependencies: SmallVec::new(),
             dependents: SmallVec::new(),
-            priority: Priority::default(),
-            function,
-            who_has: SmallVec::new(),
             estimate: 0,
             gap: 0,
             place: 0,
             ends: 0,
+            priority: Priority::default(),
+            function,
             options: 0,
-            retries: 0,
+            height: 0,
+            trouble: None,
+            key,
             arguments: Arguments::default(),
-            who_wants: SmallVec::new(),
-            error: None,
+            who_wants: Clients::Nobody,
         }
     }
 
@@ -168,7 +181,82 @@ impl Task {
 
     /// Whether somebody needs the result.
     pub(super) fn needed(&self) -> bool {
-        self.waiters > 0 || !self.who_wants.is_empty()
+        self.waiters > 0 || self.wanted
+    }
+
+    /// Whether any client wants the result.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// The clients that want the result.
+    pub(super) fn clients(&self) -> &[ClientId] {
+        if self.wanted { self.who_wants.as_slice() } else { &[] }
+    }
+
+    pub(super) fn is_wanted_by(&self, client: ClientId) -> bool {
+        self.clients().contains(&client)
+    }
+
+    /// A client wants the result.
+    pub(super) fn want(&mut self, client: ClientId) {
+        self.who_wants.add(client);
+        self.wanted = true;
+    }
+
+    /// Some clients do not want the result any more.
+    pub(super) fn keep_clients(&mut self, keep: impl FnMut(&ClientId) -> bool) {
+        if self.wanted {
+            self.who_wants.retain(keep);
+            self.wanted = !self.who_wants.as_slice().is_empty();
+        }
+    }
+
+    /// The worker that it was assigned to, while it is processing.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        (self.computing != WorkerId::NOBODY).then_some(self.computing)
+    }
+
+    pub(super) fn is_at(&self, worker: WorkerId) -> bool {
+        self.computing == worker
+    }
+
+    pub(super) fn assign(&mut self, worker: WorkerId) {
+        self.computing = worker;
+    }
+
+    /// It is processing no more; gives the worker that it was assigned to.
+    pub(super) fn take_worker(&mut self) -> Option<WorkerId> {
+        let worker = self.worker();
+        self.computing = WorkerId::NOBODY;
+        worker
+    }
+
+    /// What went wrong so far.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_deref()
+    }
+
+    /// What went wrong so far, to be changed.
+    pub(super) fn trouble_mut(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
+    }
+
+    /// Why it failed for good.
+    pub(super) fn error(&self) -> Option<&TaskError> {
+        self.trouble()?.error.as_ref()
+    }
+
+    /// Whether workers died that may have run it.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.suspicious > 0)
+    }
+
+    /// It ran, or is tried as if it never had: what went wrong counts no more, but for how often it was tried.
+    pub(super) fn absolve(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            **trouble = Trouble { retried: trouble.retried, ..Trouble::default() };
+        }
     }
 
     /// What it added to the work at its worker that follows other tasks, in nanoseconds.
@@ -177,7 +265,7 @@ impl Task {
     }
 
     fn follows(&self) -> bool {
-        self.worker.is_some() && self.waiting_on > 0 && !self.long_running
+        self.computing != WorkerId::NOBODY && self.waiting_on > 0 && !self.long_running
     }
 
     /// What it adds to the work at its worker, in nanoseconds.
@@ -187,7 +275,7 @@ impl Task {
 
     /// The workers that hold the result, or the one that computes it.
     pub(super) fn places(&self) -> &[WorkerId] {
-        if self.worker.is_some() { self.worker.as_slice() } else { &self.who_has }
+        if self.computing == WorkerId::NOBODY { &self.who_has } else { std::slice::from_ref(&self.computing) }
     }
 
     /// Whether it is to be computed or being computed.
@@ -196,6 +284,47 @@ impl Task {
             self.state,
             TaskState::Waiting | TaskState::NoWorker | TaskState::Queued | TaskState::Processing
         )
+    }
+}
+
+/// Clients, once each: mostly there is one, if any.
+#[derive(Debug, Clone)]
+enum Clients {
+    Nobody,
+    One(ClientId),
+    #[expect(
+        clippy::box_collection,
+        reason = "few tasks have several, and all have half a line with their arguments"
+    )]
+    Several(Box<Vec<ClientId>>),
+}
+
+const _: () = assert!(size_of::<Clients>() == 16);
+
+impl Clients {
+    fn as_slice(&self) -> &[ClientId] {
+        match self {
+            Self::Nobody => &[],
+            Self::One(client) => std::slice::from_ref(client),
+            Self::Several(clients) => clients,
+        }
+    }
+
+    fn add(&mut self, client: ClientId) {
+        match self {
+            Self::Nobody => *self = Self::One(client),
+            _ if self.as_slice().contains(&client) => {}
+            Self::One(first) => *self = Self::Several(vec![*first, client].into()),
+            Self::Several(clients) => clients.push(client),
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&ClientId) -> bool) {
+        match self {
+            Self::One(client) if !keep(client) => *self = Self::Nobody,
+            Self::Nobody | Self::One(_) => {}
+            Self::Several(clients) => clients.retain(keep),
+        }
     }
 }
 
@@ -262,6 +391,26 @@ mod tests {
 
     fn task_at(index: u32) -> TaskRef {
         TaskRef { index, tenant: 0 }
+    }
+
+    #[test]
+    fn clients_want_a_result_once_each_however_many_they_are() {
+        let mut task = Task::new(task_at(0), Key(0), 0);
+        let wanting = |task: &Task| (task.is_wanted(), task.clients().to_vec());
+        assert_eq!(wanting(&task), (false, vec![]));
+        for client in [1, 1, 2, 1, 3] {
+            task.want(ClientId(client));
+        }
+        assert_eq!(wanting(&task), (true, [1, 2, 3].map(ClientId).to_vec()));
+        task.keep_clients(|client| client.0 != 1);
+        assert_eq!(wanting(&task), (true, [2, 3].map(ClientId).to_vec()));
+        task.keep_clients(|_| false);
+        assert_eq!((wanting(&task), task.needed()), ((false, vec![]), false));
+        task.want(ClientId(4));
+        task.keep_clients(|client| client.0 != 5);
+        assert!(task.needed() && task.is_wanted_by(ClientId(4)) && !task.is_wanted_by(ClientId(5)));
+        task.keep_clients(|client| client.0 != 4);
+        assert_eq!(wanting(&task), (false, vec![]));
     }
 
     proptest! {

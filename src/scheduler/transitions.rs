@@ -50,7 +50,7 @@ impl State {
                 self.active_released(id)
             }
             (Waiting | NoWorker | Queued | Processing, Erred) => {
-                let cause = task.dependencies.iter().find_map(|d| self.task(*d)?.error.clone());
+                let cause = self.tasks.dependencies(task).find_map(|other| other.error().cloned());
                 if let Some(cause) = cause {
                     self.fail(id, cause);
                 }
@@ -66,7 +66,7 @@ impl State {
         let Some(task) = self.task_mut(id) else { return };
         let was_active = task.active();
         let start = std::mem::replace(&mut task.state, finish);
-        let (is_active, worker) = (task.active(), task.worker);
+        let (is_active, worker) = (task.active(), task.worker());
         let known_to_workers = |state| matches!(state, TaskState::Processing | TaskState::Memory);
         if known_to_workers(start) && !known_to_workers(finish) {
             // What workers say of this computation from now on is about the past.
@@ -108,11 +108,11 @@ impl State {
             return self.fail(id, error);
         }
         let (mut missing, mut under_way, mut erred) = (0, 0, false);
-        for place in 0..task.dependencies.len() {
-            let Some(dependency) = self.dependency_at(id, place) else { continue };
-            let Some(other) = self.task_mut(dependency) else { continue };
+        for number in 0..task.dependencies.len() {
+            let Some(other) = self.tasks.dependency_mut(id, number) else { continue };
             other.waiters += 1;
-            match other.state {
+            let (dependency, state) = (other.this, other.state);
+            match state {
                 TaskState::Memory => continue,
                 TaskState::Released => self.recommend(dependency, TaskState::Waiting),
                 TaskState::Erred => erred = true,
@@ -138,7 +138,7 @@ impl State {
         let following = task.following();
         let counted = (!task.long_running).then(|| task.booked());
         task.waiting_on = 0;
-        let (worker, dependencies) = (task.worker.take(), task.dependencies.len());
+        let (worker, dependencies) = (task.take_worker(), task.dependencies.len());
         self.end_theft(id);
         if let Some(worker) = worker {
             if self.limits.are_set() {
@@ -154,26 +154,21 @@ impl State {
             });
         }
         self.no_worker.remove(&id);
-        for place in 0..dependencies {
-            let Some(dependency) = self.dependency_at(id, place) else { continue };
-            let Some(other) = self.task_mut(dependency) else { continue };
+        for number in 0..dependencies {
+            let Some(other) = self.tasks.dependency_mut(id, number) else { continue };
             other.waiters -= 1;
-            if other.waiters == 0 {
+            let (dependency, waiters) = (other.this, other.waiters);
+            if waiters == 0 {
                 self.reconsider(dependency);
             }
             self.less_needed(dependency);
         }
     }
 
-    /// A task's dependencies are walked by place, so that nothing is copied while others change.
-    fn dependency_at(&self, id: TaskRef, place: usize) -> Option<TaskRef> {
-        self.task(id)?.dependencies.get(place).copied()
-    }
-
     /// As [`Self::leave_active`], for a task that its worker does not know to have ended.
     fn take_back(&mut self, id: TaskRef) {
         if let Some(task) = self.task(id)
-            && let Some(worker) = task.worker
+            && let Some(worker) = task.worker()
         {
             let id = task.id();
             self.free(worker, id);
@@ -204,7 +199,7 @@ impl State {
 
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
-        let counted = |task: &&Task| task.worker == Some(worker) && !task.long_running;
+        let counted = |task: &&Task| task.is_at(worker) && !task.long_running;
         let booked = self.task(id).filter(counted).map(Task::booked);
         let now = self.now;
         self.leave_active(id);
@@ -216,29 +211,26 @@ impl State {
         }
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
-        (task.suspicious, task.displaced) = (0, 0);
-        let dependents = std::mem::take(&mut task.dependents);
+        task.absolve();
+        let dependents = task.dependents.len();
         self.add_holder(id, worker);
         self.set_state(id, TaskState::Memory);
-        for dependent in &dependents {
-            let Some(other) = self.task_mut(*dependent) else { continue };
+        for number in 0..dependents {
+            let Some(other) = self.tasks.dependent_mut(id, number) else { continue };
+            let dependent = other.this;
             if other.state == TaskState::Waiting {
                 other.waiting_on -= 1;
                 if other.waiting_on == 0 {
-                    self.recommend(*dependent, TaskState::Processing);
+                    self.recommend(dependent, TaskState::Processing);
                 }
             } else if other.state == TaskState::Processing && other.waiting_on > 0 {
-                self.dependency_done(*dependent, id);
+                self.dependency_done(dependent, id);
             }
         }
         let value = self.passing.take();
-        if let Some(task) = self.task_mut(id) {
-            task.dependents = dependents;
-            for place in 0..task.who_wants.len() {
-                let client = self.task(id).and_then(|task| task.who_wants.get(place)).copied();
-                if let Some(client) = client {
-                    self.report_memory(client, id, value.clone());
-                }
+        for number in 0..self.task(id).map_or(0, |task| task.clients().len()) {
+            if let Some(client) = self.task(id).and_then(|task| task.clients().get(number)).copied() {
+                self.report_memory(client, id, value.clone());
             }
         }
         self.want_done(id);
@@ -309,10 +301,15 @@ impl State {
         self.reconsider(id);
     }
 
+    /// What depends on a task, for walks on which much changes.
+    pub(super) fn dependents_of(&self, task: &Task) -> Vec<TaskRef> {
+        self.tasks.dependents(task).map(|dependent| dependent.this).collect()
+    }
+
     /// Nobody holds a result any more: who needs it waits until it is computed again.
     pub(super) fn lose(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
-        let (dependents, clients, key) = (task.dependents.clone(), task.who_wants.clone(), task.key);
+        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.key);
         self.set_state(id, TaskState::Released);
         for dependent in dependents {
             let Some(other) = self.task_mut(dependent) else { continue };
@@ -333,13 +330,14 @@ impl State {
 
     /// A task has no result and never will: neither have those that need it.
     pub(super) fn fail(&mut self, id: TaskRef, error: TaskError) {
-        if self.task(id).is_some_and(|task| task.worker.is_some()) {
+        if self.task(id).is_some_and(|task| task.worker().is_some()) {
             self.take_back(id);
         }
         self.leave_active(id);
         let Some(task) = self.task_mut(id) else { return };
-        task.error = Some(error.clone());
-        let (dependents, clients, key) = (task.dependents.clone(), task.who_wants.clone(), task.key);
+        task.trouble_mut().error = Some(error.clone());
+        let Some(task) = self.task(id) else { return };
+        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.key);
         self.set_state(id, TaskState::Erred);
         for dependent in dependents {
             if self.task(dependent).is_some_and(|other| other.active()) {
@@ -355,9 +353,9 @@ impl State {
 
     /// What was only wanted to be done is done.
     fn want_done(&mut self, id: TaskRef) {
-        if let Some(task) = self.task_mut(id).filter(|task| task.who_wants.contains(&ClientId::NOBODY)) {
-            task.who_wants.retain(|client| *client != ClientId::NOBODY);
-            let error = task.error.clone();
+        if let Some(task) = self.task_mut(id).filter(|task| task.is_wanted_by(ClientId::NOBODY)) {
+            task.keep_clients(|client| *client != ClientId::NOBODY);
+            let error = task.error().cloned();
             if let Some(error) = error {
                 tracing::warn!(%error, "a task that nobody waits for failed");
             }
@@ -368,11 +366,12 @@ impl State {
         self.set_state(id, TaskState::Forgotten);
         let Some(key) = self.task(id).map(|task| task.key) else { return };
         self.story.forgotten(key, id);
-        for dependency in self.tasks.remove(id) {
-            if let Some(other) = self.task_mut(dependency) {
+        for place in self.tasks.remove(id) {
+            if let Some(other) = self.tasks.at_mut(place) {
                 other.live_dependents -= 1;
                 if other.live_dependents == 0 {
                     other.dependents.clear();
+                    let dependency = other.this;
                     self.reconsider(dependency);
                 }
             }

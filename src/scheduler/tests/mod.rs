@@ -203,7 +203,7 @@ impl Bed {
     #[track_caller]
     fn assignment(&self, key: u128) -> (WorkerId, TaskId) {
         let task = self.task(key);
-        (task.worker.expect("it is being processed"), task.id())
+        (task.worker().expect("it is being processed"), task.id())
     }
 
     #[track_caller]

@@ -33,7 +33,7 @@ fn what_it_was_assigned_and_others_can_do_is_taken_back() {
     let ids = on_first.iter().map(|key| bed.id(*key)).collect();
     bed.worker_says(FIRST, FromWorker::GaveBack(ids));
     for key in on_first {
-        assert_ne!(bed.task(key).worker, Some(FIRST));
+        assert_ne!(bed.task(key).worker(), Some(FIRST));
     }
     assert_eq!(bed.assignment(1).0, FIRST);
     assert!(bed.state.info().workers[0].paused);

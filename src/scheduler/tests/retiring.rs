@@ -65,7 +65,7 @@ fn it_gets_no_more_tasks_and_what_it_gives_back_runs_elsewhere() {
     assert_eq!(bed.assignment(2).0, stays);
     bed.finish(2).is(1, TaskState::Processing);
     assert_eq!(bed.assignment(1).0, stays);
-    assert_eq!(bed.task(1).suspicious, 0);
+    assert!(!bed.task(1).is_suspicious());
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn its_death_before_it_was_let_go_is_not_its_tasks_fault() {
     bed.submit(vec![call(1, &[])], &[1]);
     let (leaving, _) = bed.assignment(1);
     bed.retire(leaving).lose(leaving).is(1, TaskState::Processing);
-    assert_eq!(bed.task(1).suspicious, 0);
+    assert!(!bed.task(1).is_suspicious());
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn tasks_that_would_outlast_a_worker_go_to_one_that_stays() {
     // Its end is no surprise.
     bed.now = 1001 * SECOND_NS;
     bed.submit(vec![call(4, &[])], &[4]).lose(brief).is(1, TaskState::Processing);
-    assert_eq!(bed.task(1).suspicious, 0);
+    assert!(!bed.task(1).is_suspicious());
 }
 
 #[test]

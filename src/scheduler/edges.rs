@@ -1,0 +1,151 @@
+//! Which task depends on which.
+//!
+//! Tasks know each other by their places alone: so the neighbours of most tasks lie in one line of a processor's cache. What a
+//! task depends on is not forgotten before it. One that is forgotten, though, is not looked for in the lists of all that it
+//! depended on: there its place lingers, and another task may come to it. A list as long as there are live dependents has no
+//! such; else those are meant that depend on the task whose list it is.
+
+use super::{
+    arena::Arena,
+    task::{Task, TaskRef},
+};
+
+/// So many are listed before it matters that most of them only linger.
+const FEW: usize = 16;
+
+impl Task {
+    /// Whether none of those that are listed as dependents only lingers there.
+    fn lists_dependents_alone(&self) -> bool {
+        self.dependents.len() == self.live_dependents as usize
+    }
+
+    fn depends_on(&self, place: u32) -> bool {
+        self.dependencies.contains(&place)
+    }
+}
+
+impl Arena {
+    /// What a task depends on.
+    pub(super) fn dependencies(&self, task: &Task) -> impl Iterator<Item = &Task> {
+        task.dependencies.iter().filter_map(|place| self.at(*place))
+    }
+
+    /// What depends on a task.
+    pub(super) fn dependents(&self, task: &Task) -> impl Iterator<Item = &Task> {
+        let (alone, this) = (task.lists_dependents_alone(), task.this.index);
+        let listed = task.dependents.iter().filter_map(|place| self.at(*place));
+        listed.filter(move |dependent| alone || dependent.depends_on(this))
+    }
+
+    /// What a task depends on in that place of its list: for walks on which tasks change.
+    pub(super) fn dependency_mut(&mut self, id: TaskRef, number: usize) -> Option<&mut Task> {
+        let place = *self.get(id)?.dependencies.get(number)?;
+        self.at_mut(place)
+    }
+
+    /// What depends on a task, in that place of its list: for walks on which tasks change.
+    pub(super) fn dependent_mut(&mut self, id: TaskRef, number: usize) -> Option<&mut Task> {
+        let task = self.get(id)?;
+        let (alone, place) = (task.lists_dependents_alone(), *task.dependents.get(number)?);
+        self.at_mut(place).filter(|dependent| alone || dependent.depends_on(id.index))
+    }
+
+    /// Has a task depend on another one.
+    pub(super) fn link(&mut self, id: TaskRef, dependency: TaskRef) {
+        let Some(task) = self.get_mut(id).filter(|task| !task.depends_on(dependency.index)) else { return };
+        task.dependencies.push(dependency.index);
+        let Some(other) = self.get_mut(dependency) else { return };
+        let alone = other.lists_dependents_alone();
+        other.live_dependents += 1;
+        // Who lingers in the same place stands for it from now on.
+        if alone || !other.dependents.contains(&id.index) {
+            other.dependents.push(id.index);
+        }
+        let live = other.live_dependents as usize;
+        if other.dependents.len() > FEW && other.dependents.len() > 2 * live {
+            self.clear_dependents(dependency);
+        }
+    }
+
+    /// Takes those off the list of a task's dependents that only linger there.
+    fn clear_dependents(&mut self, id: TaskRef) {
+        let Some(task) = self.get_mut(id) else { return };
+        let mut dependents = std::mem::take(&mut task.dependents);
+        dependents.retain(|place| self.at(*place).is_some_and(|dependent| dependent.depends_on(id.index)));
+        if let Some(task) = self.get_mut(id) {
+            task.dependents = dependents;
+        }
+    }
+
+    /// Has a task depend on nothing any more; gives what it depended on.
+    pub(super) fn unlink(&mut self, id: TaskRef) -> Vec<TaskRef> {
+        let Some(task) = self.get_mut(id) else { return Vec::new() };
+        let dependencies = std::mem::take(&mut task.dependencies);
+        let mut others = Vec::new();
+        for place in dependencies {
+            let Some(other) = self.at_mut(place) else { continue };
+            other.live_dependents -= 1;
+            others.push(other.this);
+        }
+        others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::graph::Key;
+
+    fn forget(arena: &mut Arena, id: TaskRef) {
+        for place in arena.remove(id) {
+            arena.at_mut(place).expect("dependencies are not forgotten first").live_dependents -= 1;
+        }
+    }
+
+    proptest! {
+        /// Whoever comes to a place that lingers in some lists, and whether or not it belongs there too.
+        #[test]
+        fn dependents_are_those_that_depend_on_a_task_whoever_had_their_places_before(
+            steps in prop::collection::vec((0u32..4, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..400),
+        ) {
+            let mut arena = Arena::default();
+            // What each task depends on.
+            let mut model = BTreeMap::<TaskRef, BTreeSet<TaskRef>>::new();
+            for (number, (step, one, other)) in steps.into_iter().enumerate() {
+                let ids: Vec<TaskRef> = model.keys().copied().collect();
+                if ids.is_empty() || step == 0 {
+                    let id = arena.create(Key(number as u128), 0);
+                    model.insert(id, BTreeSet::new());
+                } else if step == 1 {
+                    let free = |id: &&TaskRef| model.values().all(|others| !others.contains(id));
+                    let free: Vec<TaskRef> = ids.iter().filter(free).copied().collect();
+                    if let Some(id) = free.get(one.index(free.len().max(1))) {
+                        forget(&mut arena, *id);
+                        model.remove(id);
+                    }
+                } else {
+                    // The newest depends on a few that many depend on, so that lists are long and lingered in.
+                    let few = &ids[..ids.len().min(3)];
+                    let newest = if step == 2 { ids[ids.len() - 1] } else { ids[one.index(ids.len())] };
+                    let dependency = few[other.index(few.len())];
+                    arena.link(newest, dependency);
+                    model.get_mut(&newest).expect("it is known").insert(dependency);
+                }
+                for (id, dependencies) in &model {
+                    let task = arena.get(*id).expect("it is known");
+                    let listed: BTreeSet<TaskRef> = arena.dependencies(task).map(|task| task.this).collect();
+                    prop_assert_eq!(&listed, dependencies);
+                    let dependents: Vec<TaskRef> = arena.dependents(task).map(|task| task.this).collect();
+                    let expected = model.iter().filter(|(_, others)| others.contains(id));
+                    let expected: BTreeSet<TaskRef> = expected.map(|(dependent, _)| *dependent).collect();
+                    prop_assert_eq!(dependents.len(), expected.len(), "each once");
+                    prop_assert_eq!(BTreeSet::from_iter(dependents), expected);
+                }
+            }
+        }
+    }
+}
