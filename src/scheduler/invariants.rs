@@ -112,7 +112,7 @@ impl State {
                 "{id:?}: what follows"
             );
             assert_eq!(busy.map(|t| t.booked()).sum::<u64>(), worker.occupancy, "{id:?}: occupancy");
-            let held = tasks(worker.results, held.get(&id).map(Vec::as_slice).unwrap_or_default());
+            let held = tasks(worker.results.into(), held.get(&id).map(Vec::as_slice).unwrap_or_default());
             assert_eq!(held.iter().map(|t| t.nbytes).sum::<u64>(), worker.nbytes, "{id:?}: bytes");
         }
     }

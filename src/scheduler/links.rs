@@ -188,11 +188,11 @@ impl Peers {
 /// The lowest bits of the numbers of a worker's peers, a bit for each value: it lies with what placing a task looks at
 /// anyway, and mostly says that some holder is none of the [`Peers`], which then need not be looked at.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct PeerMask(u64);
+pub(super) struct PeerMask(u128);
 
 impl PeerMask {
-    fn bit(peer: WorkerId) -> u64 {
-        1 << (peer.0 % 64)
+    fn bit(peer: WorkerId) -> u128 {
+        1 << (peer.0 % u128::BITS)
     }
 
     fn may_have(self, peer: WorkerId) -> bool {

@@ -58,11 +58,20 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at, but where two are equal, lies in one line of a processor's cache, what changes
-/// with the results that it holds in the next one, its tasks in one more: of ten thousand workers hardly any is in the caches
-/// when its turn comes.
+/// One worker. What placing a task looks at lies in one line of a processor's cache, what changes with each word of it in the
+/// next one, its tasks in one more: of ten thousand workers hardly any is in the caches when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Worker {
+    /// Which its `peers` may be.
+    pub(super) peer_mask: PeerMask,
+    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
+    pub(super) ends: u64,
+    /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
+    pub(super) occupancy: u64,
+    /// Bytes of the results that it holds.
+    pub(super) nbytes: u64,
+    /// How many results it holds.
+    pub(super) results: u32,
     /// Its compute threads; one at least.
     pub(super) threads: u32,
     /// Tasks that it was assigned and that count for slots.
@@ -73,30 +82,22 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
-    pub(super) ends: u64,
-    /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
-    pub(super) occupancy: u64,
-    /// Of these, what follows others that are still to be done: nobody else would get to it sooner.
-    pub(super) following: u64,
-    /// Of these, what it was asked to give back, and what others were asked to give it.
-    pub(super) outgoing: u64,
-    pub(super) incoming: u64,
-    /// Which its `peers` may be.
-    pub(super) peer_mask: PeerMask,
 
     pub(super) heard: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
     pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
-    /// The results that it holds, and their bytes.
-    pub(super) results: u64,
-    pub(super) nbytes: u64,
+    /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
+    pub(super) outgoing: u64,
+    pub(super) incoming: u64,
     /// Peers it was told the addresses of.
     pub(super) told: BitSet<WorkerId>,
 
     pub(super) processing: TaskList,
+    /// Of the work that waits, in nanoseconds: what follows others that are still to be done. Nobody else would get to it
+    /// sooner.
+    pub(super) following: u64,
     /// Tasks that would follow others here, had there been room.
     #[expect(
         clippy::box_collection,
@@ -305,7 +306,7 @@ impl State {
             id,
             info: worker.info.clone(),
             processing: worker.processing.len() as u32,
-            in_memory: worker.results,
+            in_memory: worker.results.into(),
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,

@@ -288,7 +288,11 @@ impl Task {
 }
 
 /// Clients, once each: mostly there is one, if any.
+///
+/// Were its tag larger than a byte, it would also be what says that a place in the arena is vacant; so that is a flag in a
+/// task's first line, which whoever comes to a task looks at anyway.
 #[derive(Debug, Clone)]
+#[repr(u8)]
 enum Clients {
     Nobody,
     One(ClientId),
