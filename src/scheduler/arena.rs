@@ -2,7 +2,8 @@
 
 use super::{
     index::Index,
-    task::{Places, Task, TaskRef},
+    places::Places,
+    task::{Task, TaskRef},
 };
 use crate::{graph::Key, protocol::TaskId};
 
@@ -50,7 +51,7 @@ impl Arena {
 
     /// Takes a task out, whose place is then free for another; gives the places of the dependencies it had.
     pub(super) fn remove(&mut self, this: TaskRef) -> Places {
-        let Some(task) = self.get_mut(this) else { return Places::new() };
+        let Some(task) = self.get_mut(this) else { return Places::default() };
         let (key, id, dependencies) = (task.key, task.id(), std::mem::take(&mut task.dependencies));
         self.index.remove(hash(key), this.index);
         self.vacant.push((this.index, id.generation() + 1));

@@ -70,8 +70,9 @@ impl Arena {
     /// Takes those off the list of a task's dependents that only linger there.
     fn clear_dependents(&mut self, id: TaskRef) {
         let Some(task) = self.get_mut(id) else { return };
-        let mut dependents = std::mem::take(&mut task.dependents);
-        dependents.retain(|place| self.at(*place).is_some_and(|dependent| dependent.depends_on(id.index)));
+        let listed = std::mem::take(&mut task.dependents);
+        let depends = |place: &u32| self.at(*place).is_some_and(|dependent| dependent.depends_on(id.index));
+        let dependents = listed.iter().copied().filter(depends).collect();
         if let Some(task) = self.get_mut(id) {
             task.dependents = dependents;
         }
@@ -82,8 +83,8 @@ impl Arena {
         let Some(task) = self.get_mut(id) else { return Vec::new() };
         let dependencies = std::mem::take(&mut task.dependencies);
         let mut others = Vec::new();
-        for place in dependencies {
-            let Some(other) = self.at_mut(place) else { continue };
+        for place in dependencies.iter() {
+            let Some(other) = self.at_mut(*place) else { continue };
             other.live_dependents -= 1;
             others.push(other.this);
         }
@@ -101,8 +102,8 @@ mod tests {
     use crate::graph::Key;
 
     fn forget(arena: &mut Arena, id: TaskRef) {
-        for place in arena.remove(id) {
-            arena.at_mut(place).expect("dependencies are not forgotten first").live_dependents -= 1;
+        for place in arena.remove(id).iter() {
+            arena.at_mut(*place).expect("dependencies are not forgotten first").live_dependents -= 1;
         }
     }
 

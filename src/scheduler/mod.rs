@@ -33,6 +33,7 @@ mod limits;
 mod links;
 mod pausing;
 mod placement;
+mod places;
 mod pool;
 mod queue;
 mod reactor;

@@ -299,7 +299,7 @@ impl State {
     /// Whether something needs both results.
     fn meet(&self, one: TaskRef, other: TaskRef) -> bool {
         let dependents = |id| {
-            let dependents = self.task(id).map(|task| task.dependents.as_slice()).unwrap_or_default();
+            let dependents = self.task(id).map(|task| &task.dependents[..]).unwrap_or_default();
             &dependents[..dependents.len().min(DEPENDENTS)]
         };
         dependents(one).iter().any(|dependent| dependents(other).contains(dependent))

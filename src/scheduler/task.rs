@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::places::Places;
 use crate::{
     graph::{Arguments, Key},
     protocol::{ClientId, Priority, TaskId, WorkerId},
@@ -89,9 +90,10 @@ pub(super) struct Task {
     /// [`WorkerId::NOBODY`] unless it is processing.
     computing: WorkerId,
 
-    /// Their places: they stay there for as long as this task does.
+    pub(super) key: Key,
+    /// They stay in their places for as long as this task is there.
     pub(super) dependencies: Places,
-    /// Their places. Forgotten ones may linger: see [`super::edges`].
+    /// Forgotten ones may linger: see [`super::edges`].
     pub(super) dependents: Places,
 
     /// Nanoseconds that it is expected to take its worker.
@@ -111,13 +113,9 @@ pub(super) struct Task {
     pub(super) height: u32,
     trouble: Option<Box<Trouble>>,
 
-    pub(super) key: Key,
     pub(super) arguments: Arguments,
     who_wants: Clients,
 }
-
-/// Places of tasks in the arena. Most tasks have so few neighbours that they lie in place.
-pub(super) type Places = SmallVec<[u32; 6]>;
 
 /// What went wrong with a task so far: with few anything did.
 #[derive(Debug, Clone, Default)]
@@ -133,9 +131,9 @@ pub(super) struct Trouble {
 }
 
 const _: () = assert!(size_of::<Option<Task>>() == 256);
-const _: () = assert!(std::mem::offset_of!(Task, dependencies) == 64);
+const _: () = assert!(std::mem::offset_of!(Task, key) == 64);
 const _: () = assert!(std::mem::offset_of!(Task, estimate) == 128);
-const _: () = assert!(std::mem::offset_of!(Task, key) == 192);
+const _: () = assert!(std::mem::offset_of!(Task, arguments) == 192);
 
 impl Task {
     /// A task in state released.
@@ -152,8 +150,9 @@ impl Task {
             waiters: 0,
             live_dependents: 0,
             computing: WorkerId::NOBODY,
-            dependencies: SmallVec::new(),
-            dependents: SmallVec::new(),
+            key,
+            dependencies: Places::default(),
+            dependents: Places::default(),
             estimate: 0,
             gap: 0,
             place: 0,
@@ -163,7 +162,6 @@ impl Task {
             options: 0,
             height: 0,
             trouble: None,
-            key,
             arguments: Arguments::default(),
             who_wants: Clients::Nobody,
         }

@@ -366,8 +366,8 @@ impl State {
         self.set_state(id, TaskState::Forgotten);
         let Some(key) = self.task(id).map(|task| task.key) else { return };
         self.story.forgotten(key, id);
-        for place in self.tasks.remove(id) {
-            if let Some(other) = self.tasks.at_mut(place) {
+        for place in self.tasks.remove(id).iter() {
+            if let Some(other) = self.tasks.at_mut(*place) {
                 other.live_dependents -= 1;
                 if other.live_dependents == 0 {
                     other.dependents.clear();
