@@ -91,7 +91,7 @@ impl State {
             id: task.id(),
             key: task.key,
             entry: self.functions[task.function as usize].entry,
-            arguments: task.arguments.clone(),
+            arguments: task.rest.arguments.clone(),
             dependencies,
             priority: task.priority,
             resources: options.resources.clone(),

@@ -41,15 +41,17 @@ impl State {
         task.height >= self.critical_height()
     }
 
-    /// Nanoseconds until a task that comes to a worker now would start there. Short ones overtake few: what their worker
+    /// Nanoseconds until a task would start that comes now, at whichever worker. Short ones overtake few: what their worker
     /// has is with its threads already. For critical ones it counts when they are done, so what a slow worker would take
     /// longer is waited for as well.
-    pub(super) fn queueing(&self, task: &Task, worker: &Worker) -> u64 {
-        if self.overtakes(task) {
-            let longer = self.expected_duration(task) as f64 * (worker.slowness() - 1.0);
-            worker.queueing_critical(self.now).saturating_add(longer as u64)
-        } else {
-            worker.queueing()
+    pub(super) fn queueing(&self, task: &Task) -> impl Fn(&Worker) -> u64 {
+        let (critical, now) = (self.overtakes(task).then(|| self.expected_duration(task) as f64), self.now);
+        move |worker| match critical {
+            Some(takes) => {
+                let longer = takes * (worker.slowness() - 1.0);
+                worker.queueing_critical(now).saturating_add(longer as u64)
+            }
+            None => worker.queueing(),
         }
     }
 

@@ -74,8 +74,8 @@ impl Costs {
     }
 
     /// Nanoseconds of which as many pass for each result that is fetched.
-    fn moving(&self, nbytes: u64) -> f32 {
-        self.byte * nbytes as f32
+    fn moving(&self, nbytes: f32) -> f32 {
+        self.byte * nbytes
     }
 }
 
@@ -130,8 +130,9 @@ impl Default for Peers {
 impl Peers {
     /// Which peers these may be.
     fn mask(&self) -> PeerMask {
-        let ids = self.ids.iter().filter(|id| **id != WorkerId::NOBODY);
-        PeerMask(ids.map(|id| PeerMask::bit(*id)).fold(0, |mask, bit| mask | bit))
+        let mut mask = PeerMask::default();
+        self.ids.iter().filter(|id| **id != WorkerId::NOBODY).for_each(|id| mask.add(*id));
+        mask
     }
 
     fn place(&self, peer: WorkerId) -> Option<usize> {
@@ -188,15 +189,15 @@ impl Peers {
 /// The lowest bits of the numbers of a worker's peers, a bit for each value: it lies with what placing a task looks at
 /// anyway, and mostly says that some holder is none of the [`Peers`], which then need not be looked at.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct PeerMask(u128);
+pub(super) struct PeerMask([u64; 2]);
 
 impl PeerMask {
-    fn bit(peer: WorkerId) -> u128 {
-        1 << (peer.0 % u128::BITS)
+    fn add(&mut self, peer: WorkerId) {
+        self.0[peer.0 as usize / 64 % 2] |= 1 << (peer.0 % 64);
     }
 
     fn may_have(self, peer: WorkerId) -> bool {
-        self.0 & Self::bit(peer) != 0
+        self.0[peer.0 as usize / 64 % 2] & 1 << (peer.0 % 64) != 0
     }
 }
 
@@ -267,7 +268,7 @@ impl Links {
 /// A result that a task needs: its bytes, and the workers that hold it. One that is being computed counts as if it lay where
 /// that is done already.
 pub(super) struct Need<'a> {
-    pub(super) nbytes: u64,
+    pub(super) nbytes: f32,
     pub(super) at: &'a [WorkerId],
 }
 
@@ -301,7 +302,7 @@ impl State {
         Needs(
             self.tasks
                 .dependencies(task)
-                .map(|task| Need { nbytes: task.nbytes, at: task.places() })
+                .map(|task| Need { nbytes: task.nbytes as f32, at: task.places() })
                 .collect(),
         )
     }
@@ -318,7 +319,7 @@ impl State {
         let (mut longest, mut moving) = (0f32, 0f32);
         for Need { nbytes, at } in needs.0.iter().filter(|need| !need.at.contains(&id)) {
             let mut soonest: Option<(f32, f32)> = None;
-            for holder in at.iter().take(HOLDERS) {
+            for holder in at.get(..HOLDERS).unwrap_or(at) {
                 let known = if asker.peer_mask.may_have(*holder) { asker.peers.costs(*holder) } else { None };
                 let like = || Some(self.links.of(place, self.workers.location(*holder)?));
                 let Some(costs) = known.or_else(like) else { continue };

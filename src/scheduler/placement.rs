@@ -75,7 +75,8 @@ impl State {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
-        let (here, there) = (self.queueing(task, from), self.queueing(task, to));
+        let queueing = self.queueing(task);
+        let (here, there) = (queueing(from), queueing(to));
         let worth = if to.busy < to.threads { 1 } else { 2 };
         worth * there < here
             && worth * (there + self.transfer(needs, least)) < here + self.transfer(needs, holder)
@@ -141,11 +142,11 @@ impl State {
         needs: &Needs<'_>,
         candidates: impl Iterator<Item = WorkerId>,
     ) -> Option<WorkerId> {
-        let mut best: Option<(u64, u64, WorkerId)> = None;
+        let (mut best, queueing) = (None::<(u64, u64, WorkerId)>, self.queueing(task));
         for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
             let Some(worker) = self.workers.get(id).filter(fit) else { continue };
-            let wait = self.queueing(task, worker);
+            let wait = queueing(worker);
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
                 let this = (wait + self.transfer(needs, id), worker.nbytes, id);

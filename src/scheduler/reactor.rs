@@ -19,6 +19,9 @@ use crate::{
 /// Tasks without a worker that are looked at again at a tick, at most.
 const RECONSIDERED: usize = 10_000;
 
+/// Instructions that room is made for before there are any, at most.
+const MANY: usize = 64;
+
 /// How much the latest task counts for a worker's pace, and how slow it can make it look.
 const RECENT: f32 = 1.0 / 8.0;
 const PACE: f32 = 16.0;
@@ -100,6 +103,16 @@ impl State {
         self.stimulus += 1;
     }
 
+    /// What a turn gives. Room for as much as the turns before gave is made at once for the next; one that gives nothing
+    /// leaves it.
+    fn give(&mut self) -> Vec<Instruction> {
+        if self.out.is_empty() {
+            return Vec::new();
+        }
+        self.usual = self.out.len().clamp(self.usual - self.usual / 8, MANY);
+        std::mem::replace(&mut self.out, Vec::with_capacity(self.usual))
+    }
+
     fn end(&mut self) -> Vec<Instruction> {
         self.settle();
         self.refill();
@@ -110,7 +123,7 @@ impl State {
         if self.checks.are_due(self.task_count() + self.workers.standing()) {
             self.validate();
         }
-        std::mem::take(&mut self.out)
+        self.give()
     }
 
     fn on_remove_worker(&mut self, id: WorkerId, expected: bool) {

@@ -185,6 +185,8 @@ pub struct State {
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
     pub(super) out: Vec<Instruction>,
+    /// How many there are in a turn that has any, lately.
+    pub(super) usual: usize,
     #[cfg(debug_assertions)]
     pub(super) checks: crate::checks::Checks,
 }
@@ -222,6 +224,7 @@ impl State {
             unneeded: VecDeque::new(),
             passing: None,
             out: Vec::new(),
+            usual: 0,
             #[cfg(debug_assertions)]
             checks: Default::default(),
         }

@@ -105,7 +105,7 @@ impl State {
             let TaskOptions { priority, .. } = self.options[number as usize];
             let submission = self.submissions;
             if let Some(made) = self.task_mut(this) {
-                made.arguments = std::mem::take(&mut task.arguments);
+                made.rest.arguments = std::mem::take(&mut task.arguments);
                 made.dependencies.reserve(task.dependencies.len());
                 made.options = number;
                 made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };

@@ -81,6 +81,8 @@ pub(super) struct Task {
     pub(super) long_running: bool,
     /// Whether any client wants its result.
     wanted: bool,
+    /// Whether there is [`Trouble`].
+    troubled: bool,
     /// Dependencies that are not in memory, while waiting or following others.
     pub(super) waiting_on: u32,
     /// Dependents that are to be computed and need its result.
@@ -111,10 +113,17 @@ pub(super) struct Task {
     pub(super) options: u32,
     /// Tasks of its graph, one after the other, that depend on it.
     pub(super) height: u32,
-    trouble: Option<Box<Trouble>>,
 
+    pub(super) rest: Rest,
+}
+
+/// What its neighbours and its placing do not look at: a line of its own.
+#[repr(align(64))]
+#[derive(Default)]
+pub(super) struct Rest {
     pub(super) arguments: Arguments,
     who_wants: Clients,
+    trouble: Option<Box<Trouble>>,
 }
 
 /// What went wrong with a task so far: with few anything did.
@@ -133,7 +142,7 @@ pub(super) struct Trouble {
 const _: () = assert!(size_of::<Option<Task>>() == 256);
 const _: () = assert!(std::mem::offset_of!(Task, key) == 64);
 const _: () = assert!(std::mem::offset_of!(Task, estimate) == 128);
-const _: () = assert!(std::mem::offset_of!(Task, arguments) == 192);
+const _: () = assert!(std::mem::offset_of!(Task, rest) == 192);
 
 impl Task {
     /// A task in state released.
@@ -146,6 +155,7 @@ impl Task {
             state: TaskState::Released,
             long_running: false,
             wanted: false,
+            troubled: false,
             waiting_on: 0,
             waiters: 0,
             live_dependents: 0,
@@ -161,9 +171,7 @@ impl Task {
             function,
             options: 0,
             height: 0,
-            trouble: None,
-            arguments: Arguments::default(),
-            who_wants: Clients::Nobody,
+            rest: Rest::default(),
         }
     }
 
@@ -189,7 +197,7 @@ impl Task {
 
     /// The clients that want the result.
     pub(super) fn clients(&self) -> &[ClientId] {
-        if self.wanted { self.who_wants.as_slice() } else { &[] }
+        if self.wanted { self.rest.who_wants.as_slice() } else { &[] }
     }
 
     pub(super) fn is_wanted_by(&self, client: ClientId) -> bool {
@@ -198,15 +206,15 @@ impl Task {
 
     /// A client wants the result.
     pub(super) fn want(&mut self, client: ClientId) {
-        self.who_wants.add(client);
+        self.rest.who_wants.add(client);
         self.wanted = true;
     }
 
     /// Some clients do not want the result any more.
     pub(super) fn keep_clients(&mut self, keep: impl FnMut(&ClientId) -> bool) {
         if self.wanted {
-            self.who_wants.retain(keep);
-            self.wanted = !self.who_wants.as_slice().is_empty();
+            self.rest.who_wants.retain(keep);
+            self.wanted = !self.rest.who_wants.as_slice().is_empty();
         }
     }
 
@@ -232,12 +240,13 @@ impl Task {
 
     /// What went wrong so far.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_deref()
+        if self.troubled { self.rest.trouble.as_deref() } else { None }
     }
 
     /// What went wrong so far, to be changed.
     pub(super) fn trouble_mut(&mut self) -> &mut Trouble {
-        self.trouble.get_or_insert_default()
+        self.troubled = true;
+        self.rest.trouble.get_or_insert_default()
     }
 
     /// Why it failed for good.
@@ -252,7 +261,7 @@ impl Task {
 
     /// It ran, or is tried as if it never had: what went wrong counts no more, but for how often it was tried.
     pub(super) fn absolve(&mut self) {
-        if let Some(trouble) = &mut self.trouble {
+        if let Some(trouble) = self.rest.trouble.as_mut().filter(|_| self.troubled) {
             **trouble = Trouble { retried: trouble.retried, ..Trouble::default() };
         }
     }
@@ -289,9 +298,10 @@ impl Task {
 ///
 /// Were its tag larger than a byte, it would also be what says that a place in the arena is vacant; so that is a flag in a
 /// task's first line, which whoever comes to a task looks at anyway.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[repr(u8)]
 enum Clients {
+    #[default]
     Nobody,
     One(ClientId),
     #[expect(

@@ -174,7 +174,7 @@ fn what_links_proved_to_carry_decides_where_a_task_goes() {
 
 /// A result, and the workers that hold it.
 fn one(nbytes: u64, at: &[WorkerId]) -> Needs<'_> {
-    Needs([Need { nbytes, at }].into_iter().collect())
+    Needs([Need { nbytes: nbytes as f32, at }].into_iter().collect())
 }
 
 #[test]
