@@ -261,7 +261,9 @@ impl Task {
 
     /// It ran, or is tried as if it never had: what went wrong counts no more, but for how often it was tried.
     pub(super) fn absolve(&mut self) {
-        if let Some(trouble) = self.rest.trouble.as_mut().filter(|_| self.troubled) {
+        if self.troubled
+            && let Some(trouble) = &mut self.rest.trouble
+        {
             **trouble = Trouble { retried: trouble.retried, ..Trouble::default() };
         }
     }
