@@ -2,8 +2,8 @@
 //!
 //! Tasks know each other by their places alone: so the neighbours of most tasks lie in one line of a processor's cache. What a
 //! task depends on is not forgotten before it. One that is forgotten, though, is not looked for in the lists of all that it
-//! depended on: there its place lingers, and another task may come to it. A list as long as there are live dependents has no
-//! such; else those are meant that depend on the task whose list it is.
+//! depended on: there its place lingers, and another task may come to it, and be listed once more if it depends on the same.
+//! A list as long as there are live dependents has no such; else those are meant that depend on the task whose list it is.
 
 use super::{
     arena::Arena,
@@ -30,7 +30,7 @@ impl Arena {
         task.dependencies.iter().filter_map(|place| self.at(*place))
     }
 
-    /// What depends on a task.
+    /// What depends on a task; where any lingered there before, perhaps twice.
     pub(super) fn dependents(&self, task: &Task) -> impl Iterator<Item = &Task> {
         let (alone, this) = (task.lists_dependents_alone(), task.this.index);
         let listed = task.dependents.iter().filter_map(|place| self.at(*place));
@@ -43,11 +43,10 @@ impl Arena {
         self.at_mut(place)
     }
 
-    /// What depends on a task, in that place of its list: for walks on which tasks change.
+    /// What depends on a task, in that place of its list, after [`Self::tidy_dependents`]: for walks on which tasks change.
     pub(super) fn dependent_mut(&mut self, id: TaskRef, number: usize) -> Option<&mut Task> {
-        let task = self.get(id)?;
-        let (alone, place) = (task.lists_dependents_alone(), *task.dependents.get(number)?);
-        self.at_mut(place).filter(|dependent| alone || dependent.depends_on(id.index))
+        let place = *self.get(id)?.dependents.get(number)?;
+        self.at_mut(place)
     }
 
     /// Has a task depend on another one.
@@ -55,24 +54,21 @@ impl Arena {
         let Some(task) = self.get_mut(id).filter(|task| !task.depends_on(dependency.index)) else { return };
         task.dependencies.push(dependency.index);
         let Some(other) = self.get_mut(dependency) else { return };
-        let alone = other.lists_dependents_alone();
         other.live_dependents += 1;
-        // Who lingers in the same place stands for it from now on.
-        if alone || !other.dependents.contains(&id.index) {
-            other.dependents.push(id.index);
-        }
-        let live = other.live_dependents as usize;
-        if other.dependents.len() > FEW && other.dependents.len() > 2 * live {
-            self.clear_dependents(dependency);
+        other.dependents.push(id.index);
+        if other.dependents.len() > FEW && other.dependents.len() > 2 * other.live_dependents as usize {
+            self.tidy_dependents(dependency);
         }
     }
 
-    /// Takes those off the list of a task's dependents that only linger there.
-    fn clear_dependents(&mut self, id: TaskRef) {
-        let Some(task) = self.get_mut(id) else { return };
-        let listed = std::mem::take(&mut task.dependents);
+    /// Has each dependent of a task listed once, and nobody else.
+    pub(super) fn tidy_dependents(&mut self, id: TaskRef) {
+        let Some(task) = self.get_mut(id).filter(|task| !task.lists_dependents_alone()) else { return };
+        let mut places = std::mem::take(&mut task.dependents).to_vec();
+        places.sort_unstable();
+        places.dedup();
         let depends = |place: &u32| self.at(*place).is_some_and(|dependent| dependent.depends_on(id.index));
-        let dependents = listed.iter().copied().filter(depends).collect();
+        let dependents = places.into_iter().filter(depends).collect();
         if let Some(task) = self.get_mut(id) {
             task.dependents = dependents;
         }
@@ -114,8 +110,9 @@ mod tests {
             steps in prop::collection::vec((0u32..4, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..400),
         ) {
             let mut arena = Arena::default();
-            // What each task depends on.
+            // What each task depends on, and how many depended on it at most.
             let mut model = BTreeMap::<TaskRef, BTreeSet<TaskRef>>::new();
+            let mut most = BTreeMap::<TaskRef, usize>::new();
             for (number, (step, one, other)) in steps.into_iter().enumerate() {
                 let ids: Vec<TaskRef> = model.keys().copied().collect();
                 if ids.is_empty() || step == 0 {
@@ -141,11 +138,22 @@ mod tests {
                     let listed: BTreeSet<TaskRef> = arena.dependencies(task).map(|task| task.this).collect();
                     prop_assert_eq!(&listed, dependencies);
                     let dependents: Vec<TaskRef> = arena.dependents(task).map(|task| task.this).collect();
+                    let listed = (task.dependents.len(), task.live_dependents as usize);
                     let expected = model.iter().filter(|(_, others)| others.contains(id));
                     let expected: BTreeSet<TaskRef> = expected.map(|(dependent, _)| *dependent).collect();
-                    prop_assert_eq!(dependents.len(), expected.len(), "each once");
+                    prop_assert_eq!(listed.1, expected.len());
+                    let most = most.entry(*id).or_default();
+                    *most = (*most).max(listed.1);
+                    prop_assert!(listed.0 > listed.1 || dependents.len() == listed.1, "each once");
                     prop_assert_eq!(BTreeSet::from_iter(dependents), expected);
+                    prop_assert!(listed.0 <= FEW.max(2 * *most), "few linger: {listed:?}");
                 }
+            }
+            for id in model.keys() {
+                arena.tidy_dependents(*id);
+                let task = arena.get(*id).expect("it is known");
+                prop_assert_eq!(arena.dependents(task).count(), task.dependents.len());
+                prop_assert_eq!(task.dependents.len(), task.live_dependents as usize);
             }
         }
     }

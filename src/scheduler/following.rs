@@ -73,7 +73,8 @@ impl State {
         if task.dependents.is_empty() || task.dependents.len() > FEW || !self.is_short(task) {
             return;
         }
-        for number in 0..task.dependents.len() {
+        self.tasks.tidy_dependents(id);
+        for number in 0..self.task(id).map_or(0, |task| task.dependents.len()) {
             let Some(dependent) = self.tasks.dependent_mut(id, number) else { continue };
             if dependent.state == TaskState::Waiting {
                 let dependent = dependent.this;

@@ -212,7 +212,8 @@ impl State {
         let Some(task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
         task.absolve();
-        let dependents = task.dependents.len();
+        self.tasks.tidy_dependents(id);
+        let dependents = self.task(id).map_or(0, |task| task.dependents.len());
         self.add_holder(id, worker);
         self.set_state(id, TaskState::Memory);
         for number in 0..dependents {
@@ -308,6 +309,7 @@ impl State {
 
     /// Nobody holds a result any more: who needs it waits until it is computed again.
     pub(super) fn lose(&mut self, id: TaskRef) {
+        self.tasks.tidy_dependents(id);
         let Some(task) = self.task(id) else { return };
         let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.key);
         self.set_state(id, TaskState::Released);
