@@ -189,3 +189,19 @@ fn who_was_told_of_a_worker_hears_that_it_is_gone() {
     bed.lose(WorkerId(1));
     assert!(bed.told.iter().all(|told| !matches!(told, Instruction::ToClient(_, ToClient::WorkerGone(_)))));
 }
+
+#[test]
+fn who_has_a_forgotten_dependents_place_does_not_take_its_part() {
+    let mut bed = Bed::new(2);
+    bed.submit(vec![call(1, &[]), call(2, &[1]), call(5, &[1])], &[1, 2, 5]);
+    bed.finish(1).finish(2).finish(5);
+    let (holder, place) = (bed.task(1).who_has[0], bed.task(2).this.index);
+    bed.release(&[2]).is_forgotten(2);
+    bed.submit(vec![call(3, &[4]), call(4, &[])], &[3]);
+    assert_eq!(bed.task(3).this.index, place, "it came to the other's place");
+    bed.is(3, TaskState::Waiting);
+    // The first one is computed again, and done: what waits for another one still does.
+    bed.lose(holder).is(1, TaskState::Processing).is(3, TaskState::Waiting);
+    bed.finish(1).is(1, TaskState::Memory).is(3, TaskState::Waiting);
+    bed.finish(4).is(3, TaskState::Processing);
+}
