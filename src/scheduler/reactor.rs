@@ -463,8 +463,7 @@ impl State {
         let Some(task) = self.task_mut(id).filter(|task| !task.long_running) else { return };
         let (following, booked) = (task.following(), task.booked());
         task.long_running = true;
-        let worker = task.worker();
-        let Some(worker) = worker else { return };
+        let Some(worker) = task.worker() else { return };
         self.workers.change(worker, |worker| {
             worker.busy -= 1;
             worker.occupancy -= booked;

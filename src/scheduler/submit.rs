@@ -6,7 +6,7 @@ use super::{
     task::{SCATTERED, TaskRef},
 };
 use crate::{
-    graph::{Graph, Key, KeySet, Lists, Order, TaskOptions, order},
+    graph::{Graph, Key, KeySet, Lists, Order, order},
     protocol::{ClientId, Priority, ToClient},
     task::{FailureKind, TaskError},
 };
@@ -102,7 +102,7 @@ impl State {
             }
             let this = self.tasks.create(task.key, function);
             let number = options.get(task.options as usize).copied().unwrap_or(0);
-            let TaskOptions { priority, .. } = self.options[number as usize];
+            let priority = self.options[number as usize].priority;
             let submission = self.submissions;
             if let Some(made) = self.task_mut(this) {
                 made.rest.arguments = std::mem::take(&mut task.arguments);

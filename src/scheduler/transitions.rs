@@ -303,7 +303,7 @@ impl State {
     }
 
     /// What depends on a task, for walks on which much changes.
-    pub(super) fn dependents_of(&self, task: &Task) -> Vec<TaskRef> {
+    fn dependents_of(&self, task: &Task) -> Vec<TaskRef> {
         self.tasks.dependents(task).map(|dependent| dependent.this).collect()
     }
 
