@@ -292,7 +292,8 @@ fn worker_alone(tasks: usize) {
         let given = (batch * GIVEN..(batch + 1) * GIVEN).map(|i| {
             let row = i & !1;
             let needed = row.saturating_sub(2)..row;
-            let dependency = |i| Dependency { id: id(i), nbytes: 16, who_has: Default::default() };
+            let dependency =
+                |i| Dependency { id: id(i), nbytes: 16, who_has: Default::default(), passing: true };
             worker::Stimulus::Compute(Arc::new(ComputeTask {
                 id: id(i),
                 key: Key(i as u128),

@@ -133,10 +133,8 @@ fn orders() -> impl Strategy<Value = worker::Stimulus> {
     let peer = || (0u32..3).prop_map(WorkerId);
     let amount = || prop_oneof![Just(0u64), Just(8), Just(u64::MAX)];
     let dependency = move || {
-        (id(), amount(), vec(peer(), 0..3)).prop_map(|(id, nbytes, who_has)| Dependency {
-            id,
-            nbytes,
-            who_has: who_has.into_iter().collect(),
+        (id(), amount(), vec(peer(), 0..3), any::<bool>()).prop_map(|(id, nbytes, who_has, passing)| {
+            Dependency { id, nbytes, who_has: who_has.into_iter().collect(), passing }
         })
     };
     let compute = (id(), vec(dependency(), 0..3), any::<bool>()).prop_map(|(id, dependencies, gpu)| {

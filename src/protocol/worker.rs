@@ -20,6 +20,8 @@ pub struct Dependency {
     pub nbytes: u64,
     /// Who holds it; nobody yet while it is being computed, and who does is told by [`ToWorker::WhoHas`].
     pub who_has: SmallVec<[WorkerId; 4]>,
+    /// A copy of it is in passing: the scheduler is not told of it, and it goes with the last task there that needs it.
+    pub passing: bool,
 }
 
 /// Tasks, of which there is mostly one.

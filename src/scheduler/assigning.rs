@@ -16,7 +16,10 @@ use crate::protocol::{ComputeTask, Dependency, ToWorker, WorkerId};
 
 /// Holders of a result that a worker is told of: one to be asked, and another one should that be gone. Where both are, it asks
 /// for more.
-const HOLDERS_TOLD: usize = 2;
+pub(super) const HOLDERS_TOLD: usize = 2;
+/// Results that so many tasks need, or fewer, pass: each copy is mostly for one task, and to hear of it and free it would cost
+/// more than it is good for. Of what more need a copy is a source for the next.
+const FEW: u32 = 8;
 
 impl State {
     pub(super) fn find_place(&mut self, id: TaskRef) {
@@ -209,5 +212,6 @@ fn told_of(task: &Task, asker: WorkerId) -> Dependency {
         let (before, after) = task.who_has.split_at(first);
         who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
     }
-    Dependency { id: task.id(), nbytes: task.nbytes, who_has }
+    let passing = task.live_dependents <= FEW;
+    Dependency { id: task.id(), nbytes: task.nbytes, who_has, passing }
 }

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::{
     Instruction, TaskState,
+    assigning::HOLDERS_TOLD,
     bit_set::BitSet,
     placement::is_meant,
     state::{State, Worker},
@@ -149,6 +150,61 @@ impl State {
         }
     }
 
+    /// Nobody is known to hold a result any more. Workers that run what needs it may have copies in passing, but for those that
+    /// are known to be `lacking`: they are taken for holders, and asked to keep what they have; who has none says
+    /// [`FromWorker::Missing`](crate::protocol::FromWorker::Missing). False where there are none to be asked, or they were.
+    ///
+    /// Were the result given up at once, it and what it was computed from would be computed anew, though those that need it
+    /// mostly have it: a stencil's step back to its beginning.
+    pub(super) fn recall(&mut self, id: TaskRef, lacking: &[WorkerId]) -> bool {
+        let Some(task) = self.task(id).filter(|task| !task.trouble().is_some_and(|t| t.recalled)) else {
+            return false;
+        };
+        let runners = self.tasks.dependents(task).filter_map(Task::worker);
+        let mut runners: SmallVec<[WorkerId; 8]> =
+            runners.filter(|runner| !lacking.contains(runner)).collect();
+        runners.sort_unstable();
+        runners.dedup();
+        if runners.is_empty() {
+            return false;
+        }
+        let Some(dependency) = self.dependency(id, WorkerId::NOBODY) else { return false };
+        let asked = runners.iter().map(|asked| {
+            let others = runners.iter().copied().filter(|other| other != asked).take(HOLDERS_TOLD);
+            (*asked, vec![Dependency { who_has: others.collect(), ..dependency.clone() }])
+        });
+        let asked = asked.collect();
+        if let Some(task) = self.task_mut(id) {
+            task.trouble_mut().recalled = true;
+        }
+        for runner in runners {
+            self.add_holder(id, runner);
+        }
+        self.ask_to_acquire(asked);
+        true
+    }
+
+    /// A worker says that it holds a result: those who asked for that copy have it. Should the result be lost once more, who may
+    /// have copies is asked again.
+    pub(super) fn is_there(&mut self, id: TaskRef, worker: WorkerId) {
+        if let Some(task) = self.task_mut(id)
+            && task.trouble().is_some_and(|trouble| trouble.recalled)
+        {
+            task.trouble_mut().recalled = false;
+        }
+        if self.copies.orders.is_empty() {
+            return;
+        }
+        let arrived = self.take_pending(id, worker);
+        for from in arrived.into_iter().flatten() {
+            let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
+            if others && self.task(id).is_some_and(|task| task.who_has.contains(&from)) {
+                self.let_go(id, from);
+            }
+        }
+        self.end_orders();
+    }
+
     /// Places of all tasks whose results have more than one holder.
     pub(super) fn copied_places(&self) -> impl Iterator<Item = u32> {
         self.copies.several.iter()
@@ -169,20 +225,9 @@ impl State {
     }
 
     /// A result got a holder besides others.
-    pub(super) fn copied(&mut self, id: TaskRef, worker: WorkerId) {
+    pub(super) fn copied(&mut self, id: TaskRef) {
         self.copies.several.insert(id.index);
         self.copies.look_at(id);
-        if self.copies.orders.is_empty() {
-            return;
-        }
-        let arrived = self.take_pending(id, worker);
-        for from in arrived.into_iter().flatten() {
-            let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
-            if others && self.task(id).is_some_and(|task| task.who_has.contains(&from)) {
-                self.let_go(id, from);
-            }
-        }
-        self.end_orders();
     }
 
     /// A worker cannot take a copy.

@@ -158,7 +158,7 @@ impl State {
             }
         }
         for task in held {
-            if self.remove_holder(task, id) {
+            if self.remove_holder(task, id) && !self.recall(task, &[]) {
                 self.lose(task);
             }
         }
@@ -325,18 +325,19 @@ impl State {
     fn on_client_missing(&mut self, client: ClientId, id: TaskId, worker: WorkerId) {
         // Of a computation that is over the client has heard, or will.
         let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
-        self.not_there(task, worker);
+        self.not_there(task, worker, None);
         if self.task(task).is_some_and(|task| task.state == TaskState::Memory) {
             self.report_memory(client, task, None);
         }
     }
 
-    /// Somebody looked for a result where it was said to be and did not find it, or nobody there.
-    fn not_there(&mut self, id: TaskRef, worker: WorkerId) {
+    /// Somebody, some `asker` of the workers, looked for a result where it was said to be and did not find it, or nobody there.
+    fn not_there(&mut self, id: TaskRef, worker: WorkerId, asker: Option<WorkerId>) {
         let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
         let computation = task.id();
         self.free(worker, computation);
-        if self.remove_holder(id, worker) {
+        let lacking = asker.into_iter().chain([worker]).collect::<smallvec::SmallVec<[_; 2]>>();
+        if self.remove_holder(id, worker) && !self.recall(id, &lacking) {
             self.lose(id);
         }
     }
@@ -404,7 +405,11 @@ impl State {
     /// A worker has a copy of a result.
     fn on_added(&mut self, worker: WorkerId, id: TaskId) {
         match self.tasks.computation(id) {
-            Some(task) if task.state == TaskState::Memory => self.add_holder(task.this, worker),
+            Some(task) if task.state == TaskState::Memory => {
+                let task = task.this;
+                self.add_holder(task, worker);
+                self.is_there(task, worker);
+            }
             _ => self.refuse(worker, id),
         }
     }
@@ -435,13 +440,16 @@ impl State {
     }
 
     fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: Option<WorkerId>) {
-        // Of a computation that is over: what the asker needed it for was taken back from it.
-        let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
+        let Some(task) = self.tasks.computation(id).map(|task| task.this) else {
+            // That computation is over, and what the asker needed it for was taken back; it may have been asked for a copy, too.
+            return self.refuse(asker, id);
+        };
         if let Some(holder) = holder {
-            self.not_there(task, holder);
+            self.not_there(task, holder, Some(asker));
         }
         // It may have been thought to have it.
         if self.remove_holder(task, asker) {
+            self.free(asker, id);
             return self.lose(task);
         }
         let Some(dependency) = self.dependency(task, asker) else { return };

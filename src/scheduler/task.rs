@@ -133,6 +133,8 @@ pub(super) struct Trouble {
     pub(super) suspicious: u8,
     /// How often a worker whose memory was short was asked to give it back.
     pub(super) displaced: u8,
+    /// Who may have copies of its result in passing was asked for them, and nobody has yet said so.
+    pub(super) recalled: bool,
     /// How often it was tried again.
     pub(super) retried: u32,
     /// Why it failed for good.

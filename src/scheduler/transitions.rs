@@ -252,7 +252,7 @@ impl State {
         }
         self.held_anew(id);
         if several {
-            self.copied(id, worker);
+            self.copied(id);
         }
     }
 

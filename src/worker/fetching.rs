@@ -21,6 +21,7 @@ impl State {
         let id = dependency.id;
         let task = self.tasks.entry(id).or_default();
         task.nbytes = dependency.nbytes.min(CREDIBLE);
+        task.passing = dependency.passing && !task.acquired;
         task.who_has.clear();
         task.who_has.extend_from_slice(&dependency.who_has);
         match task.state {

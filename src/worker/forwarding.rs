@@ -1,8 +1,8 @@
 //! Results that peers wait for go to them as soon as they are there.
 //!
-//! What is forwarded is in passing: the scheduler does not know that the receiver has it, and it goes with the last
-//! task there that needs it. Nothing depends on forwarding: the scheduler says where the result is, too, and whoever
-//! does not have it by then fetches it.
+//! What is forwarded is in passing, as most copies are: the scheduler does not know that the receiver has it, and it goes
+//! with the last task there that needs it. Nothing depends on forwarding: the scheduler says where the result is, too, and
+//! whoever does not have it by then fetches it.
 
 use super::{Instruction, TaskState, state::State};
 use crate::{
@@ -54,9 +54,8 @@ impl State {
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             let awaited = matches!(task.state, TaskState::Fetch | TaskState::Flight) && !task.acquired;
             if awaited && !task.dependents.is_empty() {
-                task.passing = true;
                 let nbytes = value.nbytes();
-                self.hold(id, value, nbytes);
+                self.hold(id, value, nbytes, true);
             }
         }
     }
@@ -65,9 +64,7 @@ impl State {
     pub(super) fn let_pass(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         task.passing = false;
-        if task.state == TaskState::Memory {
-            self.put_away(id);
-            self.step(id, TaskState::Released);
-        }
+        self.put_away(id);
+        self.step(id, TaskState::Released);
     }
 }

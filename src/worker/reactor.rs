@@ -164,7 +164,7 @@ impl State {
             task.dependents.retain(|d| *d != id);
             if task.dependents.is_empty() {
                 match task.state {
-                    _ if task.passing => self.let_pass(dependency.id),
+                    TaskState::Memory if task.passing => self.let_pass(dependency.id),
                     TaskState::Fetch | TaskState::Flight if !task.acquired => {
                         self.give_up_fetch(dependency.id);
                     }
@@ -184,14 +184,20 @@ impl State {
 
     fn on_acquire(&mut self, wanted: Vec<Dependency>) {
         for dependency in wanted {
-            if !self.has(dependency.id) {
-                self.tasks.entry(dependency.id).or_default().acquired = true;
-                self.want(&dependency);
-            } else if let Some(task) = self.tasks.get_mut(&dependency.id)
-                && std::mem::take(&mut task.passing)
-            {
+            let id = dependency.id;
+            let task = self.tasks.entry(id).or_default();
+            if task.state == TaskState::Memory {
                 // It is here to stay.
-                self.send(FromWorker::Added(vec![dependency.id]));
+                if std::mem::take(&mut task.passing) {
+                    self.send(FromWorker::Added(vec![id]));
+                }
+                continue;
+            }
+            task.acquired = true;
+            self.want(&dependency);
+            if self.tasks.get(&id).is_some_and(|t| t.state == TaskState::Fetch && t.queued_at.is_none()) {
+                // It was thought to be here, and nobody else is known to have it.
+                self.send(FromWorker::Missing { id, holder: None });
             }
         }
     }
@@ -269,7 +275,7 @@ impl State {
             let nbytes = value.nbytes();
             // What is here or to be computed here needs no one's data.
             if self.tasks.get(&id).is_none_or(|t| t.state != TaskState::Memory && t.spec.is_none()) {
-                self.hold(id, value, nbytes);
+                self.hold(id, value, nbytes, false);
             }
         }
     }
@@ -283,8 +289,11 @@ impl State {
                     let nbytes = value.nbytes();
                     came += nbytes;
                     awaited |= task.acquired;
-                    self.hold(id, value, nbytes);
-                    self.report_copy(id);
+                    let passing = task.passing;
+                    self.hold(id, value, nbytes, passing);
+                    if !passing {
+                        self.report_copy(id);
+                    }
                 }
                 (TaskState::Flight, Some(Err(error))) => {
                     let (dependents, acquired) = (task.dependents.clone(), task.acquired);
@@ -319,10 +328,11 @@ impl State {
         }
     }
 
-    /// Keeps a value and wakes the tasks that waited for it.
-    pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64) {
+    /// Keeps a value, in `passing` or to stay, and wakes the tasks that waited for it.
+    pub(super) fn hold(&mut self, id: TaskId, value: Value, nbytes: u64, passing: bool) {
         let age = self.age();
         let task = self.tasks.entry(id).or_default();
+        task.passing = passing;
         task.previous = TaskState::Released;
         task.who_has.clear();
         let (queued_at, dependents) =

@@ -295,7 +295,7 @@ impl State {
             Ok(value) => {
                 self.forward_to_all(id, &value, nbytes);
                 self.drop_spec(id);
-                self.hold(id, value.clone(), nbytes);
+                self.hold(id, value.clone(), nbytes, false);
                 let value = Some(value).filter(|_| spec.wanted && nbytes <= INLINE_BYTES);
                 self.report(Finished { id, nbytes, duration, value }, spec.wanted, followed);
             }

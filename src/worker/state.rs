@@ -126,7 +126,7 @@ pub(super) struct Task {
     pub(super) pinned: u64,
     /// The scheduler asked for a copy, whether or not a task here needs it.
     pub(super) acquired: bool,
-    /// A peer forwarded it for the tasks here that need it.
+    /// It comes from a peer for the tasks here that need it, and goes with the last of them; nobody else knows of it.
     pub(super) passing: bool,
     /// What it added to the backlog of the compute threads.
     pub(super) estimate: u64,
@@ -392,7 +392,8 @@ impl State {
                 assert_eq!(missing as u32, task.missing, "{id:?}: dependencies that are not here");
                 assert_eq!(state == TaskState::Waiting, missing > 0, "{id:?} {state:?}: {missing} missing");
             }
-            assert!(!task.passing || !task.dependents.is_empty(), "{id:?} passed, and is still here");
+            let passed = state == TaskState::Memory && task.passing && task.dependents.is_empty();
+            assert!(!passed, "{id:?} passed, and is still here");
             let queued =
                 task.queued_at.is_some_and(|p| self.to_fetch.get(&p).is_some_and(|q| q.contains(id)));
             assert_eq!(queued, task.queued_at.is_some(), "{id:?}: queued where it says");

@@ -157,6 +157,29 @@ fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
     assert_eq!((&first.0, &second.0), (&first.1, &second.1), "their addresses, and no others");
 }
 
+/// Where it was thought to be already, since its holder died, whoever asked for it still waits until it is there.
+#[test]
+fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
+    let mut bed = on_one(3, 1..=1);
+    bed.submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
+    bed.asks(replicate(&[1], None, &[])).lose(WorkerId(0));
+    assert_eq!(bed.acquires(), [(WorkerId(1), bed.id(1))]);
+    bed.add(WorkerId(1), 1);
+    assert!(bed.answers().is_empty());
+    bed.add(WorkerId(2), 1);
+    assert_eq!(bed.answers().len(), 1);
+}
+
+#[test]
+fn copies_of_what_many_need_are_told_of() {
+    let mut bed = on_one(1, 1..=1);
+    for key in 2..=20 {
+        bed.submit(vec![call(key, &[1])], &[key]);
+        // The first eight need it.
+        assert_eq!(bed.computed()[0].1.dependencies[0].passing, key < 10, "{key}");
+    }
+}
+
 #[test]
 fn who_lacks_what_it_was_thought_to_have_is_told_of_the_others() {
     let mut bed = on_one(3, 1..=1);

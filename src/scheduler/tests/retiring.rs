@@ -154,7 +154,9 @@ fn tasks_that_would_outlast_a_worker_go_to_one_that_stays() {
     assert_eq!((bed.assignment(2).0, bed.assignment(3).0), (stays, stays));
     // Its end is no surprise.
     bed.now = 1001 * SECOND_NS;
-    bed.submit(vec![call(4, &[])], &[4]).lose(brief).is(1, TaskState::Processing);
+    let id = bed.id(1);
+    bed.submit(vec![call(4, &[])], &[4]).lose(brief);
+    bed.worker_says(stays, FromWorker::Missing { id, holder: Some(brief) }).is(1, TaskState::Processing);
     assert!(!bed.task(1).is_suspicious());
 }
 

@@ -114,11 +114,57 @@ fn a_copy_that_was_asked_for_is_reported_at_once() {
     bed.gathered(BOB, &[3]).does(&["added 3"]);
 }
 
+/// As [`held`], of what few tasks need.
+fn passing(n: u32, who_has: &[WorkerId]) -> Dependency {
+    Dependency { passing: true, ..held(n, who_has) }
+}
+
+#[test]
+fn what_few_need_is_not_told_of_and_goes_with_the_last_of_them() {
+    let mut bed = Bed::new();
+    bed.compute(task(9, vec![passing(2, &[ALICE])])).compute(task(10, vec![passing(2, &[ALICE])]));
+    bed.gathered(ALICE, &[2]).does(&["execute 9"]).executed(9).is(2, TaskState::Memory);
+    assert_eq!(bed.state.reports_due(), None);
+    bed.executed(10).is_forgotten(2);
+    // So it is where its task is taken back.
+    bed.compute(task(11, vec![passing(4, &[ALICE]), held(6, &[BOB])])).gathered(ALICE, &[4]);
+    bed.free(11).does(&[]).is_forgotten(4);
+    assert_eq!(bed.state.metrics().managed, 16, "the two results");
+}
+
+#[test]
+fn what_came_in_passing_stays_when_it_is_asked_for() {
+    let mut bed = Bed::new();
+    bed.compute(task(9, vec![passing(2, &[ALICE])])).gathered(ALICE, &[2]);
+    bed.handle(Stimulus::Acquire(vec![passing(2, &[])])).does(&["added 2"]);
+    bed.executed(9).is(2, TaskState::Memory);
+    // On its way it is told of when it comes.
+    bed.compute(task(10, vec![passing(4, &[ALICE])])).handle(Stimulus::Acquire(vec![passing(4, &[])]));
+    bed.gathered(ALICE, &[4]).does(&["added 4", "execute 10"]).executed(10).is(4, TaskState::Memory);
+    // Who does not have it says so, and forgets it when it hears that it is to be computed again.
+    bed.handle(Stimulus::Acquire(vec![passing(6, &[])])).does(&["missing 6 not with None"]);
+    bed.free(6).is_forgotten(6);
+}
+
+#[test]
+fn who_is_to_keep_what_its_dead_holder_cannot_give_says_so() {
+    let mut bed = Bed::new();
+    bed.compute(task(9, vec![passing(2, &[ALICE])]));
+    bed.handle(Stimulus::Acquire(vec![passing(2, &[])])).handle(Stimulus::PeerGone(ALICE)).does(&[]);
+    bed.not_gathered(ALICE, &[2]).does(&["missing 2 not with Some(7)"]);
+    // What waits for its turn at that peer is not asked there any more.
+    let mut bed = Bed::new();
+    bed.compute(task(8, vec![held(1, &[ALICE])])).compute(task(9, vec![passing(2, &[ALICE])]));
+    bed.is(2, TaskState::Fetch).handle(Stimulus::Acquire(vec![passing(2, &[])])).does(&[]);
+    bed.handle(Stimulus::PeerGone(ALICE)).does(&["missing 2 not with Some(7)"]);
+}
+
 #[test]
 fn data_put_here_wakes_who_waits_for_it() {
     let mut bed = Bed::new();
-    bed.compute(task(9, vec![held(2, &[ALICE])]));
+    bed.compute(task(9, vec![passing(2, &[ALICE])]));
     bed.handle(Stimulus::Put(vec![(id(2), Value::new(5i64))])).is(9, TaskState::Executing);
     bed.gathered(ALICE, &[2]).is(2, TaskState::Memory);
     assert_eq!(bed.state.metrics().managed, 8, "it is held once");
+    bed.executed(9).is(2, TaskState::Memory);
 }

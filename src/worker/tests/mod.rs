@@ -32,7 +32,7 @@ fn id(n: u32) -> TaskId {
 
 /// A dependency: who has it.
 fn held(n: u32, who_has: &[WorkerId]) -> Dependency {
-    Dependency { id: id(n), nbytes: 8, who_has: who_has.iter().copied().collect() }
+    Dependency { id: id(n), nbytes: 8, who_has: who_has.iter().copied().collect(), passing: false }
 }
 
 fn task(n: u32, dependencies: Vec<Dependency>) -> ComputeTask {

@@ -288,7 +288,12 @@ impl Dask {
         let estimate = self.duration(task) + self.transfer(task, worker);
         let dependency = |place: &u32| {
             let task = &self.tasks[*place as usize];
-            Dependency { id: task.id, nbytes: task.nbytes, who_has: task.who_has.as_slice().into() }
+            Dependency {
+                id: task.id,
+                nbytes: task.nbytes,
+                who_has: task.who_has.as_slice().into(),
+                passing: false,
+            }
         };
         let compute = Arc::new(ComputeTask {
             id: task.id,
@@ -363,7 +368,7 @@ impl Dask {
             FromWorker::Missing { id, .. } => {
                 let task = &self.tasks[id.index()];
                 let who_has = task.who_has.iter().copied().filter(|holder| *holder != worker).collect();
-                let held = vec![Dependency { id, nbytes: task.nbytes, who_has }];
+                let held = vec![Dependency { id, nbytes: task.nbytes, who_has, passing: false }];
                 self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
             }
             FromWorker::Heartbeat(_) => self.out.push(Instruction::ToWorker(worker, ToWorker::Alive)),
