@@ -18,8 +18,9 @@ use crate::protocol::{ComputeTask, Dependency, ToWorker, WorkerId};
 /// for more.
 pub(super) const HOLDERS_TOLD: usize = 2;
 /// Results that so many tasks need, or fewer, pass: each copy is mostly for one task, and to hear of it and free it would cost
-/// more than it is good for. Of what more need a copy is a source for the next.
-const FEW: u32 = 8;
+/// more than it is good for. Of what more need a copy is a source for the next, and one place more for it to run. (With eight,
+/// shuffles and random graphs end later by half a percent.)
+const FEW: u32 = 5;
 
 impl State {
     pub(super) fn find_place(&mut self, id: TaskRef) {
