@@ -213,6 +213,7 @@ fn told_of(task: &Task, asker: WorkerId) -> Dependency {
         let (before, after) = task.who_has.split_at(first);
         who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
     }
-    let passing = task.live_dependents <= FEW;
+    // What clients hold on to more may need later.
+    let passing = task.live_dependents <= FEW && !task.is_wanted();
     Dependency { id: task.id(), nbytes: task.nbytes, who_has, passing }
 }

@@ -1,7 +1,8 @@
 //! Copies of results: made where users want them, moved to where there is room, and dropped where nobody does.
 //!
-//! A worker that needs another's result keeps its copy. What is left of such copies once those who needed them
-//! are done only takes room: at the next tick it goes (Dask's policy *ReduceReplicas*), but for what a user asked for. Dask
+//! A copy of what few tasks need passes: the scheduler does not know of it ([`Dependency::passing`]), and asks for it when nobody
+//! else is left ([`State::recall`]). A copy of what many need is kept and told of. What is left of those once who needed them
+//! is done only takes room: at the next tick it goes (Dask's policy *ReduceReplicas*), but for what a user asked for. Dask
 //! looks at all results each time; here only those are looked at of which something changed.
 
 use smallvec::SmallVec;

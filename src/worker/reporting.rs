@@ -6,8 +6,8 @@
 //! peers are given it directly ([`super::forwarding`]), and what a client waits for is told at once. Where all that need a
 //! result follow already, here or at peers, the scheduler has the least to do about it, and hears of it last.
 //!
-//! Copies that came for a task are reported together as well, unless a user waits for one: mostly several are asked for at the
-//! same time, and each would be a message.
+//! Copies that came for a task and stay are reported together as well, unless a user waits for one: mostly several are asked for at
+//! the same time, and each would be a message.
 
 use super::{forwarding::SMALL, state::State};
 use crate::protocol::{ComputeTask, Finished, FromWorker, TaskId};

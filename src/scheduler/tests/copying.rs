@@ -171,13 +171,18 @@ fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
 }
 
 #[test]
-fn copies_of_what_many_need_are_told_of() {
-    let mut bed = on_one(1, 1..=1);
-    for key in 2..=20 {
-        bed.submit(vec![call(key, &[1])], &[key]);
-        // The first five need it.
-        assert_eq!(bed.computed()[0].1.dependencies[0].passing, key < 7, "{key}");
-    }
+fn copies_pass_where_few_need_them_and_no_client_can_have_more_need_them() {
+    let passing = |dependents: u128, wanted: &[u128]| {
+        let mut bed = Bed::new(1);
+        let needing = (2..2 + dependents).map(|key| call(key, &[1]));
+        let ends: Vec<u128> = (2..2 + dependents).chain(wanted.iter().copied()).collect();
+        bed.submit(needing.chain([call(1, &[])]).collect(), &ends).finish(1);
+        let told = bed.computed().iter().map(|(_, task)| task.dependencies[0].passing).collect::<Vec<_>>();
+        assert!(!told.is_empty() && told.iter().all(|passing| *passing == told[0]), "{told:?}");
+        told[0]
+    };
+    assert!(passing(1, &[]) && passing(5, &[]));
+    assert!(!passing(6, &[]) && !passing(1, &[1]));
 }
 
 #[test]
