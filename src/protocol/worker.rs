@@ -18,7 +18,8 @@ pub struct Dependency {
     pub id: TaskId,
     /// Bytes in memory.
     pub nbytes: u64,
-    /// Who holds it; nobody yet while it is being computed, and who does is told by [`ToWorker::WhoHas`].
+    /// Who holds it; nobody yet while it is being computed, and who does is told by [`ToWorker::WhoHas`]; nobody else where the
+    /// worker is asked to keep what it may have.
     pub who_has: SmallVec<[WorkerId; 4]>,
     /// A copy of it is in passing: the scheduler is not told of it, and it goes with the last task there that needs it.
     pub passing: bool,
@@ -74,7 +75,8 @@ pub enum ToWorker {
     Compute(Arc<ComputeTask>),
     /// These are needed no more: forget results, give up tasks.
     Free(TaskIds),
-    /// Fetch copies of these.
+    /// Hold copies of these: keep what is here in passing, fetch the others. Answered by [`FromWorker::Added`],
+    /// [`FromWorker::NotAdded`], or [`FromWorker::Missing`].
     Acquire(Vec<Dependency>),
     /// Who holds these now. Answers [`FromWorker::Missing`], or tells of dependencies that were named without a
     /// holder since they were still to be computed.
@@ -139,9 +141,10 @@ pub enum FromWorker {
         /// Why.
         error: TaskError,
     },
-    /// Copies of results that this worker fetched.
+    /// Copies of results that this worker holds: that it fetched, and that do not pass, or that it was asked to keep.
     Added(Vec<TaskId>),
-    /// Who has this? Answered by [`ToWorker::WhoHas`], unless what it is needed for is taken back.
+    /// Who has this? Answered by [`ToWorker::WhoHas`]; where it is to be computed again what it is needed for is taken back, and
+    /// it is freed.
     Missing {
         /// The result.
         id: TaskId,

@@ -207,11 +207,12 @@ impl State {
 /// next who asks, so that not all ask the same.
 fn told_of(task: &Task, asker: WorkerId) -> Dependency {
     let mut who_has = SmallVec::new();
-    if task.who_has.contains(&asker) {
+    if task.is_held_by(asker) {
         who_has.push(asker);
     } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has.len()) {
         let (before, after) = task.who_has.split_at(first);
-        who_has.extend(after.iter().chain(before).copied().take(HOLDERS_TOLD));
+        let others = after.iter().chain(before).copied().filter(|holder| *holder != asker);
+        who_has.extend(others.take(HOLDERS_TOLD));
     }
     // What clients hold on to more may need later.
     let passing = task.live_dependents <= FEW && !task.is_wanted();

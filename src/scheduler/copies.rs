@@ -1,7 +1,7 @@
 //! Copies of results: made where users want them, moved to where there is room, and dropped where nobody does.
 //!
 //! A copy of what few tasks need passes: the scheduler does not know of it ([`Dependency::passing`]), and asks for it when nobody
-//! else is left ([`State::recall`]). A copy of what many need is kept and told of. What is left of those once who needed them
+//! else is left ([`super::recall`]). A copy of what many need is kept and told of. What is left of those once who needed them
 //! is done only takes room: at the next tick it goes (Dask's policy *ReduceReplicas*), but for what a user asked for. Dask
 //! looks at all results each time; here only those are looked at of which something changed.
 
@@ -9,7 +9,6 @@ use smallvec::SmallVec;
 
 use super::{
     Instruction, TaskState,
-    assigning::HOLDERS_TOLD,
     bit_set::BitSet,
     placement::is_meant,
     state::{State, Worker},
@@ -84,12 +83,12 @@ impl State {
             if task.state != TaskState::Memory {
                 continue;
             }
-            let held = room.iter().filter(|(_, worker)| task.who_has.contains(worker)).count();
-            let free = room.iter().filter(|(_, worker)| !task.who_has.contains(worker));
+            let held = room.iter().filter(|(_, worker)| task.is_held_by(*worker)).count();
+            let free = room.iter().filter(|(_, worker)| !task.is_held_by(*worker));
             let chosen: Vec<(u64, WorkerId)> = free.take(most.saturating_sub(held)).copied().collect();
             let (this, id, nbytes) = (task.this, task.id(), task.nbytes);
             // Holders that were not meant stay: only what is surplus goes.
-            let outside = task.who_has.len() - held;
+            let outside = task.holders().count() - held;
             self.copies.kept.insert(this, (id, (most + outside) as u32));
             self.copies.look_at(this);
             for entry in chosen {
@@ -151,48 +150,8 @@ impl State {
         }
     }
 
-    /// Nobody is known to hold a result any more. Workers that run what needs it may have copies in passing, but for those that
-    /// are known to be `lacking`: they are taken for holders, and asked to keep what they have; who has none says
-    /// [`FromWorker::Missing`](crate::protocol::FromWorker::Missing). False where there are none to be asked, or they were.
-    ///
-    /// Were the result given up at once, it and what it was computed from would be computed anew, though those that need it
-    /// mostly have it: a stencil's step back to its beginning.
-    pub(super) fn recall(&mut self, id: TaskRef, lacking: &[WorkerId]) -> bool {
-        let Some(task) = self.task(id).filter(|task| !task.trouble().is_some_and(|t| t.recalled)) else {
-            return false;
-        };
-        let runners = self.tasks.dependents(task).filter_map(Task::worker);
-        let mut runners: SmallVec<[WorkerId; 8]> =
-            runners.filter(|runner| !lacking.contains(runner)).collect();
-        runners.sort_unstable();
-        runners.dedup();
-        if runners.is_empty() {
-            return false;
-        }
-        let Some(dependency) = self.dependency(id, WorkerId::NOBODY) else { return false };
-        let asked = runners.iter().map(|asked| {
-            let others = runners.iter().copied().filter(|other| other != asked).take(HOLDERS_TOLD);
-            (*asked, vec![Dependency { who_has: others.collect(), ..dependency.clone() }])
-        });
-        let asked = asked.collect();
-        if let Some(task) = self.task_mut(id) {
-            task.trouble_mut().recalled = true;
-        }
-        for runner in runners {
-            self.add_holder(id, runner);
-        }
-        self.ask_to_acquire(asked);
-        true
-    }
-
-    /// A worker says that it holds a result: those who asked for that copy have it. Should the result be lost once more, who may
-    /// have copies is asked again.
-    pub(super) fn is_there(&mut self, id: TaskRef, worker: WorkerId) {
-        if let Some(task) = self.task_mut(id)
-            && task.trouble().is_some_and(|trouble| trouble.recalled)
-        {
-            task.trouble_mut().recalled = false;
-        }
+    /// A worker says that it holds a result: those who asked for that copy have it.
+    pub(super) fn arrived(&mut self, id: TaskRef, worker: WorkerId) {
         if self.copies.orders.is_empty() {
             return;
         }
@@ -268,7 +227,7 @@ impl State {
             order.pending.retain(|copy| {
                 let stays = self.workers.get(copy.to).is_some_and(|worker| !worker.retiring);
                 let there = self.task(copy.task).filter(|task| task.id() == copy.id);
-                stays && there.is_some_and(|task| !task.who_has.contains(&copy.to))
+                stays && there.is_some_and(|task| !task.is_held_by(copy.to))
             });
         }
         self.copies.orders = orders;
@@ -291,7 +250,7 @@ impl State {
         let asked_for = self.copies.kept.get(&id).map_or(1, |(_, count)| *count);
         // Those that will need it may run at as many places.
         let wanted = asked_for.max(task.waiters).max(1) as usize;
-        let surplus = task.who_has.len().saturating_sub(wanted);
+        let surplus = task.holders().count().saturating_sub(wanted);
         if surplus == 0 {
             return;
         }
@@ -299,7 +258,7 @@ impl State {
         let mut users: SmallVec<[WorkerId; 8]> = users.collect();
         // Clients were told of the first holder.
         users.extend(task.who_has.first().copied().filter(|_| task.is_wanted()));
-        let idle = task.who_has.iter().copied().filter(|holder| !users.contains(holder));
+        let idle = task.holders().filter(|holder| !users.contains(holder));
         let mut idle: SmallVec<[(u64, WorkerId); 8]> =
             idle.filter_map(|holder| Some((self.workers.get(holder)?.nbytes, holder))).collect();
         idle.sort_unstable();
@@ -325,8 +284,6 @@ impl State {
     pub(super) fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
         let Some(computation) = self.task(id).map(Task::id) else { return };
         self.free(holder, computation);
-        if self.remove_holder(id, holder) {
-            self.lose(id);
-        }
+        self.drop_holder(id, holder, None);
     }
 }

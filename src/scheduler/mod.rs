@@ -37,6 +37,7 @@ mod places;
 mod pool;
 mod queue;
 mod reactor;
+mod recall;
 pub(crate) mod restoring;
 mod retiring;
 pub(crate) mod server;

@@ -53,11 +53,8 @@ impl State {
         for id in ids {
             let Some(task) = self.tasks.computation(id).map(|task| task.this) else { continue };
             tracing::warn!(key = ?self.task(task).map(|task| task.key), "a worker's disk lost a result");
-            if self.remove_holder(task, worker) && !self.recall(task, &[worker]) {
-                self.lose(task);
-            } else {
-                self.name_holders(task, worker);
-            }
+            self.drop_holder(task, worker, None);
+            self.name_holders(task, worker);
         }
     }
 

@@ -158,9 +158,7 @@ impl State {
             }
         }
         for task in held {
-            if self.remove_holder(task, id) && !self.recall(task, &[]) {
-                self.lose(task);
-            }
+            self.drop_holder(task, id, None);
         }
         self.workers.remove(id);
         self.queued.give_up(id);
@@ -336,10 +334,7 @@ impl State {
         let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
         let computation = task.id();
         self.free(worker, computation);
-        let lacking = asker.into_iter().chain([worker]).collect::<smallvec::SmallVec<[_; 2]>>();
-        if self.remove_holder(id, worker) && !self.recall(id, &lacking) {
-            self.lose(id);
-        }
+        self.drop_holder(id, worker, asker);
     }
 
     fn on_worker(&mut self, worker: WorkerId, message: FromWorker) {
@@ -405,11 +400,7 @@ impl State {
     /// A worker has a copy of a result.
     fn on_added(&mut self, worker: WorkerId, id: TaskId) {
         match self.tasks.computation(id) {
-            Some(task) if task.state == TaskState::Memory => {
-                let task = task.this;
-                self.add_holder(task, worker);
-                self.is_there(task, worker);
-            }
+            Some(task) if task.state == TaskState::Memory => self.is_there(task.this, worker),
             _ => self.refuse(worker, id),
         }
     }
@@ -440,18 +431,17 @@ impl State {
     }
 
     fn on_worker_missing(&mut self, asker: WorkerId, id: TaskId, holder: Option<WorkerId>) {
+        if let Some(task) = self.tasks.computation(id).map(|task| task.this) {
+            if let Some(holder) = holder {
+                self.not_there(task, holder, Some(asker));
+            }
+            // It may have been thought to have it.
+            self.drop_holder(task, asker, None);
+        }
         let Some(task) = self.tasks.computation(id).map(|task| task.this) else {
-            // That computation is over, and what the asker needed it for was taken back; it may have been asked for a copy, too.
+            // That computation is over, and what the asker needed it for is taken back. It may have been asked for a copy, too.
             return self.refuse(asker, id);
         };
-        if let Some(holder) = holder {
-            self.not_there(task, holder, Some(asker));
-        }
-        // It may have been thought to have it.
-        if self.remove_holder(task, asker) {
-            self.free(asker, id);
-            return self.lose(task);
-        }
         let Some(dependency) = self.dependency(task, asker) else { return };
         if !dependency.who_has.is_empty() {
             self.tell_holders(asker, dependency);

@@ -74,6 +74,9 @@ impl State {
     pub(super) fn on_not_added(&mut self, worker: WorkerId, id: TaskId, error: &TaskError) {
         let Some(task) = self.tasks.computation(id).map(|task| task.this) else { return };
         self.not_copied(task, worker, error);
+        if self.task(task).is_some_and(|task| task.is_presumed(worker)) {
+            self.drop_holder(task, worker, None);
+        }
         if self.retirement.moving.get(&task) != Some(&(id, worker)) {
             return;
         }
@@ -125,7 +128,7 @@ impl State {
     /// others hold it, those that leave let go of it.
     fn is_homeless(&mut self, id: TaskRef) -> bool {
         let Some(task) = self.task(id).filter(|task| task.state == TaskState::Memory) else { return false };
-        let (holders, computation) = (task.who_has.len(), task.id());
+        let (holders, computation) = (task.holders().count(), task.id());
         let leaving = self.leaving_holders(id);
         if leaving.is_empty() {
             return false;
@@ -164,7 +167,7 @@ impl State {
     }
 
     fn leaving_holders(&self, id: TaskRef) -> smallvec::SmallVec<[WorkerId; 2]> {
-        let holders = self.task(id).map(|task| task.who_has.as_slice()).unwrap_or_default();
-        holders.iter().copied().filter(|w| self.workers.get(*w).is_some_and(|w| w.retiring)).collect()
+        let leaves = |holder: &WorkerId| self.workers.get(*holder).is_some_and(|worker| worker.retiring);
+        self.task(id).map(|task| task.holders().filter(leaves).collect()).unwrap_or_default()
     }
 }

@@ -133,8 +133,10 @@ pub(super) struct Trouble {
     pub(super) suspicious: u8,
     /// How often a worker whose memory was short was asked to give it back.
     pub(super) displaced: u8,
-    /// Who may have copies of its result in passing was asked for them, and nobody has yet said so.
+    /// Its result was recalled, and nobody has said since that it holds it.
     pub(super) recalled: bool,
+    /// Of those that are taken for its holders, who has not said so yet.
+    pub(super) presumed: Vec<WorkerId>,
     /// How often it was tried again.
     pub(super) retried: u32,
     /// Why it failed for good.
@@ -254,6 +256,20 @@ impl Task {
     /// Why it failed for good.
     pub(super) fn error(&self) -> Option<&TaskError> {
         self.trouble()?.error.as_ref()
+    }
+
+    /// Whether a worker is taken for a holder of the result, and has not said so yet.
+    pub(super) fn is_presumed(&self, worker: WorkerId) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.presumed.contains(&worker))
+    }
+
+    /// The workers that hold the result, without those that only may.
+    pub(super) fn holders(&self) -> impl Iterator<Item = WorkerId> {
+        self.who_has.iter().copied().filter(|holder| !self.is_presumed(*holder))
+    }
+
+    pub(super) fn is_held_by(&self, worker: WorkerId) -> bool {
+        self.who_has.contains(&worker) && !self.is_presumed(worker)
     }
 
     /// Whether workers died that may have run it.

@@ -261,6 +261,9 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return false };
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
+        if task.is_presumed(worker) {
+            task.trouble_mut().presumed.retain(|presumed| *presumed != worker);
+        }
         if place == 0 {
             self.holdings.note(task);
         }

@@ -164,6 +164,7 @@ fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
     bed.submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
     bed.asks(replicate(&[1], None, &[])).lose(WorkerId(0));
     assert_eq!(bed.acquires(), [(WorkerId(1), bed.id(1))]);
+    assert!(tick(&mut bed).answers().is_empty());
     bed.add(WorkerId(1), 1);
     assert!(bed.answers().is_empty());
     bed.add(WorkerId(2), 1);

@@ -9,6 +9,7 @@ mod limiting;
 mod losing;
 mod pausing;
 mod placing;
+mod recalling;
 mod retiring;
 mod running;
 mod stealing;

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Bed {
-    fn retire(&mut self, worker: WorkerId) -> &mut Self {
+    pub(super) fn retire(&mut self, worker: WorkerId) -> &mut Self {
         self.handle(Stimulus::Retire(worker))
     }
 
