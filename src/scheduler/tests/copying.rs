@@ -162,13 +162,12 @@ fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
 fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
     let mut bed = on_one(3, 1..=1);
     bed.submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
-    bed.asks(replicate(&[1], None, &[])).lose(WorkerId(0));
+    bed.asks(replicate(&[1], None, &["w1"])).lose(WorkerId(0));
     assert_eq!(bed.acquires(), [(WorkerId(1), bed.id(1))]);
     assert!(tick(&mut bed).answers().is_empty());
-    bed.add(WorkerId(1), 1);
-    assert!(bed.answers().is_empty());
-    bed.add(WorkerId(2), 1);
-    assert_eq!(bed.answers().len(), 1);
+    // So does who asks for it meanwhile.
+    assert!(bed.asks(replicate(&[1], None, &["w1"])).answers().is_empty());
+    assert_eq!(bed.add(WorkerId(1), 1).answers().len(), 2);
 }
 
 #[test]
