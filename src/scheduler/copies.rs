@@ -177,8 +177,8 @@ impl State {
         }
     }
 
-    /// One of those that needed a result needs it no more.
-    pub(super) fn less_needed(&mut self, id: TaskRef) {
+    /// One of those that needed a result needs it no more, or a holder is known to be one: there may be more copies than needed.
+    pub(super) fn reconsider_copies(&mut self, id: TaskRef) {
         if self.copies.several.contains(id.index) {
             self.copies.look_at(id);
         }

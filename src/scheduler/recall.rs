@@ -3,9 +3,8 @@
 //! A copy of what few tasks need passes, and nobody hears of it ([`super::copies`]). Were its result given up with its last known
 //! holder, it and what it was computed from would be computed anew, though those that need it mostly have it: a stencil would step
 //! back to where results are still held. So it is *recalled*: workers that run what needs it are taken for holders and asked to
-//! keep it. Each answers: [`FromWorker::Added`](crate::protocol::FromWorker::Added), or
-//! [`FromWorker::Missing`](crate::protocol::FromWorker::Missing) where it has none after all and nobody gave it one. Until then
-//! it is presumed: others are told of it, but nobody lets go of a copy for its sake.
+//! keep it ([`ToWorker::Acquire`](crate::protocol::ToWorker::Acquire)). Each answers, also where it has none after all and nobody
+//! gave it one. Until then it is presumed: others are told of it, but nobody lets go of a copy for its sake.
 
 use smallvec::SmallVec;
 
@@ -61,9 +60,9 @@ impl State {
     pub(super) fn is_there(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(task) = self.task_mut(id) else { return };
         if task.is_presumed(worker) {
-            task.trouble_mut().presumed.retain(|presumed| *presumed != worker);
+            task.presume_no_more(worker);
             self.held_anew(id);
-            self.less_needed(id);
+            self.reconsider_copies(id);
         } else {
             self.add_holder(id, worker);
         }

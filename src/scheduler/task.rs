@@ -263,11 +263,19 @@ impl Task {
         self.trouble().is_some_and(|trouble| trouble.presumed.contains(&worker))
     }
 
+    /// A worker that may only have been taken for a holder said whether it is one.
+    pub(super) fn presume_no_more(&mut self, worker: WorkerId) {
+        if self.is_presumed(worker) {
+            self.trouble_mut().presumed.retain(|presumed| *presumed != worker);
+        }
+    }
+
     /// The workers that hold the result, without those that only may.
     pub(super) fn holders(&self) -> impl Iterator<Item = WorkerId> {
         self.who_has.iter().copied().filter(|holder| !self.is_presumed(*holder))
     }
 
+    /// Whether a worker is one of these.
     pub(super) fn is_held_by(&self, worker: WorkerId) -> bool {
         self.who_has.contains(&worker) && !self.is_presumed(worker)
     }

@@ -161,7 +161,7 @@ impl State {
             if waiters == 0 {
                 self.reconsider(dependency);
             }
-            self.less_needed(dependency);
+            self.reconsider_copies(dependency);
         }
     }
 
@@ -261,9 +261,7 @@ impl State {
         let Some(task) = self.tasks.get_mut(id) else { return false };
         let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
         task.who_has.remove(place);
-        if task.is_presumed(worker) {
-            task.trouble_mut().presumed.retain(|presumed| *presumed != worker);
-        }
+        task.presume_no_more(worker);
         if place == 0 {
             self.holdings.note(task);
         }
