@@ -249,7 +249,7 @@ impl Core {
                 self.set(key, Standing::Memory { id, worker, nbytes, value });
             }
             ToClient::Worker { worker, address } => {
-                self.workers.borrow_mut().insert(worker, address);
+                self.workers.borrow_mut().insert(worker, address.into());
             }
             ToClient::WorkerGone(worker) => {
                 if let Some(address) = self.workers.borrow_mut().remove(&worker) {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClientId, Metrics, TaskId, WorkerId, WorkerInfo};
+use super::{ClientId, Contact, Metrics, TaskId, WorkerId, WorkerInfo};
 use crate::{
     graph::{Arguments, Graph, Key},
     task::{EntryRef, TaskError, Value},
@@ -268,8 +268,8 @@ pub enum ToClient {
     Worker {
         /// Its number.
         worker: WorkerId,
-        /// Its address.
-        address: Arc<str>,
+        /// Its addresses.
+        address: Contact,
     },
     /// A worker that is gone.
     WorkerGone(WorkerId),

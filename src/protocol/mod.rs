@@ -4,6 +4,7 @@
 //! [`crate::serialize`], their journey that of the transports.
 
 mod client;
+mod contact;
 mod numbered;
 mod peer;
 mod worker;
@@ -13,6 +14,8 @@ use std::{cmp::Reverse, fmt, sync::Arc};
 pub use client::{
     Answer, Explanation, FromClient, Query, Scattered, SchedulerInfo, StoryEvent, ToClient, WorkerStatus,
 };
+pub use contact::Contact;
+pub(crate) use contact::Contacts;
 pub(crate) use numbered::{Numbered, Resumed};
 pub use peer::{FromPeer, ToPeer};
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Priority, TaskId, Turn, WorkerId};
+use super::{Contact, Priority, TaskId, Turn, WorkerId};
 use crate::{
     graph::{Arguments, Key},
     task::{EntryRef, TaskError, Value},
@@ -93,8 +93,8 @@ pub enum ToWorker {
     Peer {
         /// Its number.
         worker: WorkerId,
-        /// Its address.
-        address: Arc<str>,
+        /// Its addresses.
+        address: Contact,
     },
     /// A peer that is gone.
     PeerGone(WorkerId),

@@ -1,6 +1,6 @@
 //! A task is given to a worker: at once where there is one for it, else it is queued, or waits for somebody who may run it.
 
-use std::{hint::black_box, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -104,9 +104,7 @@ impl State {
             height: task.height,
             critical: self.critical_height(),
         });
-        if !compute.dependencies.is_empty() {
-            self.introduce(worker, &compute.dependencies);
-        }
+        self.read_told(worker, &compute.dependencies);
         self.no_worker.remove(&id);
         if let Some(task) = self.task_mut(id) {
             task.assign(worker);
@@ -127,7 +125,7 @@ impl State {
             let here = dependency.who_has.contains(&worker);
             *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
         }
-        let wait = self.workers.get(worker).map_or(0, Worker::wait);
+        let wait = self.workers.get(worker).map_or(0, Worker::queueing);
         self.story.assigned(id, worker, Choice { stolen, wait, held, missing });
         let (mut untidy, mut queueing, mut place, now) = (false, 0, 0, self.now);
         self.workers.change(worker, |worker| {
@@ -151,6 +149,7 @@ impl State {
         if self.limits.are_set() {
             self.count_in(id);
         }
+        self.introduce(worker, &compute.dependencies);
         self.out.push(Instruction::ToWorker(worker, ToWorker::Compute(compute)));
         if self.task(id).is_some_and(|task| task.waiting_on > 0) {
             self.have_forwarded(id, worker);
@@ -170,6 +169,13 @@ impl State {
         self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
     }
 
+    /// Has the memory brought near that says which of the peers that dependencies are on a worker knows.
+    fn read_told(&self, worker: WorkerId, dependencies: &[Dependency]) {
+        if let Some(receiver) = self.workers.get(worker) {
+            receiver.told.read_ahead(dependencies.iter().flat_map(|dependency| &dependency.who_has).copied());
+        }
+    }
+
     /// Tells a worker the addresses of the peers that dependencies are on.
     pub(super) fn introduce(&mut self, worker: WorkerId, dependencies: &[Dependency]) {
         let Some(receiver) = self.workers.get_mut(worker) else { return };
@@ -179,12 +185,6 @@ impl State {
                 strangers.push(*peer);
             }
         }
-        if strangers.is_empty() {
-            return;
-        }
-        // Copying a contact waits for the memory that it lies in, one after the other: they are read together before.
-        let contacts = strangers.iter().filter_map(|peer| self.workers.contact(*peer));
-        black_box(contacts.map(Arc::strong_count).sum::<usize>());
         for peer in strangers {
             self.tell_contact(worker, peer);
         }
@@ -198,7 +198,7 @@ impl State {
     }
 
     fn tell_contact(&mut self, worker: WorkerId, peer: WorkerId) {
-        let Some(address) = self.workers.contact(peer).cloned() else { return };
+        let Some(address) = self.workers.contact(peer) else { return };
         self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
     }
 }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     links::Needs,
-    state::{NEVER, State, Worker},
+    state::{State, Worker},
     task::{Task, TaskRef},
 };
 use crate::{graph::TaskOptions, protocol::WorkerId};
@@ -95,7 +95,7 @@ impl State {
     /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
     /// than the worker's whole life might nowhere be done: it is tried.
     pub(super) fn lasts(&self, worker: &Worker, task: &Task) -> bool {
-        if worker.ends == NEVER {
+        if !worker.transient {
             return true;
         }
         let estimate = self.expected_duration(task);
@@ -143,13 +143,17 @@ impl State {
         candidates: impl Iterator<Item = WorkerId>,
     ) -> Option<WorkerId> {
         let (mut best, queueing) = (None::<(u64, u64, WorkerId)>, self.queueing(task));
-        for id in candidates {
+        let fit = |id| {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
-            let Some(worker) = self.workers.get(id).filter(fit) else { continue };
-            let wait = queueing(worker);
+            let worker = self.workers.get(id).filter(fit)?;
+            Some((queueing(worker), worker.nbytes, id))
+        };
+        // What decides is read before anything is decided, so that the memory of all is waited for at the same time.
+        let fit: SmallVec<[_; 16]> = candidates.filter_map(fit).collect();
+        for (wait, nbytes, id) in fit {
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
-                let this = (wait + self.transfer(needs, id), worker.nbytes, id);
+                let this = (wait + self.transfer(needs, id), nbytes, id);
                 best = Some(best.map_or(this, |best| best.min(this)));
             }
         }
@@ -203,7 +207,7 @@ impl State {
         let special = self.queued.any_restricted() || self.limits.are_set();
         // Who does not stay is passed over for others.
         let full = |worker: &Worker| {
-            worker.ends == NEVER && u64::from(worker.busy) >= self.slots_of(worker, self.briefest)
+            !worker.transient && u64::from(worker.busy) >= self.slots_of(worker, self.briefest)
         };
         !special && self.workers.get(worker).is_some_and(full)
     }

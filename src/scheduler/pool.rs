@@ -1,11 +1,11 @@
 //! The scheduler's workers: by id, and the least loaded first.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
 use super::{bit_set::BitSet, state::Worker};
-use crate::protocol::WorkerId;
+use crate::protocol::{Contact, Contacts, WorkerId};
 
 /// The load of a worker that has a task for each thread.
 pub(super) const FULL: u64 = 1 << 16;
@@ -49,7 +49,7 @@ pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
     /// Where each is and how it is reached: of ten thousand these fit into a processor's caches, beside each other.
     locations: Vec<Location>,
-    contacts: Vec<Arc<str>>,
+    contacts: Contacts,
     /// By load: no entry is less than its parent.
     heap: Vec<ByLoad>,
     /// Where in the heap each worker stands.
@@ -131,7 +131,7 @@ impl Pool {
     }
 
     /// How a worker is reached, or was.
-    pub(super) fn contact(&self, id: WorkerId) -> Option<&Arc<str>> {
+    pub(super) fn contact(&self, id: WorkerId) -> Option<Contact> {
         self.contacts.get(id.0 as usize)
     }
 

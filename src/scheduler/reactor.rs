@@ -81,6 +81,7 @@ impl State {
             retiring: false,
             paused: false,
             ends,
+            transient: ends < NEVER,
         };
         let id = self.workers.add(worker, host);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
@@ -477,7 +478,7 @@ impl State {
         self.set_aside_who_follows_the_overdue();
         self.workers.starve();
         // What would have outlasted all workers may by now be known to be shorter.
-        if self.workers.iter().any(|(_, worker)| worker.ends < NEVER) {
+        if self.workers.iter().any(|(_, worker)| worker.transient) {
             let hopeful: Vec<TaskRef> = self.no_worker.iter().copied().take(RECONSIDERED).collect();
             for task in hopeful {
                 self.recommend(task, TaskState::Processing);

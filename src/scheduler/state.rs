@@ -58,18 +58,18 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at lies in one line of a processor's cache, what changes with each word of it in the
-/// next one, its tasks in one more: of ten thousand workers hardly any is in the caches when its turn comes.
+/// One worker. What placing a task looks at lies in one line of a processor's cache, what else changes with each task of it in
+/// the next one: of ten thousand workers hardly any is in the caches when its turn comes.
 #[repr(C, align(64))]
 pub(super) struct Worker {
     /// Which its `peers` may be.
     pub(super) peer_mask: PeerMask,
-    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
-    pub(super) ends: u64,
     /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
     pub(super) occupancy: u64,
     /// Bytes of the results that it holds.
     pub(super) nbytes: u64,
+    /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
+    pub(super) since: u64,
     /// How many results it holds.
     pub(super) results: u32,
     /// Its compute threads; one at least.
@@ -78,26 +78,28 @@ pub(super) struct Worker {
     pub(super) busy: u32,
     /// How long its latest tasks took, in multiples of what others take.
     pub(super) pace: f32,
+    /// It will begin to leave: when, [`Self::ends`] says.
+    pub(super) transient: bool,
     /// It is to leave: nothing new goes there.
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
 
     pub(super) heard: u64,
-    /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
-    pub(super) since: u64,
     /// Nanoseconds of its work that are behind it, as far as a word holds that.
     pub(super) done: u64,
-    /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
-    pub(super) outgoing: u64,
-    pub(super) incoming: u64,
-    /// Peers it was told the addresses of.
-    pub(super) told: BitSet<WorkerId>,
-
     pub(super) processing: TaskList,
     /// Of the work that waits, in nanoseconds: what follows others that are still to be done. Nobody else would get to it
     /// sooner.
     pub(super) following: u64,
+
+    /// Peers it was told the addresses of.
+    pub(super) told: BitSet<WorkerId>,
+    /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
+    pub(super) outgoing: u64,
+    pub(super) incoming: u64,
+    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
+    pub(super) ends: u64,
     /// Tasks that would follow others here, had there been room.
     #[expect(
         clippy::box_collection,
@@ -114,7 +116,7 @@ pub(super) struct Worker {
 }
 
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
-const _: () = assert!(std::mem::offset_of!(Worker, processing) == 128);
+const _: () = assert!(std::mem::offset_of!(Worker, told) == 128);
 const _: () = assert!(std::mem::offset_of!(Worker, peers) == 192);
 
 /// A time that does not come.

@@ -373,30 +373,30 @@ impl Clients {
 /// listed by their places: whoever asks knows whether the tenant there is a member.
 #[derive(Default)]
 pub(super) struct TaskList {
-    listed: SmallVec<[u32; 8]>,
-    members: usize,
+    listed: SmallVec<[u32; 6]>,
+    members: u32,
 }
 
-const _: () = assert!(size_of::<TaskList>() == 48);
+const _: () = assert!(size_of::<TaskList>() == 40);
 
 /// So many are looked through for one that is no member any more.
 const FEW: usize = 64;
 
 impl TaskList {
     pub(super) fn len(&self) -> usize {
-        self.members
+        self.members as usize
     }
 
     /// Lists a task. Says whether it is time to [`Self::tidy`].
     pub(super) fn add(&mut self, task: TaskRef) -> bool {
         self.listed.push(task.index);
         self.members += 1;
-        self.listed.len() > FEW && self.listed.len() > 2 * self.members
+        self.listed.len() > FEW && self.listed.len() > 2 * self.len()
     }
 
     /// One of those listed is no member any more.
     pub(super) fn remove(&mut self, task: TaskRef) {
-        let exact = self.listed.len() == self.members && self.members <= FEW;
+        let exact = self.listed.len() == self.len() && self.len() <= FEW;
         self.members -= 1;
         if exact && let Some(place) = self.listed.iter().position(|place| *place == task.index) {
             self.listed.remove(place);

@@ -388,7 +388,7 @@ impl State {
         let Some(&worker) = task.who_has.first() else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
-            let Some(address) = self.workers.contact(worker).cloned() else { return };
+            let Some(address) = self.workers.contact(worker) else { return };
             self.out.push(Instruction::ToClient(client, ToClient::Worker { worker, address }));
         }
         let report = ToClient::InMemory { key, id: computation, nbytes, worker, value };

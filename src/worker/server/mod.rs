@@ -366,7 +366,7 @@ impl Server {
                         stimuli.push(Stimulus::PeerGone(peer));
                     }
                     ToWorker::Peer { worker, address } => {
-                        self.addresses.borrow_mut().insert(worker, address);
+                        self.addresses.borrow_mut().insert(worker, address.into());
                     }
                     ToWorker::Run { id, entry, arguments } => {
                         let server = self.clone();
