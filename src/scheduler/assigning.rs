@@ -104,7 +104,6 @@ impl State {
             height: task.height,
             critical: self.critical_height(),
         });
-        self.read_told(worker, &compute.dependencies);
         self.no_worker.remove(&id);
         if let Some(task) = self.task_mut(id) {
             task.assign(worker);
@@ -167,13 +166,6 @@ impl State {
         let held = vec![dependency];
         self.introduce(worker, &held);
         self.out.push(Instruction::ToWorker(worker, ToWorker::WhoHas(held)));
-    }
-
-    /// Has the memory brought near that says which of the peers that dependencies are on a worker knows.
-    fn read_told(&self, worker: WorkerId, dependencies: &[Dependency]) {
-        if let Some(receiver) = self.workers.get(worker) {
-            receiver.told.read_ahead(dependencies.iter().flat_map(|dependency| &dependency.who_has).copied());
-        }
     }
 
     /// Tells a worker the addresses of the peers that dependencies are on.

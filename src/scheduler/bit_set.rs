@@ -34,12 +34,6 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         self.words.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Reads where these are noted: loads that do not wait for each other, nor anything for them.
-    pub(super) fn read_ahead(&self, members: impl Iterator<Item = M>) {
-        let word = |member| self.words.get(Self::place(member).0).copied().unwrap_or(0);
-        std::hint::black_box(members.map(word).fold(0, |all, word| all ^ word));
-    }
-
     /// Says whether it is a new member.
     pub(super) fn insert(&mut self, member: M) -> bool {
         let (word, bit) = Self::place(member);
