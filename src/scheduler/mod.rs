@@ -25,6 +25,7 @@ mod cycles;
 mod edges;
 mod explain;
 mod following;
+mod freeing;
 mod holdings;
 mod index;
 mod invariants;

@@ -143,17 +143,13 @@ impl State {
         candidates: impl Iterator<Item = WorkerId>,
     ) -> Option<WorkerId> {
         let (mut best, queueing) = (None::<(u64, u64, WorkerId)>, self.queueing(task));
-        let fit = |id| {
+        for id in candidates {
             let fit = |worker: &&Worker| worker.stands() && self.lasts(worker, task);
-            let worker = self.workers.get(id).filter(fit)?;
-            Some((queueing(worker), worker.nbytes, id))
-        };
-        // What decides is read before anything is decided, so that the memory of all is waited for at the same time.
-        let fit: SmallVec<[_; 16]> = candidates.filter_map(fit).collect();
-        for (wait, nbytes, id) in fit {
+            let Some(worker) = self.workers.get(id).filter(fit) else { continue };
+            let wait = queueing(worker);
             // What it would have to fetch makes no difference where it starts too late as it is.
             if best.is_none_or(|best| wait <= best.0) {
-                let this = (wait + self.transfer(needs, id), nbytes, id);
+                let this = (wait + self.transfer(needs, id), worker.nbytes, id);
                 best = Some(best.map_or(this, |best| best.min(this)));
             }
         }

@@ -12,6 +12,7 @@ use super::{
     arena::Arena,
     bit_set::BitSet,
     copies::Copies,
+    freeing::Frees,
     holdings::Holdings,
     limits::Limits,
     links::{Links, Met, PeerMask, Peers},
@@ -187,6 +188,7 @@ pub struct State {
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
     pub(super) out: Vec<Instruction>,
+    pub(super) frees: Frees,
     /// How many there are in a turn that has any, lately.
     pub(super) usual: usize,
     #[cfg(debug_assertions)]
@@ -226,6 +228,7 @@ impl State {
             unneeded: VecDeque::new(),
             passing: None,
             out: Vec::new(),
+            frees: Frees::default(),
             usual: 0,
             #[cfg(debug_assertions)]
             checks: Default::default(),

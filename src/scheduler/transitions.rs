@@ -6,20 +6,15 @@
 //! What nobody seems to need is let go of after all others were followed: where several tasks that need each other
 //! start over, there are moments in which none of them does.
 
-use smallvec::smallvec;
-
 use super::{
     Instruction, TaskState,
     state::State,
     task::{SCATTERED, Task, TaskRef},
 };
 use crate::{
-    protocol::{ClientId, TaskId, ToClient, ToWorker, WorkerId},
+    protocol::{ClientId, ToClient, WorkerId},
     task::{FailureKind, TaskError, Value},
 };
-
-/// Workers of which results go in the same messages.
-const FREED_AT_ONCE: usize = 8;
 
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
@@ -276,18 +271,6 @@ impl State {
             holder.results -= 1;
             holder.nbytes -= nbytes;
         }
-    }
-
-    /// Tells a worker that nobody needs a task or result of its any more. When many go at once, which few messages do.
-    pub(super) fn free(&mut self, worker: WorkerId, id: TaskId) {
-        for instruction in self.out.iter_mut().rev().take(FREED_AT_ONCE) {
-            match instruction {
-                Instruction::ToWorker(other, ToWorker::Free(ids)) if *other == worker => return ids.push(id),
-                Instruction::ToWorker(_, ToWorker::Free(_)) => {}
-                _ => break,
-            }
-        }
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Free(smallvec![id])));
     }
 
     fn memory_released(&mut self, id: TaskRef) {
