@@ -20,6 +20,7 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// Notes who holds the result of a task.
+    #[inline]
     pub(super) fn note(&mut self, task: &Task) {
         let (place, first) = (task.this.index as usize, task.who_has.first().copied());
         if self.first.len() <= place {
