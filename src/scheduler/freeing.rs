@@ -25,9 +25,11 @@ impl State {
         if latest.len() <= number {
             latest.resize(number + 1, u32::MAX);
         }
-        let told = self.out.get_mut(latest[number] as usize).filter(|_| latest[number] as usize >= *start);
-        match told {
-            Some(Instruction::ToWorker(told, ToWorker::Free(ids))) if *told == worker => ids.push(id),
+        let place = latest[number] as usize;
+        match self.out.get_mut(place) {
+            Some(Instruction::ToWorker(told, ToWorker::Free(ids))) if place >= *start && *told == worker => {
+                ids.push(id);
+            }
             _ => {
                 latest[number] = next as u32;
                 self.out.push(Instruction::ToWorker(worker, ToWorker::Free(smallvec![id])));

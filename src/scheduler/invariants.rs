@@ -2,7 +2,7 @@
 
 use super::{
     TaskState,
-    state::State,
+    state::{NEVER, State},
     task::{SCATTERED, Task, TaskRef},
 };
 use crate::{graph::KeyMap, protocol::WorkerId};
@@ -98,6 +98,7 @@ impl State {
             assert!(!stolen || task.state == TaskState::Processing, "{:?} is waited for", task.this);
         }
         for (id, worker) in self.workers.iter() {
+            assert_eq!(worker.transient, worker.ends < NEVER, "{id:?}: whether it will leave");
             assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
             let tasks = |count: u64, members: &[TaskRef]| -> Vec<&Task> {
                 assert_eq!(count, members.len() as u64, "{id:?}: members are counted");

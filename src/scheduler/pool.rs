@@ -47,8 +47,9 @@ pub(super) struct Location {
 #[derive(Default)]
 pub(super) struct Pool {
     workers: Vec<Option<Box<Worker>>>,
-    /// Where each is and how it is reached: of ten thousand these fit into a processor's caches, beside each other.
+    /// Where each is: of ten thousand these fit into a processor's caches, beside each other.
     locations: Vec<Location>,
+    /// How each is reached.
     contacts: Contacts,
     /// By load: no entry is less than its parent.
     heap: Vec<ByLoad>,

@@ -187,8 +187,8 @@ pub struct State {
     pub(super) unneeded: VecDeque<(TaskRef, TaskState)>,
     /// A small result on its way through to the clients that want it.
     pub(super) passing: Option<Value>,
-    pub(super) out: Vec<Instruction>,
     pub(super) frees: Frees,
+    pub(super) out: Vec<Instruction>,
     /// How many there are in a turn that has any, lately.
     pub(super) usual: usize,
     #[cfg(debug_assertions)]
@@ -227,8 +227,8 @@ impl State {
             recommendations: VecDeque::new(),
             unneeded: VecDeque::new(),
             passing: None,
-            out: Vec::new(),
             frees: Frees::default(),
+            out: Vec::new(),
             usual: 0,
             #[cfg(debug_assertions)]
             checks: Default::default(),
@@ -318,7 +318,7 @@ impl State {
             nbytes: worker.nbytes,
             occupancy: worker.occupancy as f64 / 1e9,
             metrics: worker.metrics,
-            remaining: (worker.ends < NEVER).then(|| worker.ends.saturating_sub(self.now) as f64 / 1e9),
+            remaining: worker.transient.then(|| worker.ends.saturating_sub(self.now) as f64 / 1e9),
             retiring: worker.retiring,
             paused: worker.paused,
         };

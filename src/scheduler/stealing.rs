@@ -265,7 +265,7 @@ impl Worker {
     }
 
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
-    pub(super) fn wait(&self) -> u64 {
+    fn wait(&self) -> u64 {
         let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
         occupancy / u64::from(self.threads)
     }

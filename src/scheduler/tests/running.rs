@@ -15,6 +15,32 @@ fn a_task_is_assigned_finished_reported_and_forgotten() {
 }
 
 #[test]
+fn each_worker_hears_once_of_all_results_that_are_released_together() {
+    let mut bed = Bed::new(20);
+    let keys: Vec<u128> = (1..=60).collect();
+    bed.submit(keys.iter().map(|key| call(*key, &[])).collect(), &keys);
+    let (mut open, mut held) = (keys.clone(), [0; 20]);
+    while !open.is_empty() {
+        let running = |key: &u128| bed.task(*key).worker().map(|worker| (*key, worker));
+        let running: Vec<(u128, WorkerId)> = open.iter().filter_map(running).collect();
+        for (key, worker) in running {
+            bed.finish(key);
+            held[worker.0 as usize] += 1;
+            open.retain(|other| *other != key);
+        }
+    }
+    bed.release(&keys);
+    assert_eq!(bed.frees().len(), keys.len());
+    let told = |worker: u32| {
+        let told =
+            bed.told.iter().filter(|told| matches!(told, Instruction::ToWorker(id, _) if id.0 == worker));
+        told.count()
+    };
+    assert_eq!((0..20).map(told).collect::<Vec<_>>(), held.map(|held| held.min(1)));
+    assert!(held.iter().filter(|held| **held > 1).count() > 8, "many hold several: {held:?}");
+}
+
+#[test]
 fn a_task_waits_for_what_it_needs_and_is_told_who_has_it() {
     let mut bed = Bed::new(1);
     bed.submit(vec![call(1, &[]), call(2, &[]), call(3, &[1, 2])], &[3]).is(3, TaskState::Waiting);
