@@ -1,63 +1,72 @@
 //! Where tasks live: dense places in pages that never move, and an index of their keys.
 
 use super::{
+    TaskState,
     index::Index,
     places::Places,
-    task::{Task, TaskRef},
+    task::{Cold, Hot, Task, TaskMut, TaskRef},
 };
 use crate::{graph::Key, protocol::TaskId};
 
 /// Places in a page.
 const PAGE: usize = 1024;
 
-type Page = [Option<Task>; PAGE];
+/// Some places. What is hot of all tasks there is beside each other.
+struct Page {
+    hot: Box<[Hot; PAGE]>,
+    cold: Box<[Cold; PAGE]>,
+}
 
-/// A page of vacant places, made where it stays.
-fn page() -> Box<Page> {
-    let places: Box<[Option<Task>]> = std::iter::repeat_with(|| None).take(PAGE).collect();
-    places.try_into().unwrap_or_else(|_| unreachable!("it has as many places as a page"))
+impl Page {
+    /// A page of vacant places.
+    fn new() -> Self {
+        Self { hot: all(|| Hot::VACANT), cold: all(Cold::default) }
+    }
+}
+
+/// As many of something as places are in a page, made where they stay.
+fn all<T>(one: impl FnMut() -> T) -> Box<[T; PAGE]> {
+    let all: Box<[T]> = std::iter::repeat_with(one).take(PAGE).collect();
+    all.try_into().unwrap_or_else(|_| unreachable!("it has as many places as a page"))
 }
 
 /// All tasks of a scheduler.
 #[derive(Default)]
 pub(super) struct Arena {
-    pages: Vec<Box<Page>>,
+    pages: Vec<Page>,
     /// Places that are or were taken.
     used: usize,
-    /// Vacant ones of these, and the generations that their next tenants are.
-    vacant: Vec<(u32, u32)>,
+    /// Vacant ones of these.
+    vacant: Vec<u32>,
     index: Index,
 }
 
 impl Arena {
     /// Makes a task in state released.
     pub(super) fn create(&mut self, key: Key, function: u32) -> TaskRef {
-        let this = match self.vacant.pop() {
-            Some((place, tenant)) => TaskRef { index: place, tenant },
-            None => {
-                if self.used == self.pages.len() * PAGE {
-                    self.pages.push(page());
-                }
-                self.used += 1;
-                TaskRef { index: self.used as u32 - 1, tenant: 0 }
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            if self.used == self.pages.len() * PAGE {
+                self.pages.push(Page::new());
             }
-        };
-        if let Some(place) = self.place_mut(this.index as usize) {
-            *place = Some(Task::new(this, key, function));
-        }
-        self.index.insert(hash(key), this.index);
-        this
+            self.used += 1;
+            self.used as u32 - 1
+        });
+        let (page, number) = (place as usize / PAGE, place as usize % PAGE);
+        let Page { hot, cold } = &mut self.pages[page];
+        let (hot, cold) = (&mut hot[number], &mut cold[number]);
+        *hot = Hot::new(hot.tenant());
+        (cold.key, cold.function) = (key, function);
+        self.index.insert(hash(key), place);
+        TaskRef { index: place, tenant: hot.tenant() }
     }
 
     /// Takes a task out, whose place is then free for another; gives the places of the dependencies it had.
     pub(super) fn remove(&mut self, this: TaskRef) -> Places {
         let Some(task) = self.get_mut(this) else { return Places::default() };
-        let (key, id, dependencies) = (task.key, task.id(), std::mem::take(&mut task.dependencies));
+        task.hot.vacate();
+        let Cold { key, dependencies, .. } = std::mem::take(task.cold);
         self.index.remove(hash(key), this.index);
-        self.vacant.push((this.index, id.generation() + 1));
-        if let Some(place) = self.place_mut(this.index as usize) {
-            *place = None;
-        }
+        self.vacant.push(this.index);
         dependencies
     }
 
@@ -67,21 +76,21 @@ impl Arena {
     }
 
     pub(super) fn find(&self, key: Key) -> Option<TaskRef> {
-        let is_it = |place: u32| self.at(place).is_some_and(|task| task.key == key);
+        let is_it = |place: u32| self.at(place).is_some_and(|task| task.cold.key == key);
         let place = self.index.find(hash(key), is_it)?;
         Some(self.at(place)?.this)
     }
 
-    pub(super) fn get(&self, this: TaskRef) -> Option<&Task> {
+    pub(super) fn get(&self, this: TaskRef) -> Option<Task<'_>> {
         self.at(this.index).filter(|task| task.this == this)
     }
 
-    pub(super) fn get_mut(&mut self, this: TaskRef) -> Option<&mut Task> {
+    pub(super) fn get_mut(&mut self, this: TaskRef) -> Option<TaskMut<'_>> {
         self.at_mut(this.index).filter(|task| task.this == this)
     }
 
     /// The task that a worker means, unless that computation of it is over.
-    pub(super) fn computation(&self, id: TaskId) -> Option<&Task> {
+    pub(super) fn computation(&self, id: TaskId) -> Option<Task<'_>> {
         self.at(id.index() as u32).filter(|task| task.id() == id)
     }
 
@@ -89,22 +98,23 @@ impl Arena {
         self.index.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
-        self.pages.iter().flat_map(|page| page.iter().flatten())
+    pub(super) fn iter(&self) -> impl Iterator<Item = Task<'_>> {
+        (0..self.used as u32).filter_map(|place| self.at(place))
     }
 
     /// The present tenant of a place.
-    pub(super) fn at(&self, place: u32) -> Option<&Task> {
-        let place = place as usize;
-        self.pages.get(place / PAGE)?[place % PAGE].as_ref()
+    pub(super) fn at(&self, index: u32) -> Option<Task<'_>> {
+        let (page, number) = (self.pages.get(index as usize / PAGE)?, index as usize % PAGE);
+        let (hot, cold) = (&page.hot[number], &page.cold[number]);
+        let this = TaskRef { index, tenant: hot.tenant() };
+        (hot.state != TaskState::Forgotten).then_some(Task { this, hot, cold })
     }
 
-    pub(super) fn at_mut(&mut self, place: u32) -> Option<&mut Task> {
-        self.place_mut(place as usize)?.as_mut()
-    }
-
-    fn place_mut(&mut self, place: usize) -> Option<&mut Option<Task>> {
-        Some(&mut self.pages.get_mut(place / PAGE)?[place % PAGE])
+    pub(super) fn at_mut(&mut self, index: u32) -> Option<TaskMut<'_>> {
+        let (page, number) = (self.pages.get_mut(index as usize / PAGE)?, index as usize % PAGE);
+        let (hot, cold) = (&mut page.hot[number], &mut page.cold[number]);
+        let this = TaskRef { index, tenant: hot.tenant() };
+        (hot.state != TaskState::Forgotten).then_some(TaskMut { this, hot, cold })
     }
 }
 
@@ -140,7 +150,7 @@ mod tests {
         assert_eq!(arena.iter().count(), known.len());
         for (n, this) in known {
             assert_eq!(arena.find(key(n)), Some(this));
-            assert_eq!(arena.get(this).map(|task| task.key), Some(key(n)));
+            assert_eq!(arena.get(this).map(|task| task.cold.key), Some(key(n)));
         }
     }
 

@@ -89,26 +89,26 @@ impl State {
         let Some(task) = self.task(id) else { return };
         let estimate = self.expected_on(worker, task);
         let options = self.options_of(task);
-        let mut dependencies = Vec::with_capacity(task.dependencies.len());
+        let mut dependencies = Vec::with_capacity(task.cold.dependencies.len());
         dependencies.extend(self.tasks.dependencies(task).map(|other| told_of(other, worker)));
         let compute = Arc::new(ComputeTask {
             id: task.id(),
-            key: task.key,
-            entry: self.functions[task.function as usize].entry,
-            arguments: task.rest.arguments.clone(),
+            key: task.cold.key,
+            entry: self.functions[task.cold.function as usize].entry,
+            arguments: task.cold.rest.arguments.clone(),
             dependencies,
-            priority: task.priority,
+            priority: task.cold.priority,
             resources: options.resources.clone(),
             wanted: task.is_wanted(),
             dependents: task.live_dependents,
-            height: task.height,
+            height: task.cold.height,
             critical: self.critical_height(),
         });
         self.no_worker.remove(&id);
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             task.assign(worker);
-            task.estimate = estimate;
-            task.long_running = false;
+            task.cold.estimate = estimate;
+            task.set_long_running(false);
         }
         // What follows others starts when these are done; until then a thread may have nothing else to do.
         let follows = self.task(id).filter(|task| task.waiting_on > 0);
@@ -116,7 +116,7 @@ impl State {
         let (starts, gap) = start.map_or((0, 0), |start| (start.at, start.gap));
         let (mut following, mut booked) = (0, estimate);
         if let Some(task) = self.task_mut(id) {
-            task.gap = gap;
+            task.cold.gap = gap;
             (following, booked) = (task.following(), task.booked());
         }
         let (mut held, mut missing) = (0, 0);
@@ -139,7 +139,7 @@ impl State {
         });
         let ends = self.now.saturating_add(queueing.max(estimate)).max(starts.saturating_add(estimate));
         if let Some(task) = self.task_mut(id) {
-            (task.place, task.ends) = (place, ends);
+            (task.cold.place, task.cold.ends) = (place, ends);
         }
         if untidy && let Some(processing) = self.workers.get_mut(worker).map(|w| &mut w.processing) {
             processing.tidy(|place| self.tasks.at(place).is_some_and(|task| task.is_at(worker)));
@@ -197,12 +197,12 @@ impl State {
 
 /// A dependency as a worker is told of it: where it has that itself, of no other holder; else of some, and of others than the
 /// next who asks, so that not all ask the same.
-fn told_of(task: &Task, asker: WorkerId) -> Dependency {
+fn told_of(task: Task<'_>, asker: WorkerId) -> Dependency {
     let mut who_has = SmallVec::new();
     if task.is_held_by(asker) {
         who_has.push(asker);
-    } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has.len()) {
-        let (before, after) = task.who_has.split_at(first);
+    } else if let Some(first) = (asker.0 as usize).checked_rem(task.who_has().len()) {
+        let (before, after) = task.who_has().split_at(first);
         let others = after.iter().chain(before).copied().filter(|holder| *holder != asker);
         who_has.extend(others.take(HOLDERS_TOLD));
     }

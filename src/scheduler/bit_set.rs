@@ -29,11 +29,6 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         self.count as usize
     }
 
-    pub(super) fn contains(&self, member: M) -> bool {
-        let (word, bit) = Self::place(member);
-        self.words.get(word).is_some_and(|bits| bits & bit != 0)
-    }
-
     /// Says whether it is a new member.
     pub(super) fn insert(&mut self, member: M) -> bool {
         let (word, bit) = Self::place(member);
@@ -62,11 +57,6 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
         self.count -= u32::from(member);
         *bits &= !bit;
         member
-    }
-
-    /// In order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = M> {
-        self.around(M::from(0))
     }
 
     /// In order, from one of them on and around.
@@ -108,7 +98,5 @@ mod tests {
         assert_eq!(around(66), [127, 128, 300, 0, 1, 63, 65]);
         assert_eq!(around(301), [0, 1, 63, 65, 127, 128, 300]);
         assert_eq!(around(9999), [0, 1, 63, 65, 127, 128, 300]);
-        assert!(members.contains(63) && !members.contains(64) && !members.contains(9999));
-        assert_eq!(members.iter().collect::<Vec<_>>(), around(0));
     }
 }

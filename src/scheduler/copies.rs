@@ -23,9 +23,7 @@ use crate::{
 /// What is under way, and what is to be kept.
 #[derive(Default)]
 pub(super) struct Copies {
-    /// Places of all tasks whose results have more than one holder.
-    several: BitSet<u32>,
-    /// Those of which there may be more than are needed since they were last looked at.
+    /// Places of tasks of whose results there may be more copies than are needed since they were last looked at.
     changed: Vec<u32>,
     /// Those that are listed there.
     listed: BitSet<u32>,
@@ -113,7 +111,7 @@ impl State {
         for &(from, mut nbytes) in held.iter().rev().take_while(|(_, nbytes)| *nbytes > mean) {
             let results =
                 results.remove(&from).unwrap_or_default().into_iter().filter_map(|id| self.task(id));
-            let mut alone: Vec<&Task> = results.filter(|task| task.who_has.len() == 1).collect();
+            let mut alone: Vec<Task<'_>> = results.filter(|task| task.who_has().len() == 1).collect();
             alone.sort_by_key(|task| std::cmp::Reverse(task.nbytes));
             for task in alone {
                 let Some((least, to)) = room.first().copied().filter(|_| nbytes > mean) else { break };
@@ -157,42 +155,24 @@ impl State {
         }
         let arrived = self.take_pending(id, worker);
         for from in arrived.into_iter().flatten() {
-            let others = self.task(id).is_some_and(|task| task.who_has.iter().any(|holder| *holder != from));
-            if others && self.task(id).is_some_and(|task| task.who_has.contains(&from)) {
+            let others =
+                self.task(id).is_some_and(|task| task.who_has().iter().any(|holder| *holder != from));
+            if others && self.task(id).is_some_and(|task| task.who_has().contains(&from)) {
                 self.let_go(id, from);
             }
         }
         self.end_orders();
     }
 
-    /// Places of all tasks whose results have more than one holder.
-    pub(super) fn copied_places(&self) -> impl Iterator<Item = u32> {
-        self.copies.several.iter()
-    }
-
-    /// A result that had several holders has one less, or none any more.
-    pub(super) fn less_copied(&mut self, id: TaskRef, holders: usize) {
-        if holders <= 1 {
-            self.copies.several.remove(id.index);
-        }
-    }
-
-    /// One of those that needed a result needs it no more, or a holder is known to be one: there may be more copies than needed.
+    /// A result got a holder besides others, one of those that needed it needs it no more, or a holder is known to be one: there
+    /// may be more copies than needed.
     pub(super) fn reconsider_copies(&mut self, id: TaskRef) {
-        if self.copies.several.contains(id.index) {
-            self.copies.look_at(id);
-        }
-    }
-
-    /// A result got a holder besides others.
-    pub(super) fn copied(&mut self, id: TaskRef) {
-        self.copies.several.insert(id.index);
         self.copies.look_at(id);
     }
 
     /// A worker cannot take a copy.
     pub(super) fn not_copied(&mut self, id: TaskRef, worker: WorkerId, error: &TaskError) {
-        let Some(key) = self.task(id).map(|task| task.key) else { return };
+        let Some(key) = self.task(id).map(|task| task.cold.key) else { return };
         for order in &mut self.copies.orders {
             if order.pending.iter().any(|copy| (copy.task, copy.to) == (id, worker)) {
                 order.failed.push((key, error.clone()));
@@ -254,10 +234,10 @@ impl State {
         if surplus == 0 {
             return;
         }
-        let users = self.tasks.dependents(task).filter_map(Task::worker);
+        let users = self.tasks.dependents(task).filter_map(|dependent| dependent.worker());
         let mut users: SmallVec<[WorkerId; 8]> = users.collect();
         // Clients were told of the first holder.
-        users.extend(task.who_has.first().copied().filter(|_| task.is_wanted()));
+        users.extend(task.who_has().first().copied().filter(|_| task.is_wanted()));
         let idle = task.holders().filter(|holder| !users.contains(holder));
         let mut idle: SmallVec<[(u64, WorkerId); 8]> =
             idle.filter_map(|holder| Some((self.workers.get(holder)?.nbytes, holder))).collect();
@@ -269,8 +249,8 @@ impl State {
 
     /// A client put data on several workers: it is to stay there.
     pub(super) fn keep_copies(&mut self, id: TaskRef) {
-        if let Some(task) = self.task(id).filter(|task| task.who_has.len() > 1) {
-            let kept = (task.id(), task.who_has.len() as u32);
+        if let Some(task) = self.task(id).filter(|task| task.who_has().len() > 1) {
+            let kept = (task.id(), task.who_has().len() as u32);
             self.copies.kept.insert(id, kept);
         }
     }
@@ -282,7 +262,7 @@ impl State {
 
     /// A worker need not keep its copy of a result.
     pub(super) fn let_go(&mut self, id: TaskRef, holder: WorkerId) {
-        let Some(computation) = self.task(id).map(Task::id) else { return };
+        let Some(computation) = self.task(id).map(|task| task.id()) else { return };
         self.free(holder, computation);
         self.drop_holder(id, holder, None);
     }

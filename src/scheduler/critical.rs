@@ -37,14 +37,14 @@ impl State {
     }
 
     /// Whether all would end later for this task's waiting.
-    pub(super) fn is_critical(&self, task: &Task) -> bool {
-        task.height >= self.critical_height()
+    pub(super) fn is_critical(&self, task: Task<'_>) -> bool {
+        task.cold.height >= self.critical_height()
     }
 
     /// Nanoseconds until a task would start that comes now, at whichever worker. Short ones overtake few: what their worker
     /// has is with its threads already. For critical ones it counts when they are done, so what a slow worker would take
     /// longer is waited for as well.
-    pub(super) fn queueing(&self, task: &Task) -> impl Fn(&Worker) -> u64 {
+    pub(super) fn queueing(&self, task: Task<'_>) -> impl Fn(&Worker) -> u64 {
         let (critical, now) = (self.overtakes(task).then(|| self.expected_duration(task) as f64), self.now);
         move |worker| match critical {
             Some(takes) => {
@@ -56,17 +56,17 @@ impl State {
     }
 
     /// Nanoseconds until a task that waits at a worker is done there, if it is one that does not wait for all the others.
-    pub(super) fn done_critical(&self, task: &Task, worker: &Worker) -> Option<u64> {
-        self.overtakes(task).then(|| worker.queueing_critical(self.now).saturating_add(task.estimate))
+    pub(super) fn done_critical(&self, task: Task<'_>, worker: &Worker) -> Option<u64> {
+        self.overtakes(task).then(|| worker.queueing_critical(self.now).saturating_add(task.cold.estimate))
     }
 
-    fn overtakes(&self, task: &Task) -> bool {
+    fn overtakes(&self, task: Task<'_>) -> bool {
         self.is_critical(task) && !self.is_short(task)
     }
 
     /// When a task's turn comes, as things stand.
-    pub(super) fn turn(&self, task: &Task) -> Turn {
-        task.priority.turn(if self.is_critical(task) { task.height } else { 0 })
+    pub(super) fn turn(&self, task: Task<'_>) -> Turn {
+        task.cold.priority.turn(if self.is_critical(task) { task.cold.height } else { 0 })
     }
 }
 

@@ -33,12 +33,12 @@ impl State {
         let firsts: Vec<Option<TaskRef>> = cycles.iter().map(|cycle| cycle.first().copied()).collect();
         let members: KeySet<TaskRef> = cycles.into_iter().flatten().collect();
         let why = |id: &TaskRef| {
-            let (key, cycle) = (self.task(*id)?.key, *leads.get(id)?);
+            let (key, cycle) = (self.task(*id)?.cold.key, *leads.get(id)?);
             if members.contains(id) {
                 return Some((key, format!("it is part of a cycle: {}", names[cycle])));
             }
             // These may be very many: the way round is told by those on it.
-            let first = self.task(firsts[cycle]?)?.key;
+            let first = self.task(firsts[cycle]?)?.cold.key;
             Some((key, format!("it depends on {first}, which is part of a cycle")))
         };
         ids.iter().filter_map(why).collect()
@@ -71,7 +71,7 @@ impl State {
     fn way_around(&self, cycle: &[TaskRef]) -> String {
         const NAMED: usize = 8;
         let name = |id: &TaskRef| {
-            let key = self.task(*id).map(|task| task.key.to_string()).unwrap_or_default();
+            let key = self.task(*id).map(|task| task.cold.key.to_string()).unwrap_or_default();
             format!("{key} ({})", self.function_name(*id))
         };
         let mut names: Vec<String> = cycle.iter().take(NAMED).map(name).collect();

@@ -5,58 +5,62 @@
 //! depended on: there its place lingers, and another task may come to it, and be listed once more if it depends on the same.
 //! A list as long as there are live dependents has no such; else those are meant that depend on the task whose list it is.
 
+use std::ops::Deref;
+
 use super::{
     arena::Arena,
-    task::{Task, TaskRef},
+    task::{Cold, Hot, Task, TaskMut, TaskRef, View},
 };
 
 /// So many are listed before it matters that most of them only linger.
 const FEW: usize = 16;
 
-impl Task {
+impl<H: Deref<Target = Hot>, C: Deref<Target = Cold>> View<H, C> {
     /// Whether none of those that are listed as dependents only lingers there.
     fn lists_dependents_alone(&self) -> bool {
-        self.dependents.len() == self.live_dependents as usize
+        self.cold.dependents.len() == self.live_dependents as usize
     }
 
     fn depends_on(&self, place: u32) -> bool {
-        self.dependencies.contains(&place)
+        self.cold.dependencies.contains(&place)
     }
 }
 
 impl Arena {
     /// What a task depends on.
-    pub(super) fn dependencies(&self, task: &Task) -> impl Iterator<Item = &Task> {
-        task.dependencies.iter().filter_map(|place| self.at(*place))
+    pub(super) fn dependencies<'a>(&'a self, task: Task<'a>) -> impl Iterator<Item = Task<'a>> {
+        task.cold.dependencies.iter().filter_map(|place| self.at(*place))
     }
 
     /// What depends on a task; where any lingered there before, perhaps twice.
-    pub(super) fn dependents(&self, task: &Task) -> impl Iterator<Item = &Task> {
+    pub(super) fn dependents<'a>(&'a self, task: Task<'a>) -> impl Iterator<Item = Task<'a>> {
         let (alone, this) = (task.lists_dependents_alone(), task.this.index);
-        let listed = task.dependents.iter().filter_map(|place| self.at(*place));
+        let listed = task.cold.dependents.iter().filter_map(|place| self.at(*place));
         listed.filter(move |dependent| alone || dependent.depends_on(this))
     }
 
     /// What a task depends on in that place of its list: for walks on which tasks change.
-    pub(super) fn dependency_mut(&mut self, id: TaskRef, number: usize) -> Option<&mut Task> {
-        let place = *self.get(id)?.dependencies.get(number)?;
+    pub(super) fn dependency_mut(&mut self, id: TaskRef, number: usize) -> Option<TaskMut<'_>> {
+        let place = *self.get(id)?.cold.dependencies.get(number)?;
         self.at_mut(place)
     }
 
     /// What depends on a task, in that place of its list, after [`Self::tidy_dependents`]: for walks on which tasks change.
-    pub(super) fn dependent_mut(&mut self, id: TaskRef, number: usize) -> Option<&mut Task> {
-        let place = *self.get(id)?.dependents.get(number)?;
+    pub(super) fn dependent_mut(&mut self, id: TaskRef, number: usize) -> Option<TaskMut<'_>> {
+        let place = *self.get(id)?.cold.dependents.get(number)?;
         self.at_mut(place)
     }
 
     /// Has a task depend on another one.
     pub(super) fn link(&mut self, id: TaskRef, dependency: TaskRef) {
         let Some(task) = self.get_mut(id).filter(|task| !task.depends_on(dependency.index)) else { return };
-        task.dependencies.push(dependency.index);
-        let Some(other) = self.get_mut(dependency) else { return };
+        task.cold.dependencies.push(dependency.index);
+        let Some(mut other) = self.get_mut(dependency) else { return };
         other.live_dependents += 1;
-        other.dependents.push(id.index);
-        if other.dependents.len() > FEW && other.dependents.len() > 2 * other.live_dependents as usize {
+        other.cold.dependents.push(id.index);
+        if other.cold.dependents.len() > FEW
+            && other.cold.dependents.len() > 2 * other.live_dependents as usize
+        {
             self.tidy_dependents(dependency);
         }
     }
@@ -64,23 +68,23 @@ impl Arena {
     /// Has each dependent of a task listed once, and nobody else.
     pub(super) fn tidy_dependents(&mut self, id: TaskRef) {
         let Some(task) = self.get_mut(id).filter(|task| !task.lists_dependents_alone()) else { return };
-        let mut places = std::mem::take(&mut task.dependents).to_vec();
+        let mut places = std::mem::take(&mut task.cold.dependents).to_vec();
         places.sort_unstable();
         places.dedup();
         let depends = |place: &u32| self.at(*place).is_some_and(|dependent| dependent.depends_on(id.index));
         let dependents = places.into_iter().filter(depends).collect();
         if let Some(task) = self.get_mut(id) {
-            task.dependents = dependents;
+            task.cold.dependents = dependents;
         }
     }
 
     /// Has a task depend on nothing any more; gives what it depended on.
     pub(super) fn unlink(&mut self, id: TaskRef) -> Vec<TaskRef> {
         let Some(task) = self.get_mut(id) else { return Vec::new() };
-        let dependencies = std::mem::take(&mut task.dependencies);
+        let dependencies = std::mem::take(&mut task.cold.dependencies);
         let mut others = Vec::new();
         for place in dependencies.iter() {
-            let Some(other) = self.at_mut(*place) else { continue };
+            let Some(mut other) = self.at_mut(*place) else { continue };
             other.live_dependents -= 1;
             others.push(other.this);
         }
@@ -138,7 +142,7 @@ mod tests {
                     let listed: BTreeSet<TaskRef> = arena.dependencies(task).map(|task| task.this).collect();
                     prop_assert_eq!(&listed, dependencies);
                     let dependents: Vec<TaskRef> = arena.dependents(task).map(|task| task.this).collect();
-                    let listed = (task.dependents.len(), task.live_dependents as usize);
+                    let listed = (task.cold.dependents.len(), task.live_dependents as usize);
                     let expected = model.iter().filter(|(_, others)| others.contains(id));
                     let expected: BTreeSet<TaskRef> = expected.map(|(dependent, _)| *dependent).collect();
                     prop_assert_eq!(listed.1, expected.len());
@@ -152,8 +156,8 @@ mod tests {
             for id in model.keys() {
                 arena.tidy_dependents(*id);
                 let task = arena.get(*id).expect("it is known");
-                prop_assert_eq!(arena.dependents(task).count(), task.dependents.len());
-                prop_assert_eq!(task.dependents.len(), task.live_dependents as usize);
+                prop_assert_eq!(arena.dependents(task).count(), task.cold.dependents.len());
+                prop_assert_eq!(task.cold.dependents.len(), task.live_dependents as usize);
             }
         }
     }

@@ -40,15 +40,18 @@ impl State {
         if !keys.is_empty() {
             return keys.iter().map(|key| self.explain_one(*key)).collect();
         }
-        let rank = |task: &Task| match task.state {
+        let rank = |task: Task<'_>| match task.state {
             TaskState::NoWorker => Some(0),
             TaskState::Processing => Some(1),
             TaskState::Queued => Some(2),
             TaskState::Waiting => Some(3),
             _ => None,
         };
-        let mut told: Vec<_> =
-            self.tasks.iter().filter_map(|task| Some((rank(task)?, task.priority, task.key))).collect();
+        let mut told: Vec<_> = self
+            .tasks
+            .iter()
+            .filter_map(|task| Some((rank(task)?, task.cold.priority, task.cold.key)))
+            .collect();
         told.sort_unstable();
         told.into_iter().take(TOLD).map(|(.., key)| self.explain_one(key)).collect()
     }
@@ -58,7 +61,7 @@ impl State {
             let why = "The scheduler does not know it: it was never submitted, or nobody wants it any more.";
             return Explanation { key, function: "".into(), state: "unknown".into(), why: vec![why.into()] };
         };
-        let function = match self.functions.get(task.function as usize) {
+        let function = match self.functions.get(task.cold.function as usize) {
             Some(function) => function.name.clone(),
             None => "scattered data".into(),
         };
@@ -79,33 +82,33 @@ impl State {
         Explanation { key, function, state: task.state.name().into(), why }
     }
 
-    fn why_waiting(&self, task: &Task) -> Vec<String> {
-        if task.function == SCATTERED {
+    fn why_waiting(&self, task: Task<'_>) -> Vec<String> {
+        if task.cold.function == SCATTERED {
             return vec!["Its data is on the way from the client that scatters it.".into()];
         }
         let others = self.tasks.dependencies(task);
-        let missing: Vec<&Task> = others.filter(|other| other.state != TaskState::Memory).collect();
+        let missing: Vec<Task<'_>> = others.filter(|other| other.state != TaskState::Memory).collect();
         let mut why = vec![format!(
             "It waits for {} of its {}.",
             missing.len(),
-            Count(task.dependencies.len(), "dependency", "dependencies")
+            Count(task.cold.dependencies.len(), "dependency", "dependencies")
         )];
         for other in missing.iter().take(NAMED) {
             let place = match other.worker().and_then(|worker| self.workers.get(worker)) {
                 Some(worker) => format!(" on {}", worker.info.name),
                 None => String::new(),
             };
-            why.push(format!("{} is {}{place}.", self.named(other), other.state.name()));
+            why.push(format!("{} is {}{place}.", self.named(*other), other.state.name()));
         }
         why
     }
 
     /// A task's function and key, as people tell tasks apart.
-    fn named(&self, task: &Task) -> String {
-        format!("{} ({})", self.function_name(task.this), task.key)
+    fn named(&self, task: Task<'_>) -> String {
+        format!("{} ({})", self.function_name(task.this), task.cold.key)
     }
 
-    fn why_no_worker(&self, task: &Task) -> Vec<String> {
+    fn why_no_worker(&self, task: Task<'_>) -> Vec<String> {
         let all: Vec<&Worker> = self.workers.iter().map(|(_, worker)| worker).collect();
         if all.is_empty() {
             return vec!["There is no worker: start some.".into()];
@@ -146,7 +149,7 @@ impl State {
         why
     }
 
-    fn why_queued(&self, task: &Task) -> Vec<String> {
+    fn why_queued(&self, task: Task<'_>) -> Vec<String> {
         let workers = Count(self.workers.iter().filter(|(_, w)| !w.retiring).count(), "worker", "workers");
         if let Some((name, most)) = self.limited_by(task) {
             let most = Count(most as usize, "task", "tasks");
@@ -165,25 +168,26 @@ impl State {
     }
 
     /// What others wait for goes first; what holds resources goes by priority alone.
-    fn why_critical(&self, task: &Task) -> Option<String> {
+    fn why_critical(&self, task: Task<'_>) -> Option<String> {
         let critical = self.is_critical(task) && self.options_of(task).resources.is_empty();
-        let tasks = Count(task.height as usize, "task depends", "tasks depend");
+        let tasks = Count(task.cold.height as usize, "task depends", "tasks depend");
         critical.then(|| format!("{tasks} on it, one after the other: it goes before others."))
     }
 
-    fn why_processing(&self, task: &Task) -> Vec<String> {
+    fn why_processing(&self, task: Task<'_>) -> Vec<String> {
         let Some((id, worker)) = task.worker().and_then(|id| Some((id, self.workers.get(id)?))) else {
             return Vec::new();
         };
         let mut why = vec![self.why_there(task, &worker.info.name)];
         let silent = self.now.saturating_sub(worker.heard);
         let others = self.processed_by(id).into_iter().filter_map(|other| self.task(other));
-        let before = others.filter(|other| !other.long_running && self.turn(other) < self.turn(task)).count();
+        let before =
+            others.filter(|other| !other.is_long_running() && self.turn(*other) < self.turn(task)).count();
         let threads = worker.threads as usize;
-        why.push(if task.long_running && task.waiting_on > 0 {
+        why.push(if task.is_long_running() && task.waiting_on > 0 {
             "It is short and follows another, which takes far longer than it should: it starts there once that is done."
                 .into()
-        } else if task.long_running {
+        } else if task.is_long_running() {
             "It runs there, and said that it will take its time.".into()
         } else if task.waiting_on > 0 {
             let missing =
@@ -199,7 +203,7 @@ impl State {
                 Count(threads, "thread", "threads")
             )
         });
-        if task.waiting_on == 0 && !task.long_running {
+        if task.waiting_on == 0 && !task.is_long_running() {
             why.extend(self.why_critical(task));
         }
         if silent > 5_000_000_000 {
@@ -212,11 +216,11 @@ impl State {
         why
     }
 
-    fn why_in_memory(&self, task: &Task) -> Vec<String> {
+    fn why_in_memory(&self, task: Task<'_>) -> Vec<String> {
         let name = |id: &WorkerId| Some(self.workers.get(*id)?.info.name.to_string());
-        let holders: Vec<String> = task.who_has.iter().filter_map(name).collect();
+        let holders: Vec<String> = task.who_has().iter().filter_map(name).collect();
         let mut why = Vec::new();
-        if task.function == SCATTERED {
+        if task.cold.function == SCATTERED {
             why.push("A client scattered it.".into());
         } else if let Some((_, ran)) = self.story.last_assignment(task.this) {
             let worker = name(&ran).unwrap_or_else(|| "a worker that is gone".into());
@@ -229,7 +233,7 @@ impl State {
         why
     }
 
-    fn why_there(&self, task: &Task, worker: &str) -> String {
+    fn why_there(&self, task: Task<'_>, worker: &str) -> String {
         let Some((choice, _)) = self.story.last_assignment(task.this) else {
             return format!("It went to {worker}, too long ago to remember why.");
         };

@@ -70,11 +70,11 @@ impl State {
     /// A task was just assigned: what waits for it may follow.
     pub(super) fn lead(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
-        if task.dependents.is_empty() || task.dependents.len() > FEW || !self.is_short(task) {
+        if task.cold.dependents.is_empty() || task.cold.dependents.len() > FEW || !self.is_short(task) {
             return;
         }
         self.tasks.tidy_dependents(id);
-        for number in 0..self.task(id).map_or(0, |task| task.dependents.len()) {
+        for number in 0..self.task(id).map_or(0, |task| task.cold.dependents.len()) {
             let Some(dependent) = self.tasks.dependent_mut(id, number) else { continue };
             if dependent.state == TaskState::Waiting {
                 let dependent = dependent.this;
@@ -103,7 +103,7 @@ impl State {
             && let Some(&id) = leader.kept_out.as_deref().and_then(VecDeque::front)
         {
             // Who waits for nothing any more is placed like others.
-            let waits = |task: &&Task| task.state == TaskState::Waiting && task.waiting_on > 0;
+            let waits = |task: &Task<'_>| task.state == TaskState::Waiting && task.waiting_on > 0;
             let waiting = self.task(id).filter(waits).map(|task| self.turn(task));
             if let Some(turn) = waiting {
                 // With room for followers a worker never has room for what is queued.
@@ -127,15 +127,15 @@ impl State {
         let options = self.options_of(task);
         // Where workers died, it is to be known which task they ran.
         let free = !options.restrict() && !task.is_suspicious();
-        if !free || self.limits.are_set() || task.dependencies.len() > FEW || !self.is_short(task) {
+        if !free || self.limits.are_set() || task.cold.dependencies.len() > FEW || !self.is_short(task) {
             return None;
         }
         let (mut leaders, mut holders) = (SmallVec::<[WorkerId; 8]>::new(), SmallVec::<[WorkerId; 8]>::new());
         for other in self.tasks.dependencies(task) {
             match other.state {
-                TaskState::Memory => holders.extend(other.who_has.iter().copied().take(HOLDERS)),
+                TaskState::Memory => holders.extend(other.who_has().iter().copied().take(HOLDERS)),
                 TaskState::Processing
-                    if !other.long_running
+                    if !other.is_long_running()
                         && !self.is_overdue(other)
                         && !other.is_suspicious()
                         && !self.is_being_stolen(other.this)
@@ -187,7 +187,7 @@ impl State {
 
     /// When a worker would start a task: when it is through with what it has, and what the task needs of others is done
     /// and has come.
-    pub(super) fn start_of(&self, task: &Task, id: WorkerId) -> Start {
+    pub(super) fn start_of(&self, task: Task<'_>, id: WorkerId) -> Start {
         let through = self.through(id);
         let (mut here, mut elsewhere) = (through, self.now);
         let (mut forwarded, mut apart, mut lacks) = (true, false, false);
@@ -199,7 +199,7 @@ impl State {
                     (apart, lacks) = (true, true);
                 }
                 None => {
-                    let held = other.who_has.contains(&id);
+                    let held = other.who_has().contains(&id);
                     (forwarded, lacks) = (forwarded && held, lacks || !held);
                 }
             }
@@ -224,27 +224,27 @@ impl State {
 
     /// When a task that is under way will be done. That is told from what its worker has to do until then and not by the
     /// clock, or what was wrong about one step of a chain would be wrong about all that follow.
-    pub(super) fn done(&self, task: &Task) -> u64 {
+    pub(super) fn done(&self, task: Task<'_>) -> u64 {
         let Some(worker) = task.worker().and_then(|worker| self.workers.get(worker)) else { return self.now };
         // Its worker may have run others first, or have been rid of some.
-        let left = (task.place.wrapping_sub(worker.done) as i64).max(0) as u64;
+        let left = (task.cold.place.wrapping_sub(worker.done) as i64).max(0) as u64;
         let left = left.min(worker.occupancy);
         self.now.saturating_add((left / u64::from(worker.threads)).max(left.min(task.booked())))
     }
 
     /// Whether a task should have been done long ago.
-    fn is_overdue(&self, task: &Task) -> bool {
-        self.now > task.ends.saturating_add(OVERDUE)
+    fn is_overdue(&self, task: Task<'_>) -> bool {
+        self.now > task.cold.ends.saturating_add(OVERDUE)
     }
 
     /// Who follows what is overdue keeps no thread busy meanwhile: others may have it.
     pub(super) fn set_aside_who_follows_the_overdue(&mut self) {
-        let overdue = |task: &Task| task.state == TaskState::Processing && self.is_overdue(task);
+        let overdue = |task: Task<'_>| task.state == TaskState::Processing && self.is_overdue(task);
         let mut waiting = Vec::new();
         for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.following > 0) {
             let tasks = worker.processing.latest().filter_map(|place| self.tasks.at(place));
             let followers = tasks.filter(|task| task.is_at(id) && task.following() > 0);
-            let late = followers.filter(|task| self.tasks.dependencies(task).any(overdue));
+            let late = followers.filter(|task| self.tasks.dependencies(*task).any(overdue));
             waiting.extend(late.map(|task| task.this));
         }
         // One that came to its worker twice may be listed twice: the second time it does not count any more.
@@ -252,8 +252,8 @@ impl State {
     }
 
     /// Whether a task is known to be short.
-    pub(super) fn is_short(&self, task: &Task) -> bool {
-        let known = self.functions.get(task.function as usize).and_then(|function| function.duration);
+    pub(super) fn is_short(&self, task: Task<'_>) -> bool {
+        let known = self.functions.get(task.cold.function as usize).and_then(|function| function.duration);
         known.is_some_and(|duration| duration <= SHORT)
     }
 
@@ -271,7 +271,7 @@ impl State {
 
     /// One of the dependencies of a task that follows is done: where it is is told to who has it not.
     pub(super) fn dependency_done(&mut self, follower: TaskRef, done: TaskRef) {
-        let Some(task) = self.task_mut(follower) else { return };
+        let Some(mut task) = self.task_mut(follower) else { return };
         let (following, booked) = (task.following(), task.booked());
         task.waiting_on -= 1;
         let (follows_no_more, less) = (following - task.following(), booked - task.booked());
@@ -290,8 +290,8 @@ impl State {
     /// A computation will not end where it was: who follows it waits for another one, and is placed anew.
     pub(super) fn strand_followers(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
-        let follows = |task: &Task| task.state == TaskState::Processing && task.waiting_on > 0;
-        let followers = self.tasks.dependents(task).filter(|dependent| follows(dependent));
+        let follows = |task: &Task<'_>| task.state == TaskState::Processing && task.waiting_on > 0;
+        let followers = self.tasks.dependents(task).filter(follows);
         let followers: SmallVec<[TaskRef; 8]> = followers.map(|task| task.this).collect();
         for follower in followers {
             self.recommend(follower, TaskState::Waiting);

@@ -20,23 +20,21 @@ impl State {
         let lists = |of: fn(&State, WorkerId) -> Vec<TaskRef>| -> KeyMap<WorkerId, Vec<TaskRef>> {
             self.workers.iter().map(|(id, _)| (id, of(self, id))).collect()
         };
-        let several = self.tasks.iter().filter(|task| task.who_has.len() > 1);
-        let several: Vec<u32> = several.map(|task| task.this.index).collect();
-        assert_eq!(self.copied_places().collect::<Vec<_>>(), several, "results that have copies");
         let (held, processed) = (self.held_by_each(|_| true), lists(Self::processed_by));
         let mut waiters = KeyMap::<TaskRef, u32>::default();
         let mut live = KeyMap::<TaskRef, u32>::default();
         for task in self.tasks.iter() {
             let (id, state) = (task.this, task.state);
-            assert_eq!(self.tasks.find(task.key), Some(id), "{id:?} is found by its key");
+            assert_eq!(self.tasks.find(task.cold.key), Some(id), "{id:?} is found by its key");
             assert_eq!(state == TaskState::Processing, task.worker().is_some(), "{id:?} {state:?}: worker");
-            assert_eq!(state == TaskState::Memory, !task.who_has.is_empty(), "{id:?} {state:?}: holders");
+            assert_eq!(state == TaskState::Memory, !task.who_has().is_empty(), "{id:?} {state:?}: holders");
+            assert_eq!(task.has_copies(), task.who_has().len() > 1, "{id:?}: whether there are copies");
             assert_eq!(state == TaskState::Erred, task.error().is_some(), "{id:?} {state:?}: error");
             assert_eq!(state == TaskState::NoWorker, self.no_worker.contains(&id), "{id:?} {state:?}");
             assert_ne!(state, TaskState::Forgotten, "{id:?} is forgotten and still here");
             assert_eq!(
                 self.tasks.dependencies(task).count(),
-                task.dependencies.len(),
+                task.cold.dependencies.len(),
                 "{id:?}: dependencies are not forgotten first"
             );
             for other in self.tasks.dependencies(task) {
@@ -48,7 +46,7 @@ impl State {
                     *waiters.entry(dependency).or_default() += 1;
                 }
             }
-            if task.active() && task.function != SCATTERED {
+            if task.active() && task.cold.function != SCATTERED {
                 let missing = self.tasks.dependencies(task).filter(|other| other.state != TaskState::Memory);
                 let missing = missing.count() as u32;
                 if matches!(state, TaskState::Waiting | TaskState::Processing) {
@@ -66,7 +64,7 @@ impl State {
                     assert_eq!(missing, 0, "{id:?} {state:?}: dependencies that are not in memory");
                 }
             }
-            for worker in &task.who_has {
+            for worker in task.who_has() {
                 assert!(held.get(worker).is_some_and(|held| held.contains(&id)), "{worker:?} has {id:?}");
             }
             if let Some(worker) = task.worker() {
@@ -85,7 +83,7 @@ impl State {
                 task.this
             );
             assert_eq!(task.live_dependents, live.get(&task.this).copied().unwrap_or(0), "{:?}", task.this);
-            assert!(task.dependents.len() >= task.live_dependents as usize, "{:?}", task.this);
+            assert!(task.cold.dependents.len() >= task.live_dependents as usize, "{:?}", task.this);
         }
         let unfinished = self.tasks.iter().filter(|task| task.active()).count();
         assert_eq!(self.unfinished, unfinished as u64, "tasks that are not done are counted");
@@ -100,12 +98,12 @@ impl State {
         for (id, worker) in self.workers.iter() {
             assert_eq!(worker.transient, worker.ends < NEVER, "{id:?}: whether it will leave");
             assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
-            let tasks = |count: u64, members: &[TaskRef]| -> Vec<&Task> {
+            let tasks = |count: u64, members: &[TaskRef]| -> Vec<Task<'_>> {
                 assert_eq!(count, members.len() as u64, "{id:?}: members are counted");
                 members.iter().map(|id| self.task(*id).expect("members are known")).collect()
             };
             let processing = tasks(worker.processing.len() as u64, &processed[&id]);
-            let busy = processing.iter().filter(|t| !t.long_running);
+            let busy = processing.iter().filter(|t| !t.is_long_running());
             assert_eq!(busy.clone().count() as u32, worker.busy, "{id:?}: busy");
             assert_eq!(
                 busy.clone().map(|t| t.following()).sum::<u64>(),

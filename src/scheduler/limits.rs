@@ -89,7 +89,7 @@ impl State {
     /// Whether a task has to wait until others of its name are done. Then it is noted as waiting.
     pub(super) fn has_to_wait(&mut self, id: TaskRef) -> bool {
         let Some(task) = self.task(id) else { return false };
-        let (name, priority) = (self.limits.name_of(task).cloned(), task.priority);
+        let (name, priority) = (self.limits.name_of(task).cloned(), task.cold.priority);
         let Some(limit) = name.and_then(|name| self.limits.by_name.get_mut(&name)) else { return false };
         let waits = limit.assigned >= limit.most;
         if waits {
@@ -134,7 +134,7 @@ impl State {
     }
 
     /// The limit that keeps a task from being assigned, if one does: its name and how many it lets run.
-    pub(super) fn limited_by(&self, task: &Task) -> Option<(&str, u32)> {
+    pub(super) fn limited_by(&self, task: Task<'_>) -> Option<(&str, u32)> {
         let name = self.limits.name_of(task)?;
         let limit = self.limits.by_name.get(name).filter(|limit| limit.assigned >= limit.most)?;
         Some((name, limit.most))
@@ -146,7 +146,7 @@ impl State {
     /// If they are not.
     pub(super) fn validate_limits(&self) {
         for (name, limit) in &self.limits.by_name {
-            let mine = |task: &&Task| self.limits.name_of(task) == Some(name);
+            let mine = |task: &Task<'_>| self.limits.name_of(*task) == Some(name);
             let assigned = self.tasks.iter().filter(|task| task.state == TaskState::Processing).filter(mine);
             assert_eq!(assigned.count() as u32, limit.assigned, "tasks assigned under the limit {name}");
         }
@@ -159,14 +159,14 @@ impl Limits {
     }
 
     /// The name whose limit a task is under. What the user calls the task goes before its function.
-    fn name_of(&self, task: &Task) -> Option<&Arc<str>> {
+    fn name_of(&self, task: Task<'_>) -> Option<&Arc<str>> {
         let named = |of: &[Option<Arc<str>>], number: u32| -> Option<usize> {
             let number = number as usize;
             of.get(number)?.is_some().then_some(number)
         };
-        match named(&self.options, task.options) {
+        match named(&self.options, task.cold.options) {
             Some(number) => self.options[number].as_ref(),
-            None => self.functions.get(task.function as usize)?.as_ref(),
+            None => self.functions.get(task.cold.function as usize)?.as_ref(),
         }
     }
 }

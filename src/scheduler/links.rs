@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{
     pool::Location,
     state::{State, Worker},
-    task::Task,
+    task::{Task, at},
 };
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
@@ -298,11 +298,11 @@ impl State {
     }
 
     /// What a task needs.
-    pub(super) fn needs(&self, task: &Task) -> Needs<'_> {
+    pub(super) fn needs<'a>(&'a self, task: Task<'a>) -> Needs<'a> {
         Needs(
             self.tasks
                 .dependencies(task)
-                .map(|task| Need { nbytes: task.nbytes as f32, at: task.places() })
+                .map(|task| Need { nbytes: task.nbytes as f32, at: at(task.hot, task.cold) })
                 .collect(),
         )
     }

@@ -48,6 +48,7 @@ mod stimulus;
 mod story;
 mod submit;
 mod task;
+mod task_list;
 #[cfg(test)]
 mod tests;
 mod transitions;

@@ -36,14 +36,14 @@ impl State {
 
     /// The computation of a task, if another worker is to run it.
     fn displace(&mut self, id: TaskRef) -> Option<TaskId> {
-        let task = self.task(id).filter(|task| !task.long_running && !self.is_being_stolen(id))?;
+        let task = self.task(id).filter(|task| !task.is_long_running() && !self.is_being_stolen(id))?;
         let goes = |(_, worker): (WorkerId, &Worker)| worker.stands() && self.may_run(worker, task);
         if task.trouble().is_some_and(|trouble| trouble.displaced >= DISPLACED)
             || !self.workers.iter().any(goes)
         {
             return None;
         }
-        let task = self.task_mut(id)?;
+        let mut task = self.task_mut(id)?;
         task.trouble_mut().displaced += 1;
         Some(task.id())
     }
@@ -52,7 +52,7 @@ impl State {
     pub(super) fn on_lost(&mut self, worker: WorkerId, ids: Vec<TaskId>) {
         for id in ids {
             let Some(task) = self.tasks.computation(id).map(|task| task.this) else { continue };
-            tracing::warn!(key = ?self.task(task).map(|task| task.key), "a worker's disk lost a result");
+            tracing::warn!(key = ?self.task(task).map(|task| task.cold.key), "a worker's disk lost a result");
             self.drop_holder(task, worker, None);
             self.name_holders(task, worker);
         }
@@ -61,7 +61,7 @@ impl State {
     /// A worker has a result no more that others still have: who is to run there and needs it may have been sent there
     /// before it was in anybody's memory, and without a word of who has it.
     fn name_holders(&mut self, id: TaskRef, worker: WorkerId) {
-        let runs_there = |dependent: &Task| dependent.is_at(worker);
+        let runs_there = |dependent: Task<'_>| dependent.is_at(worker);
         if !self.task(id).is_some_and(|task| self.tasks.dependents(task).any(runs_there)) {
             return;
         }

@@ -35,7 +35,7 @@ impl State {
     /// fewer bytes are held.
     pub(super) fn place(&self, id: TaskRef) -> Placement {
         let Some(task) = self.task(id) else { return Placement::Nobody };
-        if task.options != 0 {
+        if task.cold.options != 0 {
             let options = self.options_of(task);
             if options.restrict() {
                 return self.place_restricted(task);
@@ -45,7 +45,7 @@ impl State {
         if !self.workers.get(least).is_some_and(|worker| self.lasts(worker, task)) {
             return self.place_lasting(task);
         }
-        if task.dependencies.is_empty() {
+        if task.cold.dependencies.is_empty() {
             return match self.workers.get(least) {
                 Some(worker) if self.has_slot(worker, task) => Placement::Worker(least),
                 _ => Placement::Queue,
@@ -71,7 +71,7 @@ impl State {
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need
     /// only be sooner; otherwise it waits here or there, and moves where that takes less than half as long: should
     /// others have nothing to do before it starts, they steal it.
-    fn gains(&self, task: &Task, needs: &Needs<'_>, holder: WorkerId, least: WorkerId) -> bool {
+    fn gains(&self, task: Task<'_>, needs: &Needs<'_>, holder: WorkerId, least: WorkerId) -> bool {
         let (Some(from), Some(to)) = (self.workers.get(holder), self.workers.get(least)) else {
             return false;
         };
@@ -83,18 +83,20 @@ impl State {
     }
 
     /// Where there are workers that will leave before the task would be done: among the others.
-    fn place_lasting(&self, task: &Task) -> Placement {
+    fn place_lasting(&self, task: Task<'_>) -> Placement {
         let all = self.workers.iter().map(|(id, _)| id);
         let Some(soonest) = self.soonest(task, &self.needs(task), all) else { return Placement::Nobody };
         match self.workers.get(soonest) {
-            Some(worker) if task.dependencies.is_empty() && !self.has_slot(worker, task) => Placement::Queue,
+            Some(worker) if task.cold.dependencies.is_empty() && !self.has_slot(worker, task) => {
+                Placement::Queue
+            }
             _ => Placement::Worker(soonest),
         }
     }
 
     /// Whether a worker stays for as long as a task is expected to take. A task that would take longer
     /// than the worker's whole life might nowhere be done: it is tried.
-    pub(super) fn lasts(&self, worker: &Worker, task: &Task) -> bool {
+    pub(super) fn lasts(&self, worker: &Worker, task: Task<'_>) -> bool {
         if !worker.transient {
             return true;
         }
@@ -104,15 +106,15 @@ impl State {
     }
 
     /// Whether a task may run on a worker at all, and would be done before that leaves.
-    pub(super) fn may_run(&self, worker: &Worker, task: &Task) -> bool {
+    pub(super) fn may_run(&self, worker: &Worker, task: Task<'_>) -> bool {
         let options = self.options_of(task);
-        let free = task.options == 0
+        let free = task.cold.options == 0
             || supplied(worker, options)
                 && (options.workers.is_empty() || options.allow_other_workers || named(worker, options));
         free && self.lasts(worker, task)
     }
 
-    fn place_restricted(&self, task: &Task) -> Placement {
+    fn place_restricted(&self, task: Task<'_>) -> Placement {
         let options = self.options_of(task);
         let needs = self.needs(task);
         let named = |worker: &Worker| named(worker, options);
@@ -138,7 +140,7 @@ impl State {
 
     fn soonest(
         &self,
-        task: &Task,
+        task: Task<'_>,
         needs: &Needs<'_>,
         candidates: impl Iterator<Item = WorkerId>,
     ) -> Option<WorkerId> {
@@ -159,26 +161,27 @@ impl State {
     /// Whether a worker may be given a task without dependencies. A task whose function others of the same graph
     /// call with dependencies is not one of those that bring data in: it need not wait (Dask calls only the others
     /// root-ish), and what depends on it would wait for it.
-    fn has_slot(&self, worker: &Worker, task: &Task) -> bool {
+    fn has_slot(&self, worker: &Worker, task: Task<'_>) -> bool {
         self.is_inner(task) || u64::from(worker.busy) < self.slots(worker, task)
     }
 
-    fn is_inner(&self, task: &Task) -> bool {
-        let function = self.functions.get(task.function as usize);
-        function.is_some_and(|function| function.inner == task.priority.submission)
+    fn is_inner(&self, task: Task<'_>) -> bool {
+        let function = self.functions.get(task.cold.function as usize);
+        function.is_some_and(|function| function.inner == task.cold.priority.submission)
     }
 
     /// Whether a task brings data in with which others, brought in by other tasks, may meet.
     pub(super) fn has_neighbours(&self, id: TaskRef) -> bool {
-        let brings =
-            |task: &Task| task.dependencies.is_empty() && task.live_dependents > 0 && !self.is_inner(task);
+        let brings = |task: Task<'_>| {
+            task.cold.dependencies.is_empty() && task.live_dependents > 0 && !self.is_inner(task)
+        };
         self.task(id).is_some_and(brings)
     }
 
     /// How many tasks like this one a worker is given at a time: somewhat more than it has threads
     /// and, of short ones, enough to keep it busy until more can come.
-    pub(super) fn slots(&self, worker: &Worker, task: &Task) -> u64 {
-        match self.functions.get(task.function as usize).and_then(|f| f.duration) {
+    pub(super) fn slots(&self, worker: &Worker, task: Task<'_>) -> u64 {
+        match self.functions.get(task.cold.function as usize).and_then(|f| f.duration) {
             Some(duration) => self.slots_of(worker, duration),
             None => self.saturated(worker),
         }
@@ -209,14 +212,14 @@ impl State {
     }
 
     /// Nanoseconds that a task is expected to take a worker.
-    pub(super) fn expected_on(&self, worker: WorkerId, task: &Task) -> u64 {
+    pub(super) fn expected_on(&self, worker: WorkerId, task: Task<'_>) -> u64 {
         let pace = self.workers.get(worker).map_or(1.0, Worker::slowness);
         ((self.expected_duration(task) as f64 * pace) as u64).min(LONGEST)
     }
 
     /// Nanoseconds that a task is expected to take.
-    pub(super) fn expected_duration(&self, task: &Task) -> u64 {
-        let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
+    pub(super) fn expected_duration(&self, task: Task<'_>) -> u64 {
+        let known = self.functions.get(task.cold.function as usize).and_then(|f| f.duration);
         known.or(self.usual_duration).unwrap_or(UNKNOWN_DURATION)
     }
 }

@@ -223,10 +223,10 @@ impl State {
     pub(super) fn queue(&mut self, id: TaskRef) {
         let Some(task) = self.tasks.get(id) else { return };
         self.queued.stir();
-        self.queued.restricted |= task.options != 0 && self.options_of(task).restrict();
-        self.queued.free.push((task.priority, id));
-        if task.height > 0 && !self.limits.are_set() {
-            self.queued.high.push((task.priority.turn(task.height), id));
+        self.queued.restricted |= task.cold.options != 0 && self.options_of(task).restrict();
+        self.queued.free.push((task.cold.priority, id));
+        if task.cold.height > 0 && !self.limits.are_set() {
+            self.queued.high.push((task.cold.priority.turn(task.cold.height), id));
         }
         // Those that were cancelled, or taken as critical, linger until they are the majority.
         let entries = self.queued.free.len().max(self.queued.high.len());
@@ -239,10 +239,10 @@ impl State {
     }
 
     /// How many wait whose turn comes before that of a task.
-    pub(super) fn queued_before(&self, task: &Task) -> usize {
+    pub(super) fn queued_before(&self, task: Task<'_>) -> usize {
         let turn = self.turn(task);
         let waits = |(priority, id): &&Entry| {
-            let other = self.task(*id).filter(|other| is_queued(other, *priority));
+            let other = self.task(*id).filter(|other| is_queued(*other, *priority));
             other.is_some_and(|other| self.turn(other) < turn)
         };
         self.queued.iter().filter(waits).count()
@@ -271,8 +271,9 @@ impl State {
             if turn.rank > first.rank() || turn.rank == first.rank() && !is_high {
                 return None;
             }
-            let waits =
-                |task: &Task| task.state == TaskState::Queued && task.priority.turn(task.height) == turn;
+            let waits = |task: Task<'_>| {
+                task.state == TaskState::Queued && task.cold.priority.turn(task.cold.height) == turn
+            };
             if self.task(id).is_some_and(waits) {
                 return is_high.then_some(id);
             }
@@ -299,7 +300,7 @@ impl State {
     /// Whether something needs both results.
     fn meet(&self, one: TaskRef, other: TaskRef) -> bool {
         let dependents = |id| {
-            let dependents = self.task(id).map(|task| &task.dependents[..]).unwrap_or_default();
+            let dependents = self.task(id).map(|task| &task.cold.dependents[..]).unwrap_or_default();
             &dependents[..dependents.len().min(DEPENDENTS)]
         };
         dependents(one).iter().any(|dependent| dependents(other).contains(dependent))
@@ -307,8 +308,8 @@ impl State {
 }
 
 /// Whether a task waits where it stands with this priority.
-fn is_queued(task: &Task, priority: Priority) -> bool {
-    task.state == TaskState::Queued && task.priority == priority
+fn is_queued(task: Task<'_>, priority: Priority) -> bool {
+    task.state == TaskState::Queued && task.cold.priority == priority
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl State {
         let expected = expected || worker.retiring || worker.ends <= self.now;
         let (processing, held) = (self.processed_by(id), self.held_by(id));
         for task in &processing {
-            let Some(task) = self.task_mut(*task) else { continue };
+            let Some(mut task) = self.task_mut(*task) else { continue };
             // What follows others did not run, as far as is known.
             let id = task.this;
             if !expected && task.waiting_on == 0 {
@@ -148,7 +148,7 @@ impl State {
                     FailureKind::KilledWorkers,
                     format!("{suspicious} workers died while they ran it, the last one {name}"),
                 );
-                let key = self.task(id).map(|t| t.key.to_string()).unwrap_or_default();
+                let key = self.task(id).map(|task| task.cold.key.to_string()).unwrap_or_default();
                 self.start_over(id);
                 self.fail(
                     id,
@@ -180,7 +180,7 @@ impl State {
     }
 
     pub(super) fn function_name(&self, id: TaskRef) -> String {
-        let function = self.task(id).and_then(|task| self.functions.get(task.function as usize));
+        let function = self.task(id).and_then(|task| self.functions.get(task.cold.function as usize));
         function.map(|f| f.name.to_string()).unwrap_or_default()
     }
 
@@ -195,7 +195,7 @@ impl State {
     }
 
     fn want_no_more(&mut self, client: ClientId, id: TaskRef) {
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             task.keep_clients(|wanting| *wanting != client);
             self.reconsider(id);
         }
@@ -243,7 +243,7 @@ impl State {
     fn on_fire_and_forget(&mut self, keys: &[Key]) {
         for key in keys {
             let Some(id) = self.tasks.find(*key) else { continue };
-            let Some(task) = self.task_mut(id) else { continue };
+            let Some(mut task) = self.task_mut(id) else { continue };
             if !matches!(task.state, TaskState::Memory | TaskState::Erred)
                 && !task.is_wanted_by(ClientId::NOBODY)
             {
@@ -258,8 +258,8 @@ impl State {
         let mut given_up: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
         let mut seen: KeySet<TaskRef> = given_up.iter().copied().collect();
         while let Some(id) = given_up.pop() {
-            let Some(task) = self.task_mut(id) else { continue };
-            let key = task.key;
+            let Some(mut task) = self.task_mut(id) else { continue };
+            let key = task.cold.key;
             let mut told = smallvec::SmallVec::<[ClientId; 2]>::new();
             task.keep_clients(|wanting| {
                 let gone = force || *wanting == client;
@@ -287,7 +287,7 @@ impl State {
             return Some(self.task(known)?.id());
         }
         let id = self.tasks.create(key, SCATTERED);
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             task.want(client);
         }
         self.set_state(id, TaskState::Waiting);
@@ -297,7 +297,7 @@ impl State {
     fn on_scattered(&mut self, data: Vec<Scattered>) {
         for Scattered { key, id, nbytes, workers } in data {
             let expected = self.tasks.computation(id).filter(|task| {
-                task.key == key && task.function == SCATTERED && task.state == TaskState::Waiting
+                task.cold.key == key && task.cold.function == SCATTERED && task.state == TaskState::Waiting
             });
             let expected = expected.map(|task| task.this);
             let mut alive = workers.into_iter().filter(|w| self.workers.contains(*w)).collect::<Vec<_>>();
@@ -332,7 +332,7 @@ impl State {
 
     /// Somebody, some `asker` of the workers, looked for a result where it was said to be and did not find it, or nobody there.
     fn not_there(&mut self, id: TaskRef, worker: WorkerId, asker: Option<WorkerId>) {
-        let Some(task) = self.task(id).filter(|task| task.who_has.contains(&worker)) else { return };
+        let Some(task) = self.task(id).filter(|task| task.who_has().contains(&worker)) else { return };
         let computation = task.id();
         self.free(worker, computation);
         self.drop_holder(id, worker, asker);
@@ -374,7 +374,7 @@ impl State {
         let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return self.refuse(worker, id);
         };
-        let (task, function, estimate) = (task.this, task.function as usize, task.estimate);
+        let (task, function, estimate) = (task.this, task.cold.function as usize, task.cold.estimate);
         let function = &mut self.functions[function];
         if let Some(usual) = function.duration.filter(|usual| *usual > 0)
             && let Some(worker) = self.workers.get_mut(worker)
@@ -426,7 +426,7 @@ impl State {
         if retried >= allowed {
             return self.fail(task, error);
         }
-        if let Some(task) = self.task_mut(task) {
+        if let Some(mut task) = self.task_mut(task) {
             task.trouble_mut().retried += 1;
         }
     }
@@ -459,9 +459,9 @@ impl State {
 
     /// A task counts no more for what its worker has to do.
     pub(super) fn set_aside(&mut self, id: TaskRef) {
-        let Some(task) = self.task_mut(id).filter(|task| !task.long_running) else { return };
+        let Some(mut task) = self.task_mut(id).filter(|task| !task.is_long_running()) else { return };
         let (following, booked) = (task.following(), task.booked());
-        task.long_running = true;
+        task.set_long_running(true);
         let Some(worker) = task.worker() else { return };
         self.workers.change(worker, |worker| {
             worker.busy -= 1;

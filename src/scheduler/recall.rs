@@ -8,11 +8,7 @@
 
 use smallvec::SmallVec;
 
-use super::{
-    assigning::HOLDERS_TOLD,
-    state::State,
-    task::{Task, TaskRef},
-};
+use super::{assigning::HOLDERS_TOLD, state::State, task::TaskRef};
 use crate::protocol::{Dependency, WorkerId};
 
 impl State {
@@ -30,7 +26,7 @@ impl State {
         let Some(task) = self.task(id).filter(|task| !task.trouble().is_some_and(|t| t.recalled)) else {
             return false;
         };
-        let runners = self.tasks.dependents(task).filter_map(Task::worker);
+        let runners = self.tasks.dependents(task).filter_map(|dependent| dependent.worker());
         let mut runners: SmallVec<[WorkerId; 8]> =
             runners.filter(|runner| !lacking.contains(runner)).collect();
         runners.sort_unstable();
@@ -44,7 +40,7 @@ impl State {
             (*asked, vec![Dependency { who_has: others.collect(), ..dependency.clone() }])
         });
         let asked = asked.collect();
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             let trouble = task.trouble_mut();
             trouble.recalled = true;
             trouble.presumed = runners.to_vec();
@@ -58,15 +54,17 @@ impl State {
 
     /// A worker says that it holds a result. Should that be lost once more, it is recalled again.
     pub(super) fn is_there(&mut self, id: TaskRef, worker: WorkerId) {
-        let Some(task) = self.task_mut(id) else { return };
+        let Some(mut task) = self.task_mut(id) else { return };
         if task.is_presumed(worker) {
             task.presume_no_more(worker);
             self.held_anew(id);
-            self.reconsider_copies(id);
+            if self.task(id).is_some_and(|task| task.has_copies()) {
+                self.reconsider_copies(id);
+            }
         } else {
             self.add_holder(id, worker);
         }
-        if let Some(task) = self.task_mut(id)
+        if let Some(mut task) = self.task_mut(id)
             && task.trouble().is_some_and(|trouble| trouble.recalled)
         {
             task.trouble_mut().recalled = false;

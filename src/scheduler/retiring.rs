@@ -80,7 +80,7 @@ impl State {
         if self.retirement.moving.get(&task) != Some(&(id, worker)) {
             return;
         }
-        let key = self.task(task).map(|task| task.key);
+        let key = self.task(task).map(|task| task.cold.key);
         tracing::warn!(?key, %error, "a result cannot leave the worker that retires");
         self.retirement.moving.remove(&task);
         for holder in self.leaving_holders(task) {

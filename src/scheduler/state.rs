@@ -13,7 +13,6 @@ use super::{
     bit_set::BitSet,
     copies::Copies,
     freeing::Frees,
-    holdings::Holdings,
     limits::Limits,
     links::{Links, Met, PeerMask, Peers},
     pool::{FULL, Pool},
@@ -21,7 +20,8 @@ use super::{
     retiring::Retirement,
     stealing::Stealing,
     story::Story,
-    task::{Task, TaskList, TaskRef},
+    task::{Task, TaskMut, TaskRef},
+    task_list::TaskList,
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
@@ -176,7 +176,6 @@ pub struct State {
     pub(super) retirement: Retirement,
     pub(super) stealing: Stealing,
     pub(super) copies: Copies,
-    pub(super) holdings: Holdings,
     pub(super) limits: Limits,
     next_client: u32,
     pub(super) story: Story,
@@ -218,7 +217,6 @@ impl State {
             retirement: Retirement::default(),
             stealing: Stealing::default(),
             copies: Copies::default(),
-            holdings: Holdings::default(),
             limits: Limits::default(),
             next_client: 0,
             story: Story::default(),
@@ -240,16 +238,16 @@ impl State {
         ClientId(self.next_client - 1)
     }
 
-    pub(super) fn task(&self, id: TaskRef) -> Option<&Task> {
+    pub(super) fn task(&self, id: TaskRef) -> Option<Task<'_>> {
         self.tasks.get(id)
     }
 
-    pub(super) fn task_mut(&mut self, id: TaskRef) -> Option<&mut Task> {
+    pub(super) fn task_mut(&mut self, id: TaskRef) -> Option<TaskMut<'_>> {
         self.tasks.get_mut(id)
     }
 
-    pub(super) fn options_of(&self, task: &Task) -> &TaskOptions {
-        &self.options[task.options as usize]
+    pub(super) fn options_of(&self, task: Task<'_>) -> &TaskOptions {
+        &self.options[task.cold.options as usize]
     }
 
     /// How many tasks there are.
@@ -277,11 +275,11 @@ impl State {
 
     /// The addresses of the workers that hold each of these results; of all where `keys` is empty.
     pub fn who_has(&self, keys: &[Key]) -> Vec<(Key, Vec<Arc<str>>)> {
-        let addresses = |task: &Task| {
-            task.who_has.iter().filter_map(|w| Some(self.workers.get(*w)?.info.address.clone())).collect()
+        let addresses = |task: Task<'_>| {
+            task.who_has().iter().filter_map(|w| Some(self.workers.get(*w)?.info.address.clone())).collect()
         };
         if keys.is_empty() {
-            return self.tasks.iter().map(|task| (task.key, addresses(task))).collect();
+            return self.tasks.iter().map(|task| (task.cold.key, addresses(task))).collect();
         }
         let task = |key: &Key| self.task(self.tasks.find(*key)?);
         keys.iter().map(|key| (*key, task(key).map(addresses).unwrap_or_default())).collect()
@@ -292,7 +290,7 @@ impl State {
         let mut held = self.held_by_each(|_| true);
         let mut keys = |id| {
             let tasks = held.remove(&id).unwrap_or_default();
-            tasks.into_iter().filter_map(|task| Some(self.task(task)?.key)).collect()
+            tasks.into_iter().filter_map(|task| Some(self.task(task)?.cold.key)).collect()
         };
         self.workers.iter().map(|(id, worker)| (worker.info.address.clone(), keys(id))).collect()
     }
@@ -306,7 +304,7 @@ impl State {
             if matches!(task.state, TaskState::Processing | TaskState::Queued | TaskState::NoWorker) {
                 runnable += 1;
                 // Dask's guess of what nobody has measured: it decides how many workers there should be.
-                let known = self.functions.get(task.function as usize).and_then(|f| f.duration);
+                let known = self.functions.get(task.cold.function as usize).and_then(|f| f.duration);
                 work += u128::from(known.unwrap_or(500_000_000));
             }
         }

@@ -86,16 +86,16 @@ impl State {
         let (mut before, mut after, mut followed, mut follow) = (0, 0, 0, 0);
         let Some(mut place) = self.workers.get(id).map(|worker| worker.done) else { return };
         let mut tasks = self.processed_by(id);
-        tasks.sort_by_key(|task| self.task(*task).map(|task| task.place.wrapping_sub(place) as i64));
+        tasks.sort_by_key(|task| self.task(*task).map(|task| task.cold.place.wrapping_sub(place) as i64));
         for task in tasks {
             let Some(expected) = self.task(task).map(|task| self.expected_on(id, task)) else { continue };
-            if let Some(task) = self.task_mut(task).filter(|task| !task.long_running) {
-                (before, followed) = (before + task.estimate, followed + task.following());
-                task.ends = task.ends.saturating_add(expected).saturating_sub(task.estimate);
-                task.estimate = expected;
-                (after, follow) = (after + task.estimate, follow + task.following());
+            if let Some(task) = self.task_mut(task).filter(|task| !task.is_long_running()) {
+                (before, followed) = (before + task.cold.estimate, followed + task.following());
+                task.cold.ends = task.cold.ends.saturating_add(expected).saturating_sub(task.cold.estimate);
+                task.cold.estimate = expected;
+                (after, follow) = (after + task.cold.estimate, follow + task.following());
                 place = place.wrapping_add(task.booked());
-                task.place = place;
+                task.cold.place = place;
             }
         }
         self.workers.change(id, |worker| {
@@ -144,16 +144,17 @@ impl State {
         };
         let pace = to.slowness() / from.slowness();
         // Who is slower is not to take what would be done here long before all that waits here is.
-        let sooner = |task: &Task| (pace > 1.0).then(|| self.done_critical(task, from)).flatten();
+        let sooner = |task: Task<'_>| (pace > 1.0).then(|| self.done_critical(task, from)).flatten();
         let mut loot: Vec<Loot> = from
             .processing
             .latest()
             .take(TASKS)
             .filter_map(|place| self.tasks.at(place))
-            .filter(|task| task.is_at(victim) && !task.long_running && task.waiting_on == 0)
-            .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, task))
+            .filter(|task| task.is_at(victim) && !task.is_long_running() && task.waiting_on == 0)
+            .filter(|task| !self.stealing.asked.contains_key(&task.this) && self.may_run(to, *task))
             .map(|task| {
-                let (transfer, estimate) = (self.transfer(&self.needs(task), thief), task.estimate.max(1));
+                let (transfer, estimate) =
+                    (self.transfer(&self.needs(task), thief), task.cold.estimate.max(1));
                 let ratio = transfer.saturating_mul(1024) / estimate;
                 Loot { ratio, task: task.this, transfer, estimate, sooner: sooner(task) }
             })
@@ -176,7 +177,7 @@ impl State {
             }
             // A task that came to a worker twice may be listed twice.
             let listed = self.task(task).filter(|task| !self.stealing.asked.contains_key(&task.this));
-            let Some(id) = listed.map(Task::id) else { continue };
+            let Some(id) = listed.map(|task| task.id()) else { continue };
             here = here.saturating_sub(estimate / from_threads);
             there += estimate / to_threads;
             self.stealing.asked.insert(task, Theft { victim, thief, estimate });

@@ -81,34 +81,35 @@ impl State {
                 let next = &graph.tasks[order..count.min(order + TOGETHER)];
                 self.tasks.read_ahead(next.iter().map(|task| task.key));
             }
-            let task = &mut graph.tasks[order];
-            if let Some(known) = self.tasks.find(task.key) {
+            let submitted = &mut graph.tasks[order];
+            if let Some(known) = self.tasks.find(submitted.key) {
                 // An equal call is known: its result serves both, unless it failed and is tried again.
                 // What was refused would be again.
-                let error = self.task(known).and_then(|task| task.error());
-                if error.is_some_and(|error| error.kind != FailureKind::Refused) {
+                let serious = |error: &TaskError| error.kind != FailureKind::Refused;
+                if self.task(known).is_some_and(|task| task.error().is_some_and(serious)) {
                     self.forgive(known);
                 }
                 tasks.push(known);
                 continue;
             }
-            let Some(&function) = functions.get(task.function as usize) else {
-                broken.push((task.key, "it names a function that the graph does not have".to_owned()));
-                tasks.push(self.tasks.create(task.key, SCATTERED));
+            let Some(&function) = functions.get(submitted.function as usize) else {
+                broken.push((submitted.key, "it names a function that the graph does not have".to_owned()));
+                tasks.push(self.tasks.create(submitted.key, SCATTERED));
                 continue;
             };
-            if !task.dependencies.is_empty() {
+            if !submitted.dependencies.is_empty() {
                 self.functions[function as usize].inner = self.submissions;
             }
-            let this = self.tasks.create(task.key, function);
-            let number = options.get(task.options as usize).copied().unwrap_or(0);
+            let this = self.tasks.create(submitted.key, function);
+            let number = options.get(submitted.options as usize).copied().unwrap_or(0);
             let priority = self.options[number as usize].priority;
             let submission = self.submissions;
             if let Some(made) = self.task_mut(this) {
-                made.rest.arguments = std::mem::take(&mut task.arguments);
-                made.dependencies.reserve(task.dependencies.len());
-                made.options = number;
-                made.priority = Priority { user: priority.saturating_neg(), submission, order: order as u32 };
+                made.cold.rest.arguments = std::mem::take(&mut submitted.arguments);
+                made.cold.dependencies.reserve(submitted.dependencies.len());
+                made.cold.options = number;
+                made.cold.priority =
+                    Priority { user: priority.saturating_neg(), submission, order: order as u32 };
             }
             tasks.push(this);
             fresh.push(Fresh { order: order as u32, this });
@@ -138,7 +139,7 @@ impl State {
             for task @ Fresh { order, this } in fresh {
                 for (key, dependency) in dependencies(task).iter().zip(&mut found) {
                     let Some(dependency) = *dependency else {
-                        let broken_one = self.task(*this).map_or(*key, |task| task.key);
+                        let broken_one = self.task(*this).map_or(*key, |task| task.cold.key);
                         let why = format!(
                             "it depends on {key}, which the scheduler does not know; \
                              was its future dropped or cancelled?"
@@ -147,7 +148,7 @@ impl State {
                         continue;
                     };
                     // A new one's priority still says where in the graph it is.
-                    let new = self.task(dependency).map(|other| other.priority);
+                    let new = self.task(dependency).map(|other| other.cold.priority);
                     if let Some(Priority { order: other, .. }) =
                         new.filter(|p| p.submission == self.submissions)
                     {
@@ -171,15 +172,15 @@ impl State {
         for Fresh { order, this } in fresh {
             let order = *order as usize;
             if let Some(task) = self.task_mut(*this) {
-                (task.priority.order, task.height) = (places[order], heights[order]);
+                (task.cold.priority.order, task.cold.height) = (places[order], heights[order]);
             }
         }
     }
 
     fn want(&mut self, client: ClientId, id: TaskRef) {
-        let Some(task) = self.task_mut(id) else { return };
+        let Some(mut task) = self.task_mut(id) else { return };
         task.want(client);
-        let key = task.key;
+        let key = task.cold.key;
         match task.state {
             TaskState::Released => self.recommend(id, TaskState::Waiting),
             TaskState::Memory => self.report_memory(client, id, None),
@@ -212,7 +213,7 @@ impl State {
 
     /// A failed task is tried again, as if it never ran.
     fn forgive(&mut self, id: TaskRef) {
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             task.absolve();
             self.set_state(id, TaskState::Released);
             self.recommend(id, TaskState::Waiting);

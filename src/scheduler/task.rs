@@ -1,6 +1,8 @@
 //! One task, as the scheduler knows it.
 
-use smallvec::SmallVec;
+use std::ops::{Deref, DerefMut};
+
+use smallvec::{SmallVec, smallvec};
 
 use super::places::Places;
 use crate::{
@@ -66,32 +68,62 @@ impl std::fmt::Debug for TaskRef {
 /// The function number of data that was scattered: nothing computes it.
 pub(super) const SCATTERED: u32 = u32::MAX;
 
-/// One task. What steps of its neighbours look at lies in the first of four lines of a processor's cache, who these are in
-/// the second, what placing it takes in the third: of a million tasks hardly any line is in the caches when its turn comes.
-#[repr(C, align(64))]
-pub(super) struct Task {
+/// What steps of a task's neighbours look at. Of tasks whose places are next to each other two are in a line of a processor's
+/// cache, and of a million tasks those that ten thousand workers are at are in a few megabytes: they stay in the caches from
+/// one step to the next.
+#[repr(C)]
+pub(super) struct Hot {
+    /// Bytes of the result.
     pub(super) nbytes: u64,
-    pub(super) who_has: SmallVec<[WorkerId; 4]>,
-    pub(super) this: TaskRef,
-    /// Which of those in its place its present computation is.
-    generation: u32,
-    pub(super) state: TaskState,
-    /// It takes its time, as its worker said, or waits for one that does without a word: it counts neither for occupancy
-    /// nor for slots.
-    pub(super) long_running: bool,
-    /// Whether any client wants its result.
-    wanted: bool,
-    /// Whether there is [`Trouble`].
-    troubled: bool,
+    /// Before it is in memory, the worker that it was assigned to; then the first that holds the result.
+    /// [`WorkerId::NOBODY`] where there is none.
+    at: WorkerId,
+    /// Which of those in its place it is.
+    tenant: u32,
     /// Dependencies that are not in memory, while waiting or following others.
     pub(super) waiting_on: u32,
     /// Dependents that are to be computed and need its result.
     pub(super) waiters: u32,
     /// Dependents that are not forgotten.
     pub(super) live_dependents: u32,
-    /// [`WorkerId::NOBODY`] unless it is processing.
-    computing: WorkerId,
+    /// How often it was computed anew. It may begin from 0 again: whatever was said of what was computed so many times before
+    /// has arrived since.
+    age: u16,
+    /// [`TaskState::Forgotten`] where the place is vacant.
+    pub(super) state: TaskState,
+    flags: Flags,
+}
 
+const _: () = assert!(size_of::<Hot>() == 32);
+
+/// What is true of a task, a bit each.
+#[derive(Clone, Copy, Default)]
+struct Flags(u8);
+
+impl Flags {
+    /// It takes its time, as its worker said, or waits for one that does without a word: it counts neither for occupancy
+    /// nor for slots.
+    const LONG_RUNNING: u8 = 1;
+    /// Any client wants the result.
+    const WANTED: u8 = 2;
+    /// There is [`Trouble`].
+    const TROUBLED: u8 = 4;
+    /// Several workers hold the result.
+    const SEVERAL: u8 = 8;
+
+    fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, is: bool) {
+        self.0 = if is { self.0 | flag } else { self.0 & !flag };
+    }
+}
+
+/// What a task's own steps look at, each in few of three lines of a processor's cache: who its neighbours are is in the first,
+/// what placing it takes in the second.
+#[repr(C, align(64))]
+pub(super) struct Cold {
     pub(super) key: Key,
     /// They stay in their places for as long as this task is there.
     pub(super) dependencies: Places,
@@ -117,12 +149,14 @@ pub(super) struct Task {
     pub(super) rest: Rest,
 }
 
-/// What its neighbours and its placing do not look at: a line of its own.
+/// What placing a task does not look at: a line of its own.
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Rest {
     pub(super) arguments: Arguments,
     who_wants: Clients,
+    /// All holders of the result, in the order in which they came, where there are several.
+    who_has: Option<Box<SmallVec<[WorkerId; 14]>>>,
     trouble: Option<Box<Trouble>>,
 }
 
@@ -143,28 +177,14 @@ pub(super) struct Trouble {
     pub(super) error: Option<TaskError>,
 }
 
-const _: () = assert!(size_of::<Option<Task>>() == 256);
-const _: () = assert!(std::mem::offset_of!(Task, key) == 64);
-const _: () = assert!(std::mem::offset_of!(Task, estimate) == 128);
-const _: () = assert!(std::mem::offset_of!(Task, rest) == 192);
+const _: () = assert!(size_of::<Cold>() == 192);
+const _: () = assert!(std::mem::offset_of!(Cold, estimate) == 64);
+const _: () = assert!(std::mem::offset_of!(Cold, rest) == 128);
 
-impl Task {
-    /// A task in state released.
-    pub(super) fn new(this: TaskRef, key: Key, function: u32) -> Self {
+impl Default for Cold {
+    fn default() -> Self {
         Self {
-            nbytes: 0,
-            who_has: SmallVec::new(),
-            this,
-            generation: this.tenant,
-            state: TaskState::Released,
-            long_running: false,
-            wanted: false,
-            troubled: false,
-            waiting_on: 0,
-            waiters: 0,
-            live_dependents: 0,
-            computing: WorkerId::NOBODY,
-            key,
+            key: Key(0),
             dependencies: Places::default(),
             dependents: Places::default(),
             estimate: 0,
@@ -172,145 +192,106 @@ impl Task {
             place: 0,
             ends: 0,
             priority: Priority::default(),
-            function,
+            function: 0,
             options: 0,
             height: 0,
             rest: Rest::default(),
         }
     }
+}
 
-    /// What workers call its present computation and the result of that.
-    pub(super) fn id(&self) -> TaskId {
-        TaskId::new(self.this.index, self.generation)
+impl Hot {
+    /// What is in a place where no task has been yet.
+    pub(super) const VACANT: Self = Self {
+        nbytes: 0,
+        at: WorkerId::NOBODY,
+        tenant: 0,
+        waiting_on: 0,
+        waiters: 0,
+        live_dependents: 0,
+        age: 0,
+        state: TaskState::Forgotten,
+        flags: Flags(0),
+    };
+
+    /// A task in state released.
+    pub(super) fn new(tenant: u32) -> Self {
+        Self { tenant, state: TaskState::Released, ..Self::VACANT }
+    }
+
+    /// A task leaves its place, and takes what workers call it with it.
+    pub(super) fn vacate(&mut self) {
+        let tenant = self.generation().wrapping_add(1);
+        *self = Self { tenant, ..Self::VACANT };
+    }
+
+    /// Which of those in its place a task is; the next one, where that is vacant.
+    pub(super) fn tenant(&self) -> u32 {
+        self.tenant
+    }
+
+    /// Which of those in its place its present computation is.
+    pub(super) fn generation(&self) -> u32 {
+        self.tenant.wrapping_add(u32::from(self.age))
     }
 
     /// What workers say of its present computation from now on is about the past.
     pub(super) fn compute_anew(&mut self) {
-        self.generation += 1;
+        self.age = self.age.wrapping_add(1);
     }
 
     /// Whether somebody needs the result.
     pub(super) fn needed(&self) -> bool {
-        self.waiters > 0 || self.wanted
+        self.waiters > 0 || self.is_wanted()
     }
 
     /// Whether any client wants the result.
     pub(super) fn is_wanted(&self) -> bool {
-        self.wanted
+        self.flags.has(Flags::WANTED)
     }
 
-    /// The clients that want the result.
-    pub(super) fn clients(&self) -> &[ClientId] {
-        if self.wanted { self.rest.who_wants.as_slice() } else { &[] }
+    /// Whether it counts neither for occupancy nor for slots: it takes its time, as its worker said, or waits for one that does
+    /// without a word.
+    pub(super) fn is_long_running(&self) -> bool {
+        self.flags.has(Flags::LONG_RUNNING)
     }
 
-    pub(super) fn is_wanted_by(&self, client: ClientId) -> bool {
-        self.clients().contains(&client)
+    pub(super) fn set_long_running(&mut self, is: bool) {
+        self.flags.set(Flags::LONG_RUNNING, is);
     }
 
-    /// A client wants the result.
-    pub(super) fn want(&mut self, client: ClientId) {
-        self.rest.who_wants.add(client);
-        self.wanted = true;
-    }
-
-    /// Some clients do not want the result any more.
-    pub(super) fn keep_clients(&mut self, keep: impl FnMut(&ClientId) -> bool) {
-        if self.wanted {
-            self.rest.who_wants.retain(keep);
-            self.wanted = !self.rest.who_wants.as_slice().is_empty();
-        }
+    /// Whether several workers hold the result.
+    pub(super) fn has_copies(&self) -> bool {
+        self.flags.has(Flags::SEVERAL)
     }
 
     /// The worker that it was assigned to, while it is processing.
     pub(super) fn worker(&self) -> Option<WorkerId> {
-        (self.computing != WorkerId::NOBODY).then_some(self.computing)
+        (self.state != TaskState::Memory && self.at != WorkerId::NOBODY).then_some(self.at)
     }
 
     pub(super) fn is_at(&self, worker: WorkerId) -> bool {
-        self.computing == worker
+        self.at == worker && self.state != TaskState::Memory
     }
 
     pub(super) fn assign(&mut self, worker: WorkerId) {
-        self.computing = worker;
+        self.at = worker;
     }
 
     /// It is processing no more; gives the worker that it was assigned to.
     pub(super) fn take_worker(&mut self) -> Option<WorkerId> {
         let worker = self.worker();
-        self.computing = WorkerId::NOBODY;
+        self.at = WorkerId::NOBODY;
         worker
     }
 
-    /// What went wrong so far.
-    pub(super) fn trouble(&self) -> Option<&Trouble> {
-        if self.troubled { self.rest.trouble.as_deref() } else { None }
-    }
-
-    /// What went wrong so far, to be changed.
-    pub(super) fn trouble_mut(&mut self) -> &mut Trouble {
-        self.troubled = true;
-        self.rest.trouble.get_or_insert_default()
-    }
-
-    /// Why it failed for good.
-    pub(super) fn error(&self) -> Option<&TaskError> {
-        self.trouble()?.error.as_ref()
-    }
-
-    /// Whether a worker is taken for a holder of the result, and has not said so yet.
-    pub(super) fn is_presumed(&self, worker: WorkerId) -> bool {
-        self.trouble().is_some_and(|trouble| trouble.presumed.contains(&worker))
-    }
-
-    /// A worker that may only have been taken for a holder said whether it is one.
-    pub(super) fn presume_no_more(&mut self, worker: WorkerId) {
-        if self.is_presumed(worker) {
-            self.trouble_mut().presumed.retain(|presumed| *presumed != worker);
-        }
-    }
-
-    /// The workers that hold the result, without those that only may.
-    pub(super) fn holders(&self) -> impl Iterator<Item = WorkerId> {
-        self.who_has.iter().copied().filter(|holder| !self.is_presumed(*holder))
-    }
-
-    /// Whether a worker is one of these.
-    pub(super) fn is_held_by(&self, worker: WorkerId) -> bool {
-        self.who_has.contains(&worker) && !self.is_presumed(worker)
-    }
-
-    /// Whether workers died that may have run it.
-    pub(super) fn is_suspicious(&self) -> bool {
-        self.trouble().is_some_and(|trouble| trouble.suspicious > 0)
-    }
-
-    /// It ran, or is tried as if it never had: what went wrong counts no more, but for how often it was tried.
-    pub(super) fn absolve(&mut self) {
-        if self.troubled
-            && let Some(trouble) = &mut self.rest.trouble
-        {
-            **trouble = Trouble { retried: trouble.retried, ..Trouble::default() };
-        }
-    }
-
-    /// What it added to the work at its worker that follows other tasks, in nanoseconds.
-    pub(super) fn following(&self) -> u64 {
-        if self.follows() { self.booked() } else { 0 }
+    /// The first that holds the result.
+    pub(super) fn first_holder(&self) -> Option<WorkerId> {
+        (self.state == TaskState::Memory && self.at != WorkerId::NOBODY).then_some(self.at)
     }
 
     fn follows(&self) -> bool {
-        self.computing != WorkerId::NOBODY && self.waiting_on > 0 && !self.long_running
-    }
-
-    /// What it adds to the work at its worker, in nanoseconds.
-    pub(super) fn booked(&self) -> u64 {
-        self.estimate + if self.follows() { self.gap } else { 0 }
-    }
-
-    /// The workers that hold the result, or the one that computes it.
-    pub(super) fn places(&self) -> &[WorkerId] {
-        if self.computing == WorkerId::NOBODY { &self.who_has } else { std::slice::from_ref(&self.computing) }
+        self.worker().is_some() && self.waiting_on > 0 && !self.is_long_running()
     }
 
     /// Whether it is to be computed or being computed.
@@ -322,12 +303,183 @@ impl Task {
     }
 }
 
+/// A task, to be looked at or changed: what is hot of it can be named as if it was its own.
+#[derive(Clone, Copy)]
+pub(super) struct View<H, C> {
+    pub(super) this: TaskRef,
+    pub(super) hot: H,
+    pub(super) cold: C,
+}
+
+pub(super) type Task<'a> = View<&'a Hot, &'a Cold>;
+pub(super) type TaskMut<'a> = View<&'a mut Hot, &'a mut Cold>;
+
+impl<H: Deref<Target = Hot>, C> Deref for View<H, C> {
+    type Target = Hot;
+
+    fn deref(&self) -> &Hot {
+        &self.hot
+    }
+}
+
+impl<H: DerefMut<Target = Hot>, C> DerefMut for View<H, C> {
+    fn deref_mut(&mut self) -> &mut Hot {
+        &mut self.hot
+    }
+}
+
+impl<H: Deref<Target = Hot>, C: Deref<Target = Cold>> View<H, C> {
+    /// What workers call its present computation and the result of that.
+    pub(super) fn id(&self) -> TaskId {
+        TaskId::new(self.this.index, self.generation())
+    }
+
+    /// The clients that want the result.
+    pub(super) fn clients(&self) -> &[ClientId] {
+        if self.is_wanted() { self.cold.rest.who_wants.as_slice() } else { &[] }
+    }
+
+    pub(super) fn is_wanted_by(&self, client: ClientId) -> bool {
+        self.clients().contains(&client)
+    }
+
+    /// What went wrong so far.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        if self.flags.has(Flags::TROUBLED) { self.cold.rest.trouble.as_deref() } else { None }
+    }
+
+    /// Why it failed for good.
+    pub(super) fn error(&self) -> Option<&TaskError> {
+        self.trouble()?.error.as_ref()
+    }
+
+    /// The workers that hold the result, in the order in which they came.
+    pub(super) fn who_has(&self) -> &[WorkerId] {
+        if self.state == TaskState::Memory { self.places() } else { &[] }
+    }
+
+    /// The workers that hold the result, or the one that computes it.
+    pub(super) fn places(&self) -> &[WorkerId] {
+        at(&self.hot, &self.cold)
+    }
+
+    /// Whether a worker is taken for a holder of the result, and has not said so yet.
+    pub(super) fn is_presumed(&self, worker: WorkerId) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.presumed.contains(&worker))
+    }
+
+    /// The workers that hold the result, without those that only may.
+    pub(super) fn holders(&self) -> impl Iterator<Item = WorkerId> {
+        self.who_has().iter().copied().filter(|holder| !self.is_presumed(*holder))
+    }
+
+    /// Whether a worker is one of these.
+    pub(super) fn is_held_by(&self, worker: WorkerId) -> bool {
+        self.who_has().contains(&worker) && !self.is_presumed(worker)
+    }
+
+    /// Whether workers died that may have run it.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.trouble().is_some_and(|trouble| trouble.suspicious > 0)
+    }
+
+    /// What it added to the work at its worker that follows other tasks, in nanoseconds.
+    pub(super) fn following(&self) -> u64 {
+        if self.follows() { self.booked() } else { 0 }
+    }
+
+    /// What it adds to the work at its worker, in nanoseconds.
+    pub(super) fn booked(&self) -> u64 {
+        self.cold.estimate + if self.follows() { self.cold.gap } else { 0 }
+    }
+}
+
+/// The workers that hold a task's result, or the one that computes it.
+pub(super) fn at<'a>(hot: &'a Hot, cold: &'a Cold) -> &'a [WorkerId] {
+    match (hot.at, hot.has_copies()) {
+        (WorkerId::NOBODY, _) => &[],
+        (_, false) => std::slice::from_ref(&hot.at),
+        (_, true) => cold.rest.who_has.as_deref().map_or(&[], SmallVec::as_slice),
+    }
+}
+
+impl TaskMut<'_> {
+    /// A client wants the result.
+    pub(super) fn want(&mut self, client: ClientId) {
+        self.cold.rest.who_wants.add(client);
+        self.flags.set(Flags::WANTED, true);
+    }
+
+    /// Some clients do not want the result any more.
+    pub(super) fn keep_clients(&mut self, keep: impl FnMut(&ClientId) -> bool) {
+        if self.is_wanted() {
+            self.cold.rest.who_wants.retain(keep);
+            let wanted = !self.cold.rest.who_wants.as_slice().is_empty();
+            self.flags.set(Flags::WANTED, wanted);
+        }
+    }
+
+    /// What went wrong so far, to be changed.
+    pub(super) fn trouble_mut(&mut self) -> &mut Trouble {
+        self.hot.flags.set(Flags::TROUBLED, true);
+        self.cold.rest.trouble.get_or_insert_default()
+    }
+
+    /// A worker that may only have been taken for a holder said whether it is one.
+    pub(super) fn presume_no_more(&mut self, worker: WorkerId) {
+        if self.is_presumed(worker) {
+            self.trouble_mut().presumed.retain(|presumed| *presumed != worker);
+        }
+    }
+
+    /// It ran, or is tried as if it never had: what went wrong counts no more, but for how often it was tried.
+    pub(super) fn absolve(&mut self) {
+        if self.flags.has(Flags::TROUBLED)
+            && let Some(trouble) = &mut self.cold.rest.trouble
+        {
+            **trouble = Trouble { retried: trouble.retried, ..Trouble::default() };
+        }
+    }
+
+    /// A worker holds the result, after all others that do.
+    pub(super) fn add_holder(&mut self, worker: WorkerId) {
+        if self.hot.at == WorkerId::NOBODY {
+            self.hot.at = worker;
+            return;
+        }
+        let first = self.hot.at;
+        self.hot.flags.set(Flags::SEVERAL, true);
+        self.cold.rest.who_has.get_or_insert_with(|| Box::new(smallvec![first])).push(worker);
+    }
+
+    /// A worker does not hold the result any more. Says whether it did.
+    pub(super) fn remove_holder(&mut self, worker: WorkerId) -> bool {
+        let Some(place) = self.who_has().iter().position(|holder| *holder == worker) else { return false };
+        let Some(who_has) = &mut self.cold.rest.who_has else {
+            self.hot.at = WorkerId::NOBODY;
+            return true;
+        };
+        who_has.remove(place);
+        self.hot.at = who_has[0];
+        if who_has.len() == 1 {
+            self.cold.rest.who_has = None;
+            self.hot.flags.set(Flags::SEVERAL, false);
+        }
+        true
+    }
+
+    /// Nobody holds the result any more; gives those who did.
+    pub(super) fn take_holders(&mut self) -> SmallVec<[WorkerId; 4]> {
+        let holders = SmallVec::from_slice(self.who_has());
+        self.cold.rest.who_has = None;
+        self.hot.flags.set(Flags::SEVERAL, false);
+        self.hot.at = WorkerId::NOBODY;
+        holders
+    }
+}
+
 /// Clients, once each: mostly there is one, if any.
-///
-/// Were its tag larger than a byte, it would also be what says that a place in the arena is vacant; so that is a flag in a
-/// task's first line, which whoever comes to a task looks at anyway.
 #[derive(Debug, Clone, Default)]
-#[repr(u8)]
 enum Clients {
     #[default]
     Nobody,
@@ -368,75 +520,16 @@ impl Clients {
     }
 }
 
-/// Tasks, listed in the order in which they came. Of many, those that are no members any more linger until they are the
-/// majority, so that adding and removing cost next to nothing; few lie in place, in a line of a processor's cache. They are
-/// listed by their places: whoever asks knows whether the tenant there is a member.
-#[derive(Default)]
-pub(super) struct TaskList {
-    listed: SmallVec<[u32; 6]>,
-    members: u32,
-}
-
-const _: () = assert!(size_of::<TaskList>() == 40);
-
-/// So many are looked through for one that is no member any more.
-const FEW: usize = 64;
-
-impl TaskList {
-    pub(super) fn len(&self) -> usize {
-        self.members as usize
-    }
-
-    /// Lists a task. Says whether it is time to [`Self::tidy`].
-    pub(super) fn add(&mut self, task: TaskRef) -> bool {
-        self.listed.push(task.index);
-        self.members += 1;
-        self.listed.len() > FEW && self.listed.len() > 2 * self.len()
-    }
-
-    /// One of those listed is no member any more.
-    pub(super) fn remove(&mut self, task: TaskRef) {
-        let exact = self.listed.len() == self.len() && self.len() <= FEW;
-        self.members -= 1;
-        if exact && let Some(place) = self.listed.iter().position(|place| *place == task.index) {
-            self.listed.remove(place);
-        }
-    }
-
-    /// The places of all that are listed, the latest first; some may be no members any more.
-    pub(super) fn latest(&self) -> impl Iterator<Item = u32> {
-        self.listed.iter().rev().copied()
-    }
-
-    /// The places of the members: `belongs` tells them from those that linger.
-    pub(super) fn members(&self, belongs: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut members: Vec<u32> = self.listed.iter().copied().filter(|place| belongs(*place)).collect();
-        members.sort_unstable();
-        members.dedup();
-        members
-    }
-
-    pub(super) fn tidy(&mut self, belongs: impl Fn(u32) -> bool) {
-        self.listed = SmallVec::from_vec(self.members(belongs));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn task_at(index: u32) -> TaskRef {
-        TaskRef { index, tenant: 0 }
-    }
 
     #[test]
     fn clients_want_a_result_once_each_however_many_they_are() {
-        let mut task = Task::new(task_at(0), Key(0), 0);
-        let wanting = |task: &Task| (task.is_wanted(), task.clients().to_vec());
+        let (mut hot, mut cold) = (Hot::new(0), Cold::default());
+        let this = TaskRef { index: 0, tenant: 0 };
+        let mut task = TaskMut { this, hot: &mut hot, cold: &mut cold };
+        let wanting = |task: &TaskMut<'_>| (task.is_wanted(), task.clients().to_vec());
         assert_eq!(wanting(&task), (false, vec![]));
         for client in [1, 1, 2, 1, 3] {
             task.want(ClientId(client));
@@ -451,29 +544,5 @@ mod tests {
         assert!(task.needed() && task.is_wanted_by(ClientId(4)) && !task.is_wanted_by(ClientId(5)));
         task.keep_clients(|client| client.0 != 4);
         assert_eq!(wanting(&task), (false, vec![]));
-    }
-
-    proptest! {
-        /// Few or many, in whatever order they come, go and come again.
-        #[test]
-        fn members_are_listed_whatever_comes_and_goes(
-            steps in prop::collection::vec((0u32..120, any::<bool>()), 0..600),
-        ) {
-            let (mut list, mut members) = (TaskList::default(), BTreeSet::new());
-            for (index, comes) in steps {
-                let task = task_at(index);
-                if comes && members.insert(task) {
-                    if list.add(task) {
-                        list.tidy(|place| members.contains(&task_at(place)));
-                    }
-                    prop_assert!(list.listed.len() <= FEW.max(2 * members.len()), "few linger");
-                } else if !comes && members.remove(&task) {
-                    list.remove(task);
-                }
-                prop_assert_eq!(list.len(), members.len());
-                let listed = list.members(|place| members.contains(&task_at(place)));
-                prop_assert_eq!(listed, Vec::from_iter(members.iter().map(|task| task.index)));
-            }
-        }
     }
 }

@@ -58,7 +58,7 @@ impl State {
     }
 
     pub(super) fn set_state(&mut self, id: TaskRef, finish: TaskState) {
-        let Some(task) = self.task_mut(id) else { return };
+        let Some(mut task) = self.task_mut(id) else { return };
         let was_active = task.active();
         let start = std::mem::replace(&mut task.state, finish);
         let (is_active, worker) = (task.active(), task.worker());
@@ -94,7 +94,7 @@ impl State {
 
     fn released_waiting(&mut self, id: TaskRef) {
         let Some(task) = self.task(id) else { return };
-        if task.function == SCATTERED {
+        if task.cold.function == SCATTERED {
             let error = TaskError::new(
                 FailureKind::DataLost,
                 "the data was scattered, and the workers that held it are gone; \
@@ -103,8 +103,8 @@ impl State {
             return self.fail(id, error);
         }
         let (mut missing, mut under_way, mut erred) = (0, 0, false);
-        for number in 0..task.dependencies.len() {
-            let Some(other) = self.tasks.dependency_mut(id, number) else { continue };
+        for number in 0..task.cold.dependencies.len() {
+            let Some(mut other) = self.tasks.dependency_mut(id, number) else { continue };
             other.waiters += 1;
             let (dependency, state) = (other.this, other.state);
             match state {
@@ -116,7 +116,7 @@ impl State {
             }
             missing += 1;
         }
-        if let Some(task) = self.task_mut(id) {
+        if let Some(mut task) = self.task_mut(id) {
             task.waiting_on = missing;
         }
         self.set_state(id, TaskState::Waiting);
@@ -129,11 +129,11 @@ impl State {
 
     /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
     fn leave_active(&mut self, id: TaskRef) {
-        let Some(task) = self.task_mut(id).filter(|task| task.active()) else { return };
+        let Some(mut task) = self.task_mut(id).filter(|task| task.active()) else { return };
         let following = task.following();
-        let counted = (!task.long_running).then(|| task.booked());
+        let counted = (!task.is_long_running()).then(|| task.booked());
         task.waiting_on = 0;
-        let (worker, dependencies) = (task.take_worker(), task.dependencies.len());
+        let (worker, dependencies) = (task.take_worker(), task.cold.dependencies.len());
         self.end_theft(id);
         if let Some(worker) = worker {
             if self.limits.are_set() {
@@ -150,13 +150,15 @@ impl State {
         }
         self.no_worker.remove(&id);
         for number in 0..dependencies {
-            let Some(other) = self.tasks.dependency_mut(id, number) else { continue };
+            let Some(mut other) = self.tasks.dependency_mut(id, number) else { continue };
             other.waiters -= 1;
-            let (dependency, waiters) = (other.this, other.waiters);
+            let (dependency, waiters, copies) = (other.this, other.waiters, other.has_copies());
             if waiters == 0 {
                 self.reconsider(dependency);
             }
-            self.reconsider_copies(dependency);
+            if copies {
+                self.reconsider_copies(dependency);
+            }
         }
     }
 
@@ -194,8 +196,8 @@ impl State {
 
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
-        let counted = |task: &&Task| task.is_at(worker) && !task.long_running;
-        let booked = self.task(id).filter(counted).map(Task::booked);
+        let counted = |task: &Task<'_>| task.is_at(worker) && !task.is_long_running();
+        let booked = self.task(id).filter(counted).map(|task| task.booked());
         let now = self.now;
         self.leave_active(id);
         if let Some(booked) = booked
@@ -204,15 +206,15 @@ impl State {
             worker.done = worker.done.wrapping_add(booked);
             worker.since = now;
         }
-        let Some(task) = self.task_mut(id) else { return };
+        let Some(mut task) = self.task_mut(id) else { return };
         task.nbytes = nbytes;
         task.absolve();
         self.tasks.tidy_dependents(id);
-        let dependents = self.task(id).map_or(0, |task| task.dependents.len());
-        self.add_holder(id, worker);
+        let dependents = self.task(id).map_or(0, |task| task.cold.dependents.len());
         self.set_state(id, TaskState::Memory);
+        self.add_holder(id, worker);
         for number in 0..dependents {
-            let Some(other) = self.tasks.dependent_mut(id, number) else { continue };
+            let Some(mut other) = self.tasks.dependent_mut(id, number) else { continue };
             let dependent = other.this;
             if other.state == TaskState::Waiting {
                 other.waiting_on -= 1;
@@ -225,7 +227,7 @@ impl State {
         }
         let value = self.passing.take();
         for number in 0..self.task(id).map_or(0, |task| task.clients().len()) {
-            if let Some(client) = self.task(id).and_then(|task| task.clients().get(number)).copied() {
+            if let Some(client) = self.task(id).and_then(|task| task.clients().get(number).copied()) {
                 self.report_memory(client, id, value.clone());
             }
         }
@@ -235,35 +237,29 @@ impl State {
 
     pub(super) fn add_holder(&mut self, id: TaskRef, worker: WorkerId) {
         let Some(holder) = self.workers.get_mut(worker) else { return };
-        let Some(task) = self.tasks.get_mut(id).filter(|task| !task.who_has.contains(&worker)) else {
+        let Some(mut task) = self.tasks.get_mut(id).filter(|task| !task.who_has().contains(&worker)) else {
             return;
         };
-        task.who_has.push(worker);
-        let several = task.who_has.len() > 1;
+        task.add_holder(worker);
+        let several = task.has_copies();
         holder.nbytes += task.nbytes;
         holder.results += 1;
-        if !several {
-            self.holdings.note(task);
-        }
         self.held_anew(id);
         if several {
-            self.copied(id);
+            self.reconsider_copies(id);
         }
     }
 
     /// `worker` does not have a result (any more); says whether that left nobody.
     pub(super) fn remove_holder(&mut self, id: TaskRef, worker: WorkerId) -> bool {
-        let Some(task) = self.tasks.get_mut(id) else { return false };
-        let Some(place) = task.who_has.iter().position(|holder| *holder == worker) else { return false };
-        task.who_has.remove(place);
-        task.presume_no_more(worker);
-        if place == 0 {
-            self.holdings.note(task);
+        let Some(mut task) = self.tasks.get_mut(id) else { return false };
+        if !task.remove_holder(worker) {
+            return false;
         }
-        let (nbytes, left) = (task.nbytes, task.who_has.len());
-        self.less_copied(id, left);
+        task.presume_no_more(worker);
+        let (nbytes, nobody) = (task.nbytes, task.first_holder().is_none());
         self.holds_no_more(worker, nbytes);
-        left == 0
+        nobody
     }
 
     fn holds_no_more(&mut self, worker: WorkerId, nbytes: u64) {
@@ -274,10 +270,8 @@ impl State {
     }
 
     fn memory_released(&mut self, id: TaskRef) {
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        let (computation, nbytes, holders) = (task.id(), task.nbytes, std::mem::take(&mut task.who_has));
-        self.holdings.note(task);
-        self.less_copied(id, 0);
+        let Some(mut task) = self.tasks.get_mut(id) else { return };
+        let (computation, nbytes, holders) = (task.id(), task.nbytes, task.take_holders());
         for worker in holders {
             self.holds_no_more(worker, nbytes);
             self.free(worker, computation);
@@ -287,7 +281,7 @@ impl State {
     }
 
     /// What depends on a task, for walks on which much changes.
-    fn dependents_of(&self, task: &Task) -> Vec<TaskRef> {
+    fn dependents_of(&self, task: Task<'_>) -> Vec<TaskRef> {
         self.tasks.dependents(task).map(|dependent| dependent.this).collect()
     }
 
@@ -295,10 +289,10 @@ impl State {
     pub(super) fn lose(&mut self, id: TaskRef) {
         self.tasks.tidy_dependents(id);
         let Some(task) = self.task(id) else { return };
-        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.key);
+        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.cold.key);
         self.set_state(id, TaskState::Released);
         for dependent in dependents {
-            let Some(other) = self.task_mut(dependent) else { continue };
+            let Some(mut other) = self.task_mut(dependent) else { continue };
             if other.state == TaskState::Waiting {
                 other.waiting_on += 1;
             } else if other.active() {
@@ -320,10 +314,10 @@ impl State {
             self.take_back(id);
         }
         self.leave_active(id);
-        let Some(task) = self.task_mut(id) else { return };
+        let Some(mut task) = self.task_mut(id) else { return };
         task.trouble_mut().error = Some(error.clone());
         let Some(task) = self.task(id) else { return };
-        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.key);
+        let (dependents, clients, key) = (self.dependents_of(task), task.clients().to_vec(), task.cold.key);
         self.set_state(id, TaskState::Erred);
         for dependent in dependents {
             if self.task(dependent).is_some_and(|other| other.active()) {
@@ -339,7 +333,7 @@ impl State {
 
     /// What was only wanted to be done is done.
     fn want_done(&mut self, id: TaskRef) {
-        if let Some(task) = self.task_mut(id).filter(|task| task.is_wanted_by(ClientId::NOBODY)) {
+        if let Some(mut task) = self.task_mut(id).filter(|task| task.is_wanted_by(ClientId::NOBODY)) {
             task.keep_clients(|client| *client != ClientId::NOBODY);
             let error = task.error().cloned();
             if let Some(error) = error {
@@ -349,14 +343,14 @@ impl State {
     }
 
     fn forget(&mut self, id: TaskRef) {
-        self.set_state(id, TaskState::Forgotten);
-        let Some(key) = self.task(id).map(|task| task.key) else { return };
+        let Some((key, start)) = self.task(id).map(|task| (task.cold.key, task.state)) else { return };
+        self.story.note((self.now, self.stimulus), id, (start, TaskState::Forgotten), None);
         self.story.forgotten(key, id);
         for place in self.tasks.remove(id).iter() {
-            if let Some(other) = self.tasks.at_mut(*place) {
+            if let Some(mut other) = self.tasks.at_mut(*place) {
                 other.live_dependents -= 1;
                 if other.live_dependents == 0 {
-                    other.dependents.clear();
+                    other.cold.dependents.clear();
                     let dependency = other.this;
                     self.reconsider(dependency);
                 }
@@ -367,8 +361,8 @@ impl State {
     /// Tells a client where a result is, and the result itself where it passes through.
     pub(super) fn report_memory(&mut self, client: ClientId, id: TaskRef, value: Option<Value>) {
         let Some(task) = self.task(id) else { return };
-        let (key, computation, nbytes) = (task.key, task.id(), task.nbytes);
-        let Some(&worker) = task.who_has.first() else { return };
+        let (key, computation, nbytes) = (task.cold.key, task.id(), task.nbytes);
+        let Some(&worker) = task.who_has().first() else { return };
         let Some(receiver) = self.clients.get_mut(&client) else { return };
         if receiver.told.insert(worker) {
             let Some(address) = self.workers.contact(worker) else { return };

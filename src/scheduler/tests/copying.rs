@@ -37,7 +37,7 @@ fn copies_are_made_where_least_is_held_and_then_the_client_is_told() {
     assert!(matches!(bed.answers()[..], [Answer::Copied(failed)] if failed.is_empty()));
     // Nobody needs that many, but somebody asked for them.
     tick(&mut bed);
-    assert_eq!(bed.task(1).who_has.len(), 3);
+    assert_eq!(bed.task(1).who_has().len(), 3);
     bed.state.validate();
 }
 
@@ -79,13 +79,13 @@ fn copies_that_nobody_needs_go_where_most_is_held() {
     );
     bed.add(WorkerId(1), 1).add(WorkerId(2), 1);
     // As long as somebody needs them they stay.
-    assert_eq!(tick(&mut bed).task(1).who_has.len(), 3);
+    assert_eq!(tick(&mut bed).task(1).who_has().len(), 3);
     bed.finish(2);
     assert_eq!(tick(&mut bed).frees(), [(WorkerId(1), bed.id(1))]);
     bed.finish(3);
     assert_eq!(tick(&mut bed).frees(), [(WorkerId(2), bed.id(1))]);
     // The client was told of the first.
-    assert_eq!(bed.task(1).who_has[..], [WorkerId(0)]);
+    assert_eq!(bed.task(1).who_has()[..], [WorkerId(0)]);
     assert!(tick(&mut bed).frees().is_empty());
     bed.state.validate();
 }
@@ -198,7 +198,7 @@ fn who_lacks_what_it_was_thought_to_have_is_told_of_the_others() {
         })
     };
     assert_eq!(missing(&mut bed), Some(vec![WorkerId(0)]));
-    assert_eq!(bed.task(1).who_has.as_slice(), [WorkerId(0)]);
+    assert_eq!(bed.task(1).who_has(), [WorkerId(0)]);
     bed.state.validate();
 }
 
@@ -210,9 +210,9 @@ fn copies_that_nobody_drops_are_found_when_other_holders_die() {
     for _ in 0..10 {
         tick(&mut bed);
     }
-    assert_eq!(bed.task(1).who_has.len(), 3);
+    assert_eq!(bed.task(1).who_has().len(), 3);
     bed.lose(WorkerId(0)).lose(WorkerId(2)).is(1, TaskState::Memory);
-    assert_eq!(bed.task(1).who_has.as_slice(), [WorkerId(1)]);
+    assert_eq!(bed.task(1).who_has(), [WorkerId(1)]);
     bed.state.validate();
     bed.lose(WorkerId(1)).is(1, TaskState::NoWorker);
     bed.state.validate();
@@ -223,8 +223,8 @@ fn who_asks_for_fewer_copies_than_before_has_the_others_go() {
     let mut bed = on_one(3, 1..=1);
     bed.asks(replicate(&[1], None, &[])).add(WorkerId(1), 1).add(WorkerId(2), 1);
     tick(&mut bed);
-    assert_eq!(bed.task(1).who_has.len(), 3);
+    assert_eq!(bed.task(1).who_has().len(), 3);
     bed.asks(replicate(&[1], Some(2), &[]));
     tick(&mut bed);
-    assert_eq!(bed.task(1).who_has.len(), 2);
+    assert_eq!(bed.task(1).who_has().len(), 2);
 }

@@ -100,7 +100,7 @@ fn an_erred_task_stays_erred() {
 fn a_released_task_is_computed_again_only_if_somebody_needs_it() {
     let mut bed = Bed::new(2);
     bed.submit(vec![call(1, &[]), call(2, &[1])], &[2]).finish(1).finish(2).is(1, TaskState::Released);
-    let holder = bed.task(2).who_has[0];
+    let holder = bed.task(2).who_has()[0];
     bed.lose(holder).is(1, TaskState::Processing).is(2, TaskState::Waiting);
 }
 
@@ -190,7 +190,7 @@ fn who_was_told_of_a_worker_hears_that_it_is_gone() {
             |told: &Instruction| matches!(told, Instruction::ToClient(_, ToClient::WorkerGone(WorkerId(0))));
         bed.told.iter().filter(|told| word(told)).count()
     };
-    assert_eq!((bed.task(1).who_has[0], gone(bed.lose(WorkerId(0)))), (WorkerId(0), 1));
+    assert_eq!((bed.task(1).who_has()[0], gone(bed.lose(WorkerId(0)))), (WorkerId(0), 1));
     // Of one that it was never told of it need not hear.
     bed.lose(WorkerId(1));
     assert!(bed.told.iter().all(|told| !matches!(told, Instruction::ToClient(_, ToClient::WorkerGone(_)))));
@@ -201,7 +201,7 @@ fn who_has_a_forgotten_dependents_place_does_not_take_its_part() {
     let mut bed = Bed::new(2);
     bed.submit(vec![call(1, &[]), call(2, &[1]), call(5, &[1])], &[1, 2, 5]);
     bed.finish(1).finish(2).finish(5);
-    let (holder, place) = (bed.task(1).who_has[0], bed.task(2).this.index);
+    let (holder, place) = (bed.task(1).who_has()[0], bed.task(2).this.index);
     bed.release(&[2]).is_forgotten(2);
     bed.submit(vec![call(3, &[4]), call(4, &[])], &[3]);
     assert_eq!(bed.task(3).this.index, place, "it came to the other's place");

@@ -213,7 +213,7 @@ impl Bed {
     }
 
     #[track_caller]
-    fn task(&self, key: u128) -> &super::task::Task {
+    fn task(&self, key: u128) -> super::task::Task<'_> {
         self.state.tasks.find(Key(key)).and_then(|task| self.state.task(task)).expect("it is known")
     }
 

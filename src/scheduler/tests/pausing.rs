@@ -92,7 +92,7 @@ fn a_result_that_another_holds_too_is_not() {
     let other = WorkerId(1 - holder.0);
     bed.finish(1).worker_says(other, FromWorker::Added(vec![id]));
     bed.worker_says(holder, FromWorker::Lost(vec![id])).is(1, TaskState::Memory);
-    assert_eq!(bed.task(1).who_has.as_slice(), [other]);
+    assert_eq!(bed.task(1).who_has(), [other]);
 }
 
 /// The task that follows it was sent to that worker while the result was still to be computed there.

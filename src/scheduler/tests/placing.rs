@@ -30,7 +30,7 @@ fn work_is_spread_over_idle_workers() {
 fn a_busy_holder_loses_to_an_idle_worker_where_moving_is_cheap() {
     let mut bed = Bed::new(2);
     bed.submit(vec![call(1, &[])], &[1]).finish(1);
-    let holder = bed.task(1).who_has[0];
+    let holder = bed.task(1).who_has()[0];
     // Tasks of a second each: the holder has several waiting, the other has none.
     let on = bed.state.workers.get(holder).unwrap().info.name.to_string();
     bed.submit(
@@ -129,7 +129,7 @@ fn how_long_tasks_take_is_known_of_each_function() {
     // Three short ones here, a long one there.
     bed.submit((3..=5).map(|key| call(key, &[]).with(on("w0"))).collect(), &[3, 4, 5]);
     bed.submit(vec![call(6, &[]).of_g().with(on("w1"))], &[6]);
-    assert_eq!([3, 6].map(|key| bed.task(key).estimate), [1_000_000, 10_000_000_000]);
+    assert_eq!([3, 6].map(|key| bed.task(key).cold.estimate), [1_000_000, 10_000_000_000]);
     // Both have what it needs.
     bed.submit(vec![call(7, &[1])], &[7]);
     assert_eq!(bed.assignment(7).0, WorkerId(0));

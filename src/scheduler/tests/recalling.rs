@@ -28,7 +28,7 @@ fn what_a_dead_worker_held_lives_on_where_it_is_in_passing() {
     });
     assert!(told, "{:?}", bed.told);
     bed.worker_says(second, FromWorker::Added(vec![id]));
-    assert_eq!(bed.task(1).who_has[..], [second]);
+    assert_eq!(bed.task(1).who_has()[..], [second]);
     // And so it is when that one dies, for whoever runs with it by then.
     bed.lose(second).is(1, TaskState::Memory).is(2, TaskState::Processing);
     assert_eq!(bed.acquires(), [(first, id)]);
@@ -65,7 +65,7 @@ fn a_result_that_is_not_where_it_was_is_asked_of_those_who_run_with_it_before_an
     bed.worker_says(first, FromWorker::Missing { id, holder: Some(WorkerId(0)) });
     assert_eq!(bed.acquires(), [(second, id)]);
     bed.is(1, TaskState::Memory).is(2, TaskState::Processing);
-    assert_eq!(bed.task(1).who_has[..], [second]);
+    assert_eq!(bed.task(1).who_has()[..], [second]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn nobody_lets_go_of_a_copy_for_the_sake_of_one_that_may_not_be_there() {
     bed.lose(WorkerId(0)).worker_says(second, FromWorker::Added(vec![id])).finish(3);
     bed.handle(Stimulus::Tick);
     assert_eq!(
-        (bed.frees(), bed.task(1).who_has.len()),
+        (bed.frees(), bed.task(1).who_has().len()),
         (vec![], 2),
         "one task needs it, and one may have it"
     );
@@ -124,6 +124,6 @@ fn who_may_have_a_copy_is_told_of_others() {
 fn a_copy_that_cannot_leave_its_process_was_none() {
     let (mut bed, id, [first, second]) = run_with_copies();
     bed.lose(WorkerId(0)).worker_says(first, FromWorker::NotAdded { id, error: failure() });
-    assert_eq!(bed.task(1).who_has[..], [second]);
+    assert_eq!(bed.task(1).who_has()[..], [second]);
     bed.state.validate();
 }

@@ -276,7 +276,7 @@ fn many_tasks_are_estimated_anew_where_what_is_known_changed_and_not_for_an_exce
     let mut anew = Vec::new();
     // One far longer than all before has those that follow taken for long; two shorter ones change that a little.
     for (key, millis) in (2..).zip([40, 5, 5, 200]) {
-        let (each, before) = (bed.task(key).estimate, occupancy(&bed));
+        let (each, before) = (bed.task(key).cold.estimate, occupancy(&bed));
         assert!(super::super::stealing::is_surprising(each, millis * 1_000_000), "{each}");
         bed.finish_with(key, 8, millis * 1_000_000);
         anew.push(occupancy(&bed) != before - each);
