@@ -55,6 +55,11 @@ impl Arguments {
         Some(Self(Encoded::Few { length: head.len() as u8, bytes }))
     }
 
+    /// Whether they lie in place, and own no other memory.
+    pub(crate) fn in_place(&self) -> bool {
+        matches!(self.0, Encoded::Few { .. })
+    }
+
     /// The head of the encoding.
     pub fn head(&self) -> &[u8] {
         match &self.0 {

@@ -55,7 +55,7 @@ impl Arena {
         let Page { hot, cold } = &mut self.pages[page];
         let (hot, cold) = (&mut hot[number], &mut cold[number]);
         *hot = Hot::new(hot.tenant());
-        (cold.key, cold.function) = (key, function);
+        *cold = Cold { key, function, ..Cold::default() };
         self.index.insert(hash(key), place);
         TaskRef { index: place, tenant: hot.tenant() }
     }
@@ -63,8 +63,7 @@ impl Arena {
     /// Takes a task out, whose place is then free for another; gives the places of the dependencies it had.
     pub(super) fn remove(&mut self, this: TaskRef) -> Places {
         let Some(task) = self.get_mut(this) else { return Places::default() };
-        task.hot.vacate();
-        let Cold { key, dependencies, .. } = std::mem::take(task.cold);
+        let (key, dependencies) = task.vacate();
         self.index.remove(hash(key), this.index);
         self.vacant.push(this.index);
         dependencies

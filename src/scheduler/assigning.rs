@@ -95,7 +95,7 @@ impl State {
             id: task.id(),
             key: task.cold.key,
             entry: self.functions[task.cold.function as usize].entry,
-            arguments: task.cold.rest.arguments.clone(),
+            arguments: task.arguments().clone(),
             dependencies,
             priority: task.cold.priority,
             resources: options.resources.clone(),

@@ -14,8 +14,6 @@ use super::{
 };
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
-/// From so many bytes on a fetch tells of the link's bandwidth.
-const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f32 = 1.0 / 16.0;
 /// Nanoseconds after which the quickest of the small fetches until then counts no more, once another has come; and after which a
@@ -56,7 +54,7 @@ impl Costs {
         if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
             *heard = now;
-        } else if nbytes >= BIG {
+        } else if nbytes >= Fetch::BIG {
             mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f32);
         }
     }

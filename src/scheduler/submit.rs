@@ -104,8 +104,8 @@ impl State {
             let number = options.get(submitted.options as usize).copied().unwrap_or(0);
             let priority = self.options[number as usize].priority;
             let submission = self.submissions;
-            if let Some(made) = self.task_mut(this) {
-                made.cold.rest.arguments = std::mem::take(&mut submitted.arguments);
+            if let Some(mut made) = self.task_mut(this) {
+                made.set_arguments(std::mem::take(&mut submitted.arguments));
                 made.cold.dependencies.reserve(submitted.dependencies.len());
                 made.cold.options = number;
                 made.cold.priority =

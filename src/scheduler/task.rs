@@ -110,9 +110,14 @@ impl Flags {
     const TROUBLED: u8 = 4;
     /// Several workers hold the result.
     const SEVERAL: u8 = 8;
+    /// The arguments own memory.
+    const BULKY: u8 = 16;
+    /// Without any of these [`Rest`] owns no memory.
+    const OWNING: u8 = Self::WANTED | Self::TROUBLED | Self::SEVERAL | Self::BULKY;
 
-    fn has(self, flag: u8) -> bool {
-        self.0 & flag != 0
+    /// Whether any of these is true.
+    fn has(self, flags: u8) -> bool {
+        self.0 & flags != 0
     }
 
     fn set(&mut self, flag: u8, is: bool) {
@@ -153,7 +158,7 @@ pub(super) struct Cold {
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Rest {
-    pub(super) arguments: Arguments,
+    arguments: Arguments,
     who_wants: Clients,
     /// All holders of the result, in the order in which they came, where there are several.
     who_has: Option<Box<SmallVec<[WorkerId; 14]>>>,
@@ -217,12 +222,6 @@ impl Hot {
     /// A task in state released.
     pub(super) fn new(tenant: u32) -> Self {
         Self { tenant, state: TaskState::Released, ..Self::VACANT }
-    }
-
-    /// A task leaves its place, and takes what workers call it with it.
-    pub(super) fn vacate(&mut self) {
-        let tenant = self.generation().wrapping_add(1);
-        *self = Self { tenant, ..Self::VACANT };
     }
 
     /// Which of those in its place a task is; the next one, where that is vacant.
@@ -329,6 +328,11 @@ impl<H: DerefMut<Target = Hot>, C> DerefMut for View<H, C> {
 }
 
 impl<H: Deref<Target = Hot>, C: Deref<Target = Cold>> View<H, C> {
+    /// What it is called with.
+    pub(super) fn arguments(&self) -> &Arguments {
+        &self.cold.rest.arguments
+    }
+
     /// What workers call its present computation and the result of that.
     pub(super) fn id(&self) -> TaskId {
         TaskId::new(self.this.index, self.generation())
@@ -404,6 +408,23 @@ pub(super) fn at<'a>(hot: &'a Hot, cold: &'a Cold) -> &'a [WorkerId] {
 }
 
 impl TaskMut<'_> {
+    /// The task leaves its place to the next tenant, whom workers call by another name; gives its key and what it depended on.
+    pub(super) fn vacate(self) -> (Key, Places) {
+        let Self { hot, cold, .. } = self;
+        if hot.flags.has(Flags::OWNING) {
+            cold.rest = Rest::default();
+        }
+        *hot = Hot { tenant: hot.generation().wrapping_add(1), ..Hot::VACANT };
+        cold.dependents.clear();
+        (cold.key, std::mem::take(&mut cold.dependencies))
+    }
+
+    /// What it is called with.
+    pub(super) fn set_arguments(&mut self, arguments: Arguments) {
+        self.flags.set(Flags::BULKY, !arguments.in_place());
+        self.cold.rest.arguments = arguments;
+    }
+
     /// A client wants the result.
     pub(super) fn want(&mut self, client: ClientId) {
         self.cold.rest.who_wants.add(client);
@@ -471,8 +492,10 @@ impl TaskMut<'_> {
     /// Nobody holds the result any more; gives those who did.
     pub(super) fn take_holders(&mut self) -> SmallVec<[WorkerId; 4]> {
         let holders = SmallVec::from_slice(self.who_has());
-        self.cold.rest.who_has = None;
-        self.hot.flags.set(Flags::SEVERAL, false);
+        if self.has_copies() {
+            self.cold.rest.who_has = None;
+            self.flags.set(Flags::SEVERAL, false);
+        }
         self.hot.at = WorkerId::NOBODY;
         holders
     }
@@ -515,7 +538,12 @@ impl Clients {
         match self {
             Self::One(client) if !keep(client) => *self = Self::Nobody,
             Self::Nobody | Self::One(_) => {}
-            Self::Several(clients) => clients.retain(keep),
+            Self::Several(clients) => {
+                clients.retain(keep);
+                if clients.is_empty() {
+                    *self = Self::Nobody;
+                }
+            }
         }
     }
 }
