@@ -2,9 +2,11 @@
 
 use super::{
     TaskState,
+    hot::Hot,
     index::Index,
     places::Places,
-    task::{Cold, Hot, Task, TaskMut, TaskRef},
+    prefetch::prefetch,
+    task::{Cold, Task, TaskMut, TaskRef},
 };
 use crate::{graph::Key, protocol::TaskId};
 
@@ -20,7 +22,7 @@ struct Page {
 impl Page {
     /// A page of vacant places.
     fn new() -> Self {
-        Self { hot: all(|| Hot::VACANT), cold: all(Cold::default) }
+        Self { hot: all(|| Hot::vacant(0)), cold: all(Cold::default) }
     }
 }
 
@@ -54,10 +56,10 @@ impl Arena {
         let (page, number) = (place as usize / PAGE, place as usize % PAGE);
         let Page { hot, cold } = &mut self.pages[page];
         let (hot, cold) = (&mut hot[number], &mut cold[number]);
-        *hot = Hot::new(hot.tenant());
+        *hot = Hot::new(hot.tenant);
         *cold = Cold { key, function, ..Cold::default() };
         self.index.insert(hash(key), place);
-        TaskRef { index: place, tenant: hot.tenant() }
+        TaskRef { index: place, tenant: hot.tenant }
     }
 
     /// Takes a task out, whose place is then free for another; gives the places of the dependencies it had.
@@ -69,9 +71,13 @@ impl Arena {
         dependencies
     }
 
-    /// Has the memory that finding these keys will touch brought near, all at the same time.
-    pub(super) fn read_ahead(&self, keys: impl Iterator<Item = Key>) {
-        self.index.read_ahead(keys.map(hash));
+    /// Asks for what finding these keys will look at, and for what is looked at of their tasks then: of all at the same time.
+    pub(super) fn prefetch(&self, keys: impl Iterator<Item = Key> + Clone) {
+        keys.clone().for_each(|key| self.index.prefetch(hash(key)));
+        for place in keys.filter_map(|key| self.index.find(hash(key), |_| true)) {
+            self.prefetch_hot(place);
+            self.prefetch_cold(place);
+        }
     }
 
     pub(super) fn find(&self, key: Key) -> Option<TaskRef> {
@@ -105,14 +111,37 @@ impl Arena {
     pub(super) fn at(&self, index: u32) -> Option<Task<'_>> {
         let (page, number) = (self.pages.get(index as usize / PAGE)?, index as usize % PAGE);
         let (hot, cold) = (&page.hot[number], &page.cold[number]);
-        let this = TaskRef { index, tenant: hot.tenant() };
+        let this = TaskRef { index, tenant: hot.tenant };
         (hot.state != TaskState::Forgotten).then_some(Task { this, hot, cold })
+    }
+
+    /// Asks for what steps of its neighbours look at of the tenant of a place.
+    pub(super) fn prefetch_hot(&self, index: u32) {
+        if let Some(page) = self.pages.get(index as usize / PAGE) {
+            prefetch(&page.hot[index as usize % PAGE]);
+        }
+    }
+
+    /// As [`Self::prefetch_hot`], of who its neighbours are and what placing it takes.
+    pub(super) fn prefetch_cold(&self, index: u32) {
+        if let Some(page) = self.pages.get(index as usize / PAGE) {
+            let cold = &page.cold[index as usize % PAGE];
+            prefetch(&cold.key);
+            prefetch(&cold.estimate);
+        }
+    }
+
+    /// As [`Self::prefetch_hot`], of what it is called with.
+    pub(super) fn prefetch_rest(&self, index: u32) {
+        if let Some(page) = self.pages.get(index as usize / PAGE) {
+            prefetch(&page.cold[index as usize % PAGE].rest);
+        }
     }
 
     pub(super) fn at_mut(&mut self, index: u32) -> Option<TaskMut<'_>> {
         let (page, number) = (self.pages.get_mut(index as usize / PAGE)?, index as usize % PAGE);
         let (hot, cold) = (&mut page.hot[number], &mut page.cold[number]);
-        let this = TaskRef { index, tenant: hot.tenant() };
+        let this = TaskRef { index, tenant: hot.tenant };
         (hot.state != TaskState::Forgotten).then_some(TaskMut { this, hot, cold })
     }
 }
@@ -124,7 +153,13 @@ fn hash(key: Key) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::{
+        graph::Arguments,
+        protocol::{ClientId, Priority, WorkerId},
+    };
 
     fn key(n: usize) -> Key {
         Key(xxhash_rust::xxh3::xxh3_128(&n.to_le_bytes()))
@@ -136,12 +171,16 @@ mod tests {
         let mut known = std::collections::BTreeMap::new();
         for n in 0..20_000 {
             known.insert(n, arena.create(key(n), 0));
-            // Two come for one that goes.
+            // Two come for one that goes, mostly.
             if n % 2 == 0 {
                 let victim = (n * 7919) % (n + 1);
                 if let Some(gone) = known.remove(&victim) {
                     arena.remove(gone);
                     assert!(arena.get(gone).is_none() && arena.find(key(victim)).is_none());
+                    // It may come back before its place is taken out of the index.
+                    if n % 3 == 0 {
+                        known.insert(victim, arena.create(key(victim), 0));
+                    }
                 }
             }
         }
@@ -150,6 +189,45 @@ mod tests {
         for (n, this) in known {
             assert_eq!(arena.find(key(n)), Some(this));
             assert_eq!(arena.get(this).map(|task| task.cold.key), Some(key(n)));
+        }
+    }
+
+    #[test]
+    fn the_next_tenant_of_a_place_has_nothing_of_the_one_before() {
+        let mut arena = Arena::default();
+        let (dependency, workers) = (arena.create(key(0), 0), [1, 2, 3].map(WorkerId));
+        let mut generations = BTreeSet::new();
+        for n in 1..100 {
+            let this = arena.create(key(n), 7);
+            arena.link(this, dependency);
+            let mut task = arena.get_mut(this).unwrap();
+            assert_eq!((task.state, task.needed(), task.worker()), (TaskState::Released, false, None));
+            assert!(task.clients().is_empty() && task.trouble().is_none() && task.places().is_empty());
+            assert!(task.arguments().head().is_empty() && !task.is_long_running());
+            assert_eq!((task.nbytes, task.waiting_on, task.cold.height, task.cold.options), (0, 0, 0, 0));
+            assert_eq!((task.cold.estimate, task.cold.priority), (0, Priority::default()));
+            assert!(generations.insert(task.id().generation()), "workers call each by another name");
+            // All of this is left behind now and then, some of it by others.
+            let does = |what: usize| n & 1 << what != 0;
+            (0..n % 3).for_each(|_| task.compute_anew());
+            generations.insert(task.id().generation());
+            (0..n % 3).filter(|_| does(0)).for_each(|client| task.want(ClientId(client as u32)));
+            if does(1) {
+                task.trouble_mut().retried = 1;
+            }
+            if does(2) {
+                task.state = TaskState::Memory;
+                workers.into_iter().take(n % 4).for_each(|worker| task.add_holder(worker));
+            }
+            if does(3) {
+                task.set_arguments(Arguments::copied(&[1; 100], vec![]));
+            }
+            if does(4) {
+                task.set_long_running(true);
+                (task.nbytes, task.waiting_on, task.cold.height, task.cold.options) = (1, 2, 3, 4);
+                (task.cold.estimate, task.cold.priority.user) = (5, 6);
+            }
+            assert_eq!(arena.remove(this)[..], [dependency.index]);
         }
     }
 

@@ -9,7 +9,8 @@ use std::ops::Deref;
 
 use super::{
     arena::Arena,
-    task::{Cold, Hot, Task, TaskMut, TaskRef, View},
+    hot::Hot,
+    task::{Cold, Task, TaskMut, TaskRef, View},
 };
 
 /// So many are listed before it matters that most of them only linger.
@@ -56,6 +57,10 @@ impl Arena {
         let Some(task) = self.get_mut(id).filter(|task| !task.depends_on(dependency.index)) else { return };
         task.cold.dependencies.push(dependency.index);
         let Some(mut other) = self.get_mut(dependency) else { return };
+        if other.live_dependents == 0 {
+            // All that may be listed there are forgotten.
+            other.cold.dependents.clear();
+        }
         other.live_dependents += 1;
         other.cold.dependents.push(id.index);
         if other.cold.dependents.len() > FEW

@@ -1,5 +1,9 @@
 //! Places by hashes: the arena's index of keys.
 
+use std::collections::VecDeque;
+
+use super::prefetch::prefetch;
+
 /// An open-addressing table of places, probed linearly (Knuth, The Art of Computer Programming, volume
 /// 3, algorithms 6.4 L and R). A lookup reads one cache line of it where a table that keeps keys, or
 /// metadata apart from entries, reads two; the key itself is compared where the task lies.
@@ -7,10 +11,16 @@
 pub(super) struct Index {
     /// A power of two of them, or none.
     slots: Vec<Slot>,
+    /// Some of those that were taken out may still be there.
     len: usize,
+    /// Those, the latest last.
+    gone: VecDeque<Slot>,
 }
 
-#[derive(Clone, Copy)]
+/// So many are taken out later: what that looks at has come by then.
+const DELAY: usize = 8;
+
+#[derive(Clone, Copy, PartialEq)]
 struct Slot {
     hash: u32,
     /// One more than the place; 0 where the slot is empty.
@@ -24,7 +34,7 @@ impl Index {
         self.len
     }
 
-    /// The first place of that hash which `is_it`.
+    /// The first place of that hash which `is_it`; some that were taken out may be asked about, too.
     pub(super) fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mask = self.slots.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
@@ -40,18 +50,17 @@ impl Index {
         }
     }
 
-    /// Reads where probes for these hashes begin: loads that do not wait for each other.
-    pub(super) fn read_ahead(&self, hashes: impl Iterator<Item = u32>) {
+    /// Asks for where a probe for this hash begins.
+    pub(super) fn prefetch(&self, hash: u32) {
         if let Some(mask) = self.slots.len().checked_sub(1) {
-            let all = hashes.fold(0, |all, hash| all ^ self.slots[hash as usize & mask].place);
-            std::hint::black_box(all);
+            prefetch(&self.slots[hash as usize & mask]);
         }
     }
 
     /// Adds a place that is not there.
     pub(super) fn insert(&mut self, hash: u32, place: u32) {
         // Two thirds full at most: probes stay short.
-        if self.slots.len() * 2 < (self.len + 1) * 3 {
+        if self.slots.len() * 2 < (self.len + self.gone.len() + 1) * 3 {
             let larger = vec![EMPTY; (self.slots.len() * 2).max(64)];
             for slot in std::mem::replace(&mut self.slots, larger) {
                 if slot.place != 0 {
@@ -72,17 +81,28 @@ impl Index {
         self.slots[at] = slot;
     }
 
-    /// Takes a place out, if it is there.
+    /// Takes a place out that is there.
     pub(super) fn remove(&mut self, hash: u32, place: u32) {
+        self.prefetch(hash);
+        self.gone.push_back(Slot { hash, place: place + 1 });
+        self.len -= 1;
+        if self.gone.len() > DELAY
+            && let Some(gone) = self.gone.pop_front()
+        {
+            self.vacate(gone);
+        }
+    }
+
+    fn vacate(&mut self, gone: Slot) {
         let Some(mask) = self.slots.len().checked_sub(1) else { return };
-        let mut hole = hash as usize & mask;
-        while self.slots[hole].place != place + 1 {
+        let mut hole = gone.hash as usize & mask;
+        // Another one may have come to the place since, by another hash.
+        while self.slots[hole] != gone {
             if self.slots[hole].place == 0 {
                 return;
             }
             hole = (hole + 1) & mask;
         }
-        self.len -= 1;
         // Those behind move up, unless that would put them before where their probes begin.
         let mut next = (hole + 1) & mask;
         while self.slots[next].place != 0 {

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     pool::Location,
+    prefetch::prefetch,
     state::{State, Worker},
     task::{Task, at},
 };
@@ -21,8 +22,10 @@ const RECENT: f32 = 1.0 / 16.0;
 const FADES: u64 = 200_000_000;
 /// How often that is hoped.
 const HOPES: u64 = 3;
-/// Peers of which a worker keeps what fetches take, at most.
-const PEERS: usize = 16;
+/// Peers of which a worker keeps what fetches take, at most: so many sets of so many.
+const PEERS: usize = SETS * WAYS;
+const SETS: usize = 4;
+const WAYS: usize = 4;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 2;
 
@@ -33,8 +36,14 @@ pub(super) struct Costs {
     latency: f32,
     /// Nanoseconds for each byte.
     byte: f32,
-    /// When the latest told of the latency, by the scheduler's clock in nanoseconds.
-    heard: u64,
+    /// When the latest told of the latency: see [`moment`].
+    heard: u32,
+}
+
+/// Some time by the scheduler's clock in units of a millisecond or so, as far as a word holds that: only what passed since is
+/// ever asked.
+fn moment(now: u64) -> u32 {
+    (now >> 20) as u32
 }
 
 impl Costs {
@@ -53,7 +62,7 @@ impl Costs {
         };
         if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
-            *heard = now;
+            *heard = moment(now);
         } else if nbytes >= Fetch::BIG {
             mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f32);
         }
@@ -67,7 +76,8 @@ impl Costs {
     /// Nanoseconds that any fetch may take now. A link that looked slow is used no more, and what is not used does not show
     /// that it has become quicker: so it has to look quicker with time.
     pub(super) fn hoped_latency(&self, now: u64) -> f32 {
-        let halvings = (now.saturating_sub(self.heard) / FADES).min(HOPES);
+        let since = u64::from(moment(now).wrapping_sub(self.heard)) << 20;
+        let halvings = (since / FADES).min(HOPES);
         self.latency / (1u64 << halvings) as f32
     }
 
@@ -103,45 +113,59 @@ impl Link {
         self.quickest[0] = self.quickest[0].min(fetch.nanos as f32);
         // What the others took longer they waited for somebody: what comes next may not.
         costs.latency = self.quickest[0].min(self.quickest[1]);
-        costs.heard = now;
+        costs.heard = moment(now);
     }
 }
 
-/// What a worker's fetches took from peers that it may come back to.
-#[repr(C, align(64))]
+/// What a worker's fetches took from peers that it may come back to. By its number a peer belongs to one of several sets, each a
+/// line of a processor's cache: whoever asks what is known of it looks at no other.
+#[derive(Default)]
 pub(super) struct Peers {
-    /// [`WorkerId::NOBODY`] where there are fewer. They are a line of a processor's cache: it alone says that a peer is not
-    /// among them, as of ten thousand workers most are not.
-    ids: [WorkerId; PEERS],
-    costs: [Costs; PEERS],
+    sets: [Set; SETS],
+    /// Of all places, once any is taken.
     links: Vec<Link>,
-    /// Whose place the next one takes, once all are taken.
-    next: u8,
+    /// Whose place in each set the next one takes, once all are taken.
+    next: [u8; SETS],
 }
 
-impl Default for Peers {
+/// The peers of a set and what their links cost.
+#[repr(C, align(64))]
+struct Set {
+    /// [`WorkerId::NOBODY`] where there are fewer.
+    ids: [WorkerId; WAYS],
+    costs: [Costs; WAYS],
+}
+
+const _: () = assert!(size_of::<Set>() == 64);
+
+impl Default for Set {
     fn default() -> Self {
-        Self { ids: [WorkerId::NOBODY; PEERS], costs: [Costs::default(); PEERS], links: Vec::new(), next: 0 }
+        Self { ids: [WorkerId::NOBODY; WAYS], costs: [Costs::default(); WAYS] }
+    }
+}
+
+impl Set {
+    fn way(&self, peer: WorkerId) -> Option<usize> {
+        self.ids.iter().position(|id| *id == peer)
     }
 }
 
 impl Peers {
+    fn set(peer: WorkerId) -> usize {
+        peer.0 as usize % SETS
+    }
+
     /// Which peers these may be.
     fn mask(&self) -> PeerMask {
         let mut mask = PeerMask::default();
-        self.ids.iter().filter(|id| **id != WorkerId::NOBODY).for_each(|id| mask.add(*id));
+        let ids = self.sets.iter().flat_map(|set| &set.ids);
+        ids.filter(|id| **id != WorkerId::NOBODY).for_each(|id| mask.add(*id));
         mask
     }
 
-    fn place(&self, peer: WorkerId) -> Option<usize> {
-        // All are compared, several in an instruction, which takes fewer than to look for one after the other.
-        let bit = |(place, id): (usize, &WorkerId)| u32::from(*id == peer) << place;
-        let found = self.ids.iter().enumerate().map(bit).fold(0, |all, bit| all | bit);
-        (found != 0).then(|| found.trailing_zeros() as usize)
-    }
-
     fn costs(&self, peer: WorkerId) -> Option<&Costs> {
-        self.costs.get(self.place(peer)?)
+        let set = &self.sets[Self::set(peer)];
+        Some(&set.costs[set.way(peer)?])
     }
 
     /// The link to a peer and what it costs, if it is one of them or is to be: if there are few, or it has been `met`. Until
@@ -154,33 +178,40 @@ impl Peers {
         like: Costs,
         now: u64,
     ) -> Option<(&mut Link, &mut Costs)> {
-        if self.place(peer).is_none() {
-            let vacant = self.place(WorkerId::NOBODY);
-            if vacant.is_none() && !met.again(peer) {
-                return None;
+        let number = Self::set(peer);
+        let set = &mut self.sets[number];
+        let way = match set.way(peer) {
+            Some(way) => way,
+            None => {
+                let vacant = set.way(WorkerId::NOBODY);
+                if vacant.is_none() && !met.again(peer) {
+                    return None;
+                }
+                let way = vacant.unwrap_or_else(|| {
+                    let oldest = usize::from(self.next[number]);
+                    self.next[number] = (self.next[number] + 1) % WAYS as u8;
+                    oldest
+                });
+                (set.ids[way], set.costs[way]) = (peer, like);
+                *mask = self.mask();
+                self.links.resize(PEERS, Link::new(now));
+                self.links[number * WAYS + way] = Link::new(now);
+                way
             }
-            let place = vacant.unwrap_or_else(|| {
-                let oldest = usize::from(self.next);
-                self.next = (self.next + 1) % PEERS as u8;
-                oldest
-            });
-            (self.ids[place], self.costs[place]) = (peer, like);
-            *mask = self.mask();
-            // Places are taken in order.
-            if place == self.links.len() {
-                self.links.push(Link::new(now));
-            } else {
-                self.links[place] = Link::new(now);
-            }
-        }
-        let place = self.place(peer)?;
-        Some((self.links.get_mut(place)?, self.costs.get_mut(place)?))
+        };
+        Some((self.links.get_mut(number * WAYS + way)?, self.sets[number].costs.get_mut(way)?))
     }
 
     pub(super) fn remove(&mut self, peer: WorkerId) {
-        if let Some(place) = self.place(peer) {
-            self.ids[place] = WorkerId::NOBODY;
+        let set = &mut self.sets[Self::set(peer)];
+        if let Some(way) = set.way(peer) {
+            set.ids[way] = WorkerId::NOBODY;
         }
+    }
+
+    /// Asks for what is known of a peer.
+    fn prefetch(&self, peer: WorkerId) {
+        prefetch(&self.sets[Self::set(peer)]);
     }
 }
 
@@ -305,6 +336,16 @@ impl State {
         )
     }
 
+    /// Asks for what [`Self::transfer`] looks at.
+    pub(super) fn prefetch_links(&self, needs: &Needs<'_>, worker: WorkerId) {
+        let Some(asker) = self.workers.get(worker) else { return };
+        for holder in needs.0.iter().filter_map(|need| need.at.first()) {
+            if asker.peer_mask.may_have(*holder) {
+                asker.peers.prefetch(*holder);
+            }
+        }
+    }
+
     /// Nanoseconds until a worker has what it lacks of some results.
     pub(super) fn transfer(&self, needs: &Needs<'_>, worker: WorkerId) -> u64 {
         self.fetching(worker, needs, Costs::latency)
@@ -353,7 +394,7 @@ mod tests {
         // One that is gone leaves its place to the next, whoever that is.
         peers.remove(WorkerId(3));
         assert!(!kept(&peers, 3));
-        assert!(peers.link(WorkerId(300), &mut mask, &mut met, like, 0).is_some());
+        assert!(peers.link(WorkerId(303), &mut mask, &mut met, like, 0).is_some());
         assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
         assert!(!mask.may_have(WorkerId(220)), "none of those kept has these bits");
         assert!((1..PEERS as u32).all(|id| kept(&peers, id) == (id != 3)) && kept(&peers, 100));

@@ -57,6 +57,7 @@ impl State {
             for holder in need.at {
                 if !candidates.contains(holder) {
                     candidates.push(*holder);
+                    self.workers.prefetch(*holder);
                 }
             }
             // Of very many holders some are enough.
@@ -64,8 +65,13 @@ impl State {
                 break;
             }
         }
+        for candidate in &candidates {
+            self.prefetch_links(&needs, *candidate);
+        }
         let holder = self.soonest(task, &needs, candidates.into_iter());
-        Placement::Worker(holder.filter(|holder| !self.gains(task, &needs, *holder, least)).unwrap_or(least))
+        let chosen = holder.filter(|holder| !self.gains(task, &needs, *holder, least)).unwrap_or(least);
+        self.workers.prefetch_rest(chosen);
+        Placement::Worker(chosen)
     }
 
     /// Whether a task is worth moving from one of its holders to the worker with the least to do. Who is idle need

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::{bit_set::BitSet, state::Worker};
+use super::{bit_set::BitSet, prefetch::prefetch, state::Worker};
 use crate::protocol::{Contact, Contacts, WorkerId};
 
 /// The load of a worker that has a task for each thread.
@@ -134,6 +134,19 @@ impl Pool {
     /// How a worker is reached, or was.
     pub(super) fn contact(&self, id: WorkerId) -> Option<Contact> {
         self.contacts.get(id.0 as usize)
+    }
+
+    /// Asks for what placing a task looks at of a worker.
+    pub(super) fn prefetch(&self, id: WorkerId) {
+        self.get(id).into_iter().for_each(prefetch);
+    }
+
+    /// Asks for what else changes with each task of a worker, and what it was told.
+    pub(super) fn prefetch_rest(&self, id: WorkerId) {
+        if let Some(worker) = self.get(id) {
+            prefetch(&worker.heard);
+            prefetch(&worker.told);
+        }
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {

@@ -206,7 +206,7 @@ impl State {
             FromClient::Submit { graph, wants } => self.on_submit(client, graph, wants),
             FromClient::Release(keys) => {
                 for keys in keys.chunks(TOGETHER) {
-                    self.tasks.read_ahead(keys.iter().copied());
+                    self.tasks.prefetch(keys.iter().copied());
                     let found: Vec<TaskRef> = keys.iter().filter_map(|key| self.tasks.find(*key)).collect();
                     for id in found {
                         self.want_no_more(client, id);
@@ -340,6 +340,8 @@ impl State {
 
     fn on_worker(&mut self, worker: WorkerId, message: FromWorker) {
         let now = self.now;
+        self.workers.prefetch(worker);
+        self.workers.prefetch_rest(worker);
         let Some(sender) = self.workers.get_mut(worker) else { return };
         sender.heard = now;
         match message {
@@ -370,6 +372,8 @@ impl State {
 
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
+        self.tasks.prefetch_hot(id.index() as u32);
+        self.tasks.prefetch_cold(id.index() as u32);
         let (nbytes, duration) = (nbytes.min(CREDIBLE), duration.min(CREDIBLE));
         let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return self.refuse(worker, id);

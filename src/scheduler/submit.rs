@@ -79,7 +79,7 @@ impl State {
         for order in 0..count {
             if order % TOGETHER == 0 {
                 let next = &graph.tasks[order..count.min(order + TOGETHER)];
-                self.tasks.read_ahead(next.iter().map(|task| task.key));
+                self.tasks.prefetch(next.iter().map(|task| task.key));
             }
             let submitted = &mut graph.tasks[order];
             if let Some(known) = self.tasks.find(submitted.key) {
@@ -134,6 +134,7 @@ impl State {
         for fresh in fresh.chunks(TOGETHER) {
             found.clear();
             let wanted = fresh.iter().flat_map(dependencies);
+            self.tasks.prefetch(wanted.clone().copied());
             found.extend(wanted.map(|key| self.tasks.find(*key)));
             let mut found = found.iter();
             for task @ Fresh { order, this } in fresh {

@@ -4,7 +4,10 @@ use std::ops::{Deref, DerefMut};
 
 use smallvec::{SmallVec, smallvec};
 
-use super::places::Places;
+use super::{
+    hot::{Flags, Hot},
+    places::Places,
+};
 use crate::{
     graph::{Arguments, Key},
     protocol::{ClientId, Priority, TaskId, WorkerId},
@@ -67,63 +70,6 @@ impl std::fmt::Debug for TaskRef {
 
 /// The function number of data that was scattered: nothing computes it.
 pub(super) const SCATTERED: u32 = u32::MAX;
-
-/// What steps of a task's neighbours look at. Of tasks whose places are next to each other two are in a line of a processor's
-/// cache, and of a million tasks those that ten thousand workers are at are in a few megabytes: they stay in the caches from
-/// one step to the next.
-#[repr(C)]
-pub(super) struct Hot {
-    /// Bytes of the result.
-    pub(super) nbytes: u64,
-    /// Before it is in memory, the worker that it was assigned to; then the first that holds the result.
-    /// [`WorkerId::NOBODY`] where there is none.
-    at: WorkerId,
-    /// Which of those in its place it is.
-    tenant: u32,
-    /// Dependencies that are not in memory, while waiting or following others.
-    pub(super) waiting_on: u32,
-    /// Dependents that are to be computed and need its result.
-    pub(super) waiters: u32,
-    /// Dependents that are not forgotten.
-    pub(super) live_dependents: u32,
-    /// How often it was computed anew. It may begin from 0 again: whatever was said of what was computed so many times before
-    /// has arrived since.
-    age: u16,
-    /// [`TaskState::Forgotten`] where the place is vacant.
-    pub(super) state: TaskState,
-    flags: Flags,
-}
-
-const _: () = assert!(size_of::<Hot>() == 32);
-
-/// What is true of a task, a bit each.
-#[derive(Clone, Copy, Default)]
-struct Flags(u8);
-
-impl Flags {
-    /// It takes its time, as its worker said, or waits for one that does without a word: it counts neither for occupancy
-    /// nor for slots.
-    const LONG_RUNNING: u8 = 1;
-    /// Any client wants the result.
-    const WANTED: u8 = 2;
-    /// There is [`Trouble`].
-    const TROUBLED: u8 = 4;
-    /// Several workers hold the result.
-    const SEVERAL: u8 = 8;
-    /// The arguments own memory.
-    const BULKY: u8 = 16;
-    /// Without any of these [`Rest`] owns no memory.
-    const OWNING: u8 = Self::WANTED | Self::TROUBLED | Self::SEVERAL | Self::BULKY;
-
-    /// Whether any of these is true.
-    fn has(self, flags: u8) -> bool {
-        self.0 & flags != 0
-    }
-
-    fn set(&mut self, flag: u8, is: bool) {
-        self.0 = if is { self.0 | flag } else { self.0 & !flag };
-    }
-}
 
 /// What a task's own steps look at, each in few of three lines of a processor's cache: who its neighbours are is in the first,
 /// what placing it takes in the second.
@@ -202,103 +148,6 @@ impl Default for Cold {
             height: 0,
             rest: Rest::default(),
         }
-    }
-}
-
-impl Hot {
-    /// What is in a place where no task has been yet.
-    pub(super) const VACANT: Self = Self {
-        nbytes: 0,
-        at: WorkerId::NOBODY,
-        tenant: 0,
-        waiting_on: 0,
-        waiters: 0,
-        live_dependents: 0,
-        age: 0,
-        state: TaskState::Forgotten,
-        flags: Flags(0),
-    };
-
-    /// A task in state released.
-    pub(super) fn new(tenant: u32) -> Self {
-        Self { tenant, state: TaskState::Released, ..Self::VACANT }
-    }
-
-    /// Which of those in its place a task is; the next one, where that is vacant.
-    pub(super) fn tenant(&self) -> u32 {
-        self.tenant
-    }
-
-    /// Which of those in its place its present computation is.
-    pub(super) fn generation(&self) -> u32 {
-        self.tenant.wrapping_add(u32::from(self.age))
-    }
-
-    /// What workers say of its present computation from now on is about the past.
-    pub(super) fn compute_anew(&mut self) {
-        self.age = self.age.wrapping_add(1);
-    }
-
-    /// Whether somebody needs the result.
-    pub(super) fn needed(&self) -> bool {
-        self.waiters > 0 || self.is_wanted()
-    }
-
-    /// Whether any client wants the result.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.flags.has(Flags::WANTED)
-    }
-
-    /// Whether it counts neither for occupancy nor for slots: it takes its time, as its worker said, or waits for one that does
-    /// without a word.
-    pub(super) fn is_long_running(&self) -> bool {
-        self.flags.has(Flags::LONG_RUNNING)
-    }
-
-    pub(super) fn set_long_running(&mut self, is: bool) {
-        self.flags.set(Flags::LONG_RUNNING, is);
-    }
-
-    /// Whether several workers hold the result.
-    pub(super) fn has_copies(&self) -> bool {
-        self.flags.has(Flags::SEVERAL)
-    }
-
-    /// The worker that it was assigned to, while it is processing.
-    pub(super) fn worker(&self) -> Option<WorkerId> {
-        (self.state != TaskState::Memory && self.at != WorkerId::NOBODY).then_some(self.at)
-    }
-
-    pub(super) fn is_at(&self, worker: WorkerId) -> bool {
-        self.at == worker && self.state != TaskState::Memory
-    }
-
-    pub(super) fn assign(&mut self, worker: WorkerId) {
-        self.at = worker;
-    }
-
-    /// It is processing no more; gives the worker that it was assigned to.
-    pub(super) fn take_worker(&mut self) -> Option<WorkerId> {
-        let worker = self.worker();
-        self.at = WorkerId::NOBODY;
-        worker
-    }
-
-    /// The first that holds the result.
-    pub(super) fn first_holder(&self) -> Option<WorkerId> {
-        (self.state == TaskState::Memory && self.at != WorkerId::NOBODY).then_some(self.at)
-    }
-
-    fn follows(&self) -> bool {
-        self.worker().is_some() && self.waiting_on > 0 && !self.is_long_running()
-    }
-
-    /// Whether it is to be computed or being computed.
-    pub(super) fn active(&self) -> bool {
-        matches!(
-            self.state,
-            TaskState::Waiting | TaskState::NoWorker | TaskState::Queued | TaskState::Processing
-        )
     }
 }
 
@@ -414,7 +263,7 @@ impl TaskMut<'_> {
         if hot.flags.has(Flags::OWNING) {
             cold.rest = Rest::default();
         }
-        *hot = Hot { tenant: hot.generation().wrapping_add(1), ..Hot::VACANT };
+        *hot = Hot::vacant(hot.generation().wrapping_add(1));
         cold.dependents.clear();
         (cold.key, std::mem::take(&mut cold.dependencies))
     }
@@ -550,6 +399,8 @@ impl Clients {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -572,5 +423,36 @@ mod tests {
         assert!(task.needed() && task.is_wanted_by(ClientId(4)) && !task.is_wanted_by(ClientId(5)));
         task.keep_clients(|client| client.0 != 4);
         assert_eq!(wanting(&task), (false, vec![]));
+    }
+
+    proptest! {
+        /// One, several or none, whoever comes and goes.
+        #[test]
+        fn holders_are_known_in_the_order_in_which_they_came(steps in prop::collection::vec((0u32..5, 0u32..9), 0..60)) {
+            let (mut hot, mut cold) = (Hot::new(0), Cold::default());
+            hot.state = TaskState::Memory;
+            let mut task = TaskMut { this: TaskRef { index: 0, tenant: 0 }, hot: &mut hot, cold: &mut cold };
+            let mut model = Vec::new();
+            for (worker, step) in steps {
+                let worker = WorkerId(worker);
+                let place = model.iter().position(|holder| *holder == worker);
+                match (step, place) {
+                    (0, _) => prop_assert_eq!(&task.take_holders()[..], &std::mem::take(&mut model)[..]),
+                    (1..5, None) => {
+                        task.add_holder(worker);
+                        model.push(worker);
+                    }
+                    (1..5, Some(_)) => {}
+                    _ => {
+                        prop_assert_eq!(task.remove_holder(worker), place.is_some());
+                        place.map(|place| model.remove(place));
+                    }
+                }
+                prop_assert_eq!(task.who_has(), &model[..]);
+                prop_assert_eq!(task.first_holder(), model.first().copied());
+                prop_assert_eq!(task.has_copies(), model.len() > 1);
+                prop_assert_eq!(task.worker(), None);
+            }
+        }
     }
 }

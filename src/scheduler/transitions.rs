@@ -16,6 +16,9 @@ use crate::{
     task::{FailureKind, TaskError, Value},
 };
 
+/// By the time that so many recommendations are followed, what was asked for has come; and of so many neighbours of a task.
+const SOON: usize = 8;
+
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
         match finish {
@@ -28,7 +31,21 @@ impl State {
     pub(super) fn settle(&mut self) {
         while let Some((id, finish)) = self.recommendations.pop_front().or_else(|| self.unneeded.pop_front())
         {
+            self.prefetch_next();
             self.transition(id, finish);
+        }
+    }
+
+    /// Where many recommendations are still to be followed: asks for what one of them will look at, and of the one that did so
+    /// for some time, for its dependencies.
+    fn prefetch_next(&self) {
+        let next = if self.recommendations.is_empty() { &self.unneeded } else { &self.recommendations };
+        if let Some((later, _)) = next.get(2 * SOON) {
+            self.tasks.prefetch_hot(later.index);
+            self.tasks.prefetch_cold(later.index);
+        }
+        if let Some(later) = next.get(SOON).and_then(|(later, _)| self.task(*later)) {
+            later.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
         }
     }
 
@@ -127,13 +144,20 @@ impl State {
         }
     }
 
-    /// An active task is active no more: its dependencies may not be needed, its worker is rid of it.
+    /// An active task is active no more: its worker is rid of it, its dependencies may not be needed.
     fn leave_active(&mut self, id: TaskRef) {
-        let Some(mut task) = self.task_mut(id).filter(|task| task.active()) else { return };
+        if self.leave_worker(id) {
+            self.leave_dependencies(id);
+        }
+    }
+
+    /// An active task is active no more: its worker is rid of it. Says whether it was active.
+    fn leave_worker(&mut self, id: TaskRef) -> bool {
+        let Some(mut task) = self.task_mut(id).filter(|task| task.active()) else { return false };
         let following = task.following();
         let counted = (!task.is_long_running()).then(|| task.booked());
         task.waiting_on = 0;
-        let (worker, dependencies) = (task.take_worker(), task.cold.dependencies.len());
+        let worker = task.take_worker();
         self.end_theft(id);
         if let Some(worker) = worker {
             if self.limits.are_set() {
@@ -149,11 +173,17 @@ impl State {
             });
         }
         self.no_worker.remove(&id);
-        for number in 0..dependencies {
+        true
+    }
+
+    /// A task that was active needs its dependencies no more.
+    fn leave_dependencies(&mut self, id: TaskRef) {
+        for number in 0..self.task(id).map_or(0, |task| task.cold.dependencies.len()) {
             let Some(mut other) = self.tasks.dependency_mut(id, number) else { continue };
             other.waiters -= 1;
             let (dependency, waiters, copies) = (other.this, other.waiters, other.has_copies());
             if waiters == 0 {
+                other.first_holder().into_iter().for_each(|holder| self.workers.prefetch(holder));
                 self.reconsider(dependency);
             }
             if copies {
@@ -196,10 +226,15 @@ impl State {
 
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
+        if let Some(task) = self.task(id) {
+            for neighbours in [&task.cold.dependents, &task.cold.dependencies] {
+                neighbours.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+            }
+        }
         let counted = |task: &Task<'_>| task.is_at(worker) && !task.is_long_running();
         let booked = self.task(id).filter(counted).map(|task| task.booked());
         let now = self.now;
-        self.leave_active(id);
+        let was_active = self.leave_worker(id);
         if let Some(booked) = booked
             && let Some(worker) = self.workers.get_mut(worker)
         {
@@ -220,10 +255,15 @@ impl State {
                 other.waiting_on -= 1;
                 if other.waiting_on == 0 {
                     self.recommend(dependent, TaskState::Processing);
+                    self.tasks.prefetch_cold(dependent.index);
+                    self.tasks.prefetch_rest(dependent.index);
                 }
             } else if other.state == TaskState::Processing && other.waiting_on > 0 {
                 self.dependency_done(dependent, id);
             }
+        }
+        if was_active {
+            self.leave_dependencies(id);
         }
         let value = self.passing.take();
         for number in 0..self.task(id).map_or(0, |task| task.clients().len()) {
@@ -343,16 +383,18 @@ impl State {
     }
 
     fn forget(&mut self, id: TaskRef) {
-        let Some((key, start)) = self.task(id).map(|task| (task.cold.key, task.state)) else { return };
+        let Some(task) = self.task(id) else { return };
+        task.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+        let (key, start) = (task.cold.key, task.state);
         self.story.note((self.now, self.stimulus), id, (start, TaskState::Forgotten), None);
         self.story.forgotten(key, id);
         for place in self.tasks.remove(id).iter() {
             if let Some(mut other) = self.tasks.at_mut(*place) {
                 other.live_dependents -= 1;
                 if other.live_dependents == 0 {
-                    other.cold.dependents.clear();
                     let dependency = other.this;
                     self.reconsider(dependency);
+                    self.tasks.prefetch_cold(dependency.index);
                 }
             }
         }
