@@ -14,6 +14,7 @@ use std::{
 use super::{
     TaskState,
     bit_set::BitSet,
+    prefetch::prefetch,
     state::State,
     task::{Task, TaskRef},
 };
@@ -177,6 +178,11 @@ impl Queue {
         self.high.clear();
     }
 
+    /// Asks for what is reserved for a worker.
+    pub(super) fn prefetch(&self, worker: WorkerId) {
+        self.reserved.get(worker.0 as usize).into_iter().for_each(prefetch);
+    }
+
     /// What a worker gets next: what is reserved for it, unless something more urgent came.
     fn first_for(&self, worker: WorkerId) -> Option<(Standing, Entry)> {
         let free = self.free.first().map(|first| (Standing::Free, *first));
@@ -246,6 +252,17 @@ impl State {
             other.is_some_and(|other| self.turn(other) < turn)
         };
         self.queued.iter().filter(waits).count()
+    }
+
+    /// Asks for what is looked at of the queued task that a worker may get next.
+    pub(super) fn prefetch_queued(&self, worker: WorkerId) {
+        if self.in_queue > 0
+            && let Some((_, (_, next))) = self.queued.first_for(worker)
+        {
+            self.tasks.prefetch_hot(next.index);
+            self.tasks.prefetch_cold(next.index);
+            self.tasks.prefetch_rest(next.index);
+        }
     }
 
     /// The queued task that a worker gets next. Those that do not wait any more are dropped on the way.

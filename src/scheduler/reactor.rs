@@ -342,6 +342,7 @@ impl State {
         let now = self.now;
         self.workers.prefetch(worker);
         self.workers.prefetch_rest(worker);
+        self.queued.prefetch(worker);
         let Some(sender) = self.workers.get_mut(worker) else { return };
         sender.heard = now;
         match message {
@@ -378,6 +379,10 @@ impl State {
         let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return self.refuse(worker, id);
         };
+        if task.is_wanted() {
+            self.tasks.prefetch_rest(task.this.index);
+        }
+        self.prefetch_queued(worker);
         let (task, function, estimate) = (task.this, task.cold.function as usize, task.cold.estimate);
         let function = &mut self.functions[function];
         if let Some(usual) = function.duration.filter(|usual| *usual > 0)

@@ -36,8 +36,8 @@ impl State {
         }
     }
 
-    /// Where many recommendations are still to be followed: asks for what one of them will look at, and of the one that did so
-    /// for some time, for its dependencies.
+    /// Where many recommendations are still to be followed: asks for what one of them will look at, and of the one that this was
+    /// done for some time ago, for its dependencies and who holds its result.
     fn prefetch_next(&self) {
         let next = if self.recommendations.is_empty() { &self.unneeded } else { &self.recommendations };
         if let Some((later, _)) = next.get(2 * SOON) {
@@ -46,6 +46,7 @@ impl State {
         }
         if let Some(later) = next.get(SOON).and_then(|(later, _)| self.task(*later)) {
             later.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+            later.first_holder().into_iter().for_each(|holder| self.workers.prefetch(holder));
         }
     }
 
