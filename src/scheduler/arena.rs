@@ -1,7 +1,6 @@
 //! Where tasks live: dense places in pages that never move, and an index of their keys.
 
 use super::{
-    TaskState,
     hot::Hot,
     index::Index,
     places::Places,
@@ -104,15 +103,16 @@ impl Arena {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Task<'_>> {
-        (0..self.used as u32).filter_map(|place| self.at(place))
+        self.pages.iter().zip((0u32..).step_by(PAGE)).flat_map(|(page, first)| {
+            let tasks = page.hot.iter().zip(page.cold.iter()).zip(first..);
+            tasks.filter_map(|((hot, cold), index)| Task::in_place(index, hot, cold))
+        })
     }
 
     /// The present tenant of a place.
     pub(super) fn at(&self, index: u32) -> Option<Task<'_>> {
         let (page, number) = (self.pages.get(index as usize / PAGE)?, index as usize % PAGE);
-        let (hot, cold) = (&page.hot[number], &page.cold[number]);
-        let this = TaskRef { index, tenant: hot.tenant };
-        (hot.state != TaskState::Forgotten).then_some(Task { this, hot, cold })
+        Task::in_place(index, &page.hot[number], &page.cold[number])
     }
 
     /// Asks for what steps of its neighbours look at of the tenant of a place.
@@ -140,9 +140,7 @@ impl Arena {
 
     pub(super) fn at_mut(&mut self, index: u32) -> Option<TaskMut<'_>> {
         let (page, number) = (self.pages.get_mut(index as usize / PAGE)?, index as usize % PAGE);
-        let (hot, cold) = (&mut page.hot[number], &mut page.cold[number]);
-        let this = TaskRef { index, tenant: hot.tenant };
-        (hot.state != TaskState::Forgotten).then_some(TaskMut { this, hot, cold })
+        TaskMut::in_place(index, &mut page.hot[number], &mut page.cold[number])
     }
 }
 
@@ -159,6 +157,7 @@ mod tests {
     use crate::{
         graph::Arguments,
         protocol::{ClientId, Priority, WorkerId},
+        scheduler::TaskState,
     };
 
     fn key(n: usize) -> Key {

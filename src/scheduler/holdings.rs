@@ -4,7 +4,7 @@
 //! be one more place in memory to wait for at each of them. So it is the other way round: all tasks are looked through, of which
 //! what is hot, and with it who holds the result first, lies beside each other.
 
-use super::{state::State, task::TaskRef};
+use super::{TaskState, state::State, task::TaskRef};
 use crate::{graph::KeyMap, protocol::WorkerId};
 
 impl State {
@@ -16,11 +16,11 @@ impl State {
     /// The tasks whose results each of these workers holds, of those that hold any: takes as long as there are places.
     pub(super) fn held_by_each(&self, of: impl Fn(WorkerId) -> bool) -> KeyMap<WorkerId, Vec<TaskRef>> {
         let mut each = KeyMap::<WorkerId, Vec<TaskRef>>::default();
-        for task in self.tasks.iter() {
-            for holder in task.who_has().iter().filter(|holder| of(**holder)) {
+        self.tasks.iter().filter(|task| task.state == TaskState::Memory).for_each(|task| {
+            for holder in task.places().iter().filter(|holder| of(**holder)) {
                 each.entry(*holder).or_default().push(task.this);
             }
-        }
+        });
         each
     }
 }

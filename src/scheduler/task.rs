@@ -177,6 +177,12 @@ impl<H: DerefMut<Target = Hot>, C> DerefMut for View<H, C> {
 }
 
 impl<H: Deref<Target = Hot>, C: Deref<Target = Cold>> View<H, C> {
+    /// The tenant of a place, if it has one.
+    pub(super) fn in_place(index: u32, hot: H, cold: C) -> Option<Self> {
+        let this = TaskRef { index, tenant: hot.tenant };
+        (hot.state != TaskState::Forgotten).then_some(Self { this, hot, cold })
+    }
+
     /// What it is called with.
     pub(super) fn arguments(&self) -> &Arguments {
         &self.cold.rest.arguments
