@@ -214,8 +214,7 @@ pub struct Fetch {
 impl Fetch {
     /// Bytes up to which a fetch takes mostly the way there and back, and the first one of a peer connecting.
     pub(crate) const SMALL: u64 = 64 << 10;
-    /// Bytes from which on a fetch takes mostly what they take, and tells of a link's bandwidth. One in between tells of nothing,
-    /// and need not be told of.
+    /// Bytes from which on a fetch takes mostly what they take, and tells of a link's bandwidth.
     pub(crate) const BIG: u64 = 1 << 20;
 }
 

@@ -110,7 +110,7 @@ impl State {
         self.fetched += nbytes;
         // The first time there may have been no connection yet: a small result tells of nothing else then.
         let first = nbytes > 0 && self.met.insert(peer);
-        let tells = nbytes >= Fetch::BIG || nbytes > 0 && nbytes <= Fetch::SMALL && !first;
+        let tells = nbytes > 0 && (!first || nbytes > Fetch::SMALL);
         if tells && self.fetches.len() < FETCHES {
             self.fetches.push(Fetch { from: peer, nbytes, nanos: self.now.saturating_sub(since) });
         }
