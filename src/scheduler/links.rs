@@ -151,8 +151,10 @@ impl Set {
 }
 
 impl Peers {
+    /// All its digits tell, so that peers that lie some power of two apart, as the first of each node do, do not share a set.
     fn set(peer: WorkerId) -> usize {
-        peer.0 as usize % SETS
+        let folded = [16, 8, 4, 2].into_iter().fold(peer.0, |folded, half| folded ^ folded >> half);
+        folded as usize % SETS
     }
 
     /// Which peers these may be.
@@ -390,13 +392,22 @@ mod tests {
         assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
         assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
         let kept = |peers: &Peers, id: u32| peers.costs(WorkerId(id)).is_some();
-        assert!(kept(&peers, 1) && kept(&peers, 100) && !kept(&peers, 0) && !kept(&peers, 200));
+        assert!(
+            kept(&peers, 100) && !kept(&peers, 2) && !kept(&peers, 200),
+            "it takes the place of the first of its set"
+        );
         // One that is gone leaves its place to the next, whoever that is.
         peers.remove(WorkerId(3));
         assert!(!kept(&peers, 3));
         assert!(peers.link(WorkerId(303), &mut mask, &mut met, like, 0).is_some());
+        let apart = |stride: u32| {
+            let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
+            let ids = (0..PEERS as u32).map(|n| WorkerId(n * stride));
+            ids.filter(|id| peers.link(*id, &mut mask, &mut met, like, 0).is_some()).count()
+        };
+        assert_eq!([1, 2, 4, 8, 64, 128, 4096].map(apart), [PEERS; 7], "however far they are apart");
         assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
         assert!(!mask.may_have(WorkerId(220)), "none of those kept has these bits");
-        assert!((1..PEERS as u32).all(|id| kept(&peers, id) == (id != 3)) && kept(&peers, 100));
+        assert!((0..PEERS as u32).all(|id| kept(&peers, id) != [2, 3].contains(&id)) && kept(&peers, 100));
     }
 }
