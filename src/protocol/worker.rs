@@ -214,8 +214,6 @@ pub struct Fetch {
 impl Fetch {
     /// Bytes up to which a fetch takes mostly the way there and back, and the first one of a peer connecting.
     pub(crate) const SMALL: u64 = 64 << 10;
-    /// Bytes from which on a fetch takes mostly what they take, and tells of a link's bandwidth.
-    pub(crate) const BIG: u64 = 1 << 20;
 }
 
 /// What a worker tells of itself with each heartbeat.

@@ -36,7 +36,8 @@ impl Arena {
     /// What depends on a task; where any lingered there before, perhaps twice.
     pub(super) fn dependents<'a>(&'a self, task: Task<'a>) -> impl Iterator<Item = Task<'a>> {
         let (alone, this) = (task.lists_dependents_alone(), task.this.index);
-        let listed = task.cold.dependents.iter().filter_map(|place| self.at(*place));
+        let any = if task.live_dependents > 0 { &task.cold.dependents[..] } else { &[] };
+        let listed = any.iter().filter_map(|place| self.at(*place));
         listed.filter(move |dependent| alone || dependent.depends_on(this))
     }
 
@@ -73,6 +74,9 @@ impl Arena {
     /// Has each dependent of a task listed once, and nobody else.
     pub(super) fn tidy_dependents(&mut self, id: TaskRef) {
         let Some(task) = self.get_mut(id).filter(|task| !task.lists_dependents_alone()) else { return };
+        if task.live_dependents == 0 {
+            return task.cold.dependents.clear();
+        }
         let mut places = std::mem::take(&mut task.cold.dependents).to_vec();
         places.sort_unstable();
         places.dedup();

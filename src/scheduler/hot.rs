@@ -21,8 +21,8 @@ pub(super) struct Hot {
     pub(super) waiters: u32,
     /// Dependents that are not forgotten.
     pub(super) live_dependents: u32,
-    /// How often it was computed anew. It may begin from 0 again: whatever was said of what was computed so many times before
-    /// has arrived since.
+    /// How often it was computed anew. It may begin from 0 again: whatever was said of what was computed so many times before,
+    /// of the same task, has arrived since.
     age: u16,
     /// [`TaskState::Forgotten`] where the place is vacant.
     pub(super) state: TaskState,
@@ -47,6 +47,8 @@ impl Flags {
     pub(super) const SEVERAL: u8 = 8;
     /// The arguments own memory.
     pub(super) const BULKY: u8 = 16;
+    /// It was computed so often that it is not counted how often.
+    const AGED: u8 = 32;
     /// Without any of these [`Rest`](super::task::Rest) owns no memory.
     pub(super) const OWNING: u8 = Self::WANTED | Self::TROUBLED | Self::SEVERAL | Self::BULKY;
 
@@ -89,6 +91,15 @@ impl Hot {
     /// What workers say of its present computation from now on is about the past.
     pub(super) fn compute_anew(&mut self) {
         self.age = self.age.wrapping_add(1);
+        if self.age == 0 {
+            self.flags.set(Flags::AGED, true);
+        }
+    }
+
+    /// Who comes to its place after it: no computation of one is called as one of the other was.
+    pub(super) fn next_tenant(&self) -> u32 {
+        let most = if self.flags.has(Flags::AGED) { u16::MAX } else { self.age };
+        self.tenant.wrapping_add(u32::from(most) + 1)
     }
 
     /// Whether somebody needs the result.
@@ -126,11 +137,13 @@ impl Hot {
     }
 
     pub(super) fn assign(&mut self, worker: WorkerId) {
+        debug_assert_ne!(self.state, TaskState::Memory, "there, this is who holds its result");
         self.at = worker;
     }
 
     /// It is processing no more; gives the worker that it was assigned to.
     pub(super) fn take_worker(&mut self) -> Option<WorkerId> {
+        debug_assert_ne!(self.state, TaskState::Memory, "there, this is who holds its result");
         let worker = self.worker();
         self.at = WorkerId::NOBODY;
         worker
@@ -151,5 +164,25 @@ impl Hot {
             self.state,
             TaskState::Waiting | TaskState::NoWorker | TaskState::Queued | TaskState::Processing
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_computation_is_called_as_one_of_the_tenant_before_was() {
+        for times in [0, 1, 0xffff, 0x1_0000, 200_000] {
+            let mut hot = Hot::new(5);
+            let mut latest = hot.generation();
+            for _ in 0..times {
+                let before = hot.generation();
+                hot.compute_anew();
+                assert_ne!(hot.generation(), before, "nor as the one before it");
+                latest = latest.max(hot.generation());
+            }
+            assert!(hot.next_tenant() > latest);
+        }
     }
 }

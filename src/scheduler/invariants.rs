@@ -31,7 +31,6 @@ impl State {
             assert_eq!(task.has_copies(), task.who_has().len() > 1, "{id:?}: whether there are copies");
             assert_eq!(state == TaskState::Erred, task.error().is_some(), "{id:?} {state:?}: error");
             assert_eq!(state == TaskState::NoWorker, self.no_worker.contains(&id), "{id:?} {state:?}");
-            assert_ne!(state, TaskState::Forgotten, "{id:?} is forgotten and still here");
             assert_eq!(
                 self.tasks.dependencies(task).count(),
                 task.cold.dependencies.len(),

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::protocol::{CREDIBLE, Fetch, WorkerId};
 
+/// From so many bytes on a fetch tells of the link's bandwidth.
+const BIG: u64 = 1 << 20;
 /// How much the latest fetch counts at least: the last sixteen or so matter.
 const RECENT: f32 = 1.0 / 16.0;
 /// Nanoseconds after which the quickest of the small fetches until then counts no more, once another has come; and after which a
@@ -24,8 +26,8 @@ const FADES: u64 = 200_000_000;
 const HOPES: u64 = 3;
 /// Peers of which a worker keeps what fetches take, at most: so many sets of so many.
 const PEERS: usize = SETS * WAYS;
-const SETS: usize = 4;
-const WAYS: usize = 4;
+const SETS: usize = 2;
+const WAYS: usize = 8;
 /// Holders of a result that are looked at for the one that gives it soonest.
 const HOLDERS: usize = 2;
 
@@ -63,7 +65,7 @@ impl Costs {
         if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
             *heard = moment(now);
-        } else if nbytes >= Fetch::BIG {
+        } else if nbytes >= BIG {
             mix(byte, big, (nanos - *latency).max(0.0) / nbytes as f32);
         }
     }
@@ -117,8 +119,8 @@ impl Link {
     }
 }
 
-/// What a worker's fetches took from peers that it may come back to. By its number a peer belongs to one of several sets, each a
-/// line of a processor's cache: whoever asks what is known of it looks at no other.
+/// What a worker's fetches took from peers that it may come back to. By its number a peer belongs to one of the sets, each two
+/// lines of a processor's cache: whoever asks what is known of it looks at no others.
 #[derive(Default)]
 pub(super) struct Peers {
     sets: [Set; SETS],
@@ -136,7 +138,7 @@ struct Set {
     costs: [Costs; WAYS],
 }
 
-const _: () = assert!(size_of::<Set>() == 64);
+const _: () = assert!(size_of::<Set>() == 128);
 
 impl Default for Set {
     fn default() -> Self {
@@ -151,10 +153,10 @@ impl Set {
 }
 
 impl Peers {
-    /// All its digits tell, so that peers that lie some power of two apart, as the first of each node do, do not share a set.
+    /// However far apart a worker's peers are, as the first ones of all nodes may be, they spread over the sets (Knuth, The Art of
+    /// Computer Programming, volume 3, section 6.4: multiplication by the golden ratio).
     fn set(peer: WorkerId) -> usize {
-        let folded = [16, 8, 4, 2].into_iter().fold(peer.0, |folded, half| folded ^ folded >> half);
-        folded as usize % SETS
+        (peer.0.wrapping_mul(0x9e37_79b9) >> 16) as usize % SETS
     }
 
     /// Which peers these may be.
@@ -170,7 +172,7 @@ impl Peers {
         Some(&set.costs[set.way(peer)?])
     }
 
-    /// The link to a peer and what it costs, if it is one of them or is to be: if there are few, or it has been `met`. Until
+    /// The link to a peer and what it costs, if it is one of them or is to be: if there are few in its set, or it has been `met`. Until
     /// more is known of it, it is taken for one that costs as much as others `like` it.
     fn link(
         &mut self,
@@ -213,7 +215,9 @@ impl Peers {
 
     /// Asks for what is known of a peer.
     fn prefetch(&self, peer: WorkerId) {
-        prefetch(&self.sets[Self::set(peer)]);
+        let Set { ids, costs } = &self.sets[Self::set(peer)];
+        prefetch(ids);
+        prefetch(&costs[WAYS - 1]);
     }
 }
 
@@ -387,27 +391,37 @@ mod tests {
     fn links_are_kept_of_the_first_peers_until_others_come_back_soon() {
         let like = Costs::new(1.0, 1.0);
         let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
-        let mut keeps = |id: u32| peers.link(WorkerId(id), &mut mask, &mut met, like, 0).is_some();
-        assert!((0..PEERS as u32).all(&mut keeps), "the first");
-        assert!(!keeps(100) && keeps(100) && keeps(100), "one that comes back");
-        assert!(!(200..250).any(&mut keeps) && !(200..250).any(&mut keeps), "others come in between");
-        let kept = |peers: &Peers, id: u32| peers.costs(WorkerId(id)).is_some();
+        let mut keeps = |id: &WorkerId| peers.link(*id, &mut mask, &mut met, like, 0).is_some();
+        let of_a_set: Vec<WorkerId> = (0..400).map(WorkerId).filter(|id| Peers::set(*id) == 0).collect();
+        let (first, others) = of_a_set.split_at(WAYS);
+        let (back, strangers) = (others[0], &others[1..101]);
+        assert!(first.iter().all(&mut keeps), "the first");
+        assert!(!keeps(&back) && keeps(&back) && keeps(&back), "one that comes back");
         assert!(
-            kept(&peers, 100) && !kept(&peers, 2) && !kept(&peers, 200),
-            "it takes the place of the first of its set"
+            !strangers.iter().any(&mut keeps) && !strangers.iter().any(&mut keeps),
+            "others come in between"
         );
+        let kept = |peers: &Peers, id: WorkerId| peers.costs(id).is_some();
+        assert!(kept(&peers, back) && !kept(&peers, first[0]) && !kept(&peers, strangers[0]));
         // One that is gone leaves its place to the next, whoever that is.
-        peers.remove(WorkerId(3));
-        assert!(!kept(&peers, 3));
-        assert!(peers.link(WorkerId(303), &mut mask, &mut met, like, 0).is_some());
+        peers.remove(first[3]);
+        assert!(!kept(&peers, first[3]));
+        assert!(peers.link(strangers[7], &mut mask, &mut met, like, 0).is_some());
+        assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
+        let gone = [first[0], first[3]];
+        assert!(first.iter().all(|id| kept(&peers, *id) != gone.contains(id)) && kept(&peers, back));
+    }
+
+    #[test]
+    fn peers_spread_over_the_sets_however_far_apart_they_are() {
+        let like = Costs::new(1.0, 1.0);
         let apart = |stride: u32| {
             let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
             let ids = (0..PEERS as u32).map(|n| WorkerId(n * stride));
             ids.filter(|id| peers.link(*id, &mut mask, &mut met, like, 0).is_some()).count()
         };
-        assert_eq!([1, 2, 4, 8, 64, 128, 4096].map(apart), [PEERS; 7], "however far they are apart");
-        assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
-        assert!(!mask.may_have(WorkerId(220)), "none of those kept has these bits");
-        assert!((0..PEERS as u32).all(|id| kept(&peers, id) != [2, 3].contains(&id)) && kept(&peers, 100));
+        for stride in [1, 2, 3, 5, 8, 15, 16, 17, 20, 34, 40, 48, 64, 100, 128, 4096] {
+            assert!(apart(stride) >= PEERS - 3, "{} of peers that are {stride} apart", apart(stride));
+        }
     }
 }

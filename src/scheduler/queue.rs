@@ -256,9 +256,8 @@ impl State {
 
     /// Asks for what is looked at of the queued task that a worker may get next.
     pub(super) fn prefetch_queued(&self, worker: WorkerId) {
-        if self.in_queue > 0
-            && let Some((_, (_, next))) = self.queued.first_for(worker)
-        {
+        let reserved = self.queued.reserved.get(worker.0 as usize).and_then(VecDeque::front);
+        if let Some((_, next)) = reserved.or(self.queued.free.first()) {
             self.tasks.prefetch_hot(next.index);
             self.tasks.prefetch_cold(next.index);
             self.tasks.prefetch_rest(next.index);
@@ -317,7 +316,8 @@ impl State {
     /// Whether something needs both results.
     fn meet(&self, one: TaskRef, other: TaskRef) -> bool {
         let dependents = |id| {
-            let dependents = self.task(id).map(|task| &task.cold.dependents[..]).unwrap_or_default();
+            let task = self.task(id).filter(|task| task.live_dependents > 0);
+            let dependents = task.map(|task| &task.cold.dependents[..]).unwrap_or_default();
             &dependents[..dependents.len().min(DEPENDENTS)]
         };
         dependents(one).iter().any(|dependent| dependents(other).contains(dependent))

@@ -134,7 +134,7 @@ impl State {
         for fresh in fresh.chunks(TOGETHER) {
             found.clear();
             let wanted = fresh.iter().flat_map(dependencies);
-            self.tasks.prefetch(wanted.clone().copied());
+            self.tasks.prefetch(wanted.clone().take(8 * TOGETHER).copied());
             found.extend(wanted.map(|key| self.tasks.find(*key)));
             let mut found = found.iter();
             for task @ Fresh { order, this } in fresh {

@@ -32,7 +32,7 @@ pub enum TaskState {
     Memory,
     /// It failed for good.
     Erred,
-    /// About to be removed.
+    /// Not known any more.
     Forgotten,
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Cold {
     pub(super) rest: Rest,
 }
 
-/// What placing a task does not look at: a line of its own.
+/// What placing a task does not look at of itself, and of what it needs only where several hold that: a line of its own.
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Rest {
@@ -269,7 +269,7 @@ impl TaskMut<'_> {
         if hot.flags.has(Flags::OWNING) {
             cold.rest = Rest::default();
         }
-        *hot = Hot::vacant(hot.generation().wrapping_add(1));
+        *hot = Hot::vacant(hot.next_tenant());
         cold.dependents.clear();
         (cold.key, std::mem::take(&mut cold.dependencies))
     }
@@ -319,6 +319,7 @@ impl TaskMut<'_> {
 
     /// A worker holds the result, after all others that do.
     pub(super) fn add_holder(&mut self, worker: WorkerId) {
+        debug_assert_eq!(self.state, TaskState::Memory, "before, this is who computes it");
         if self.hot.at == WorkerId::NOBODY {
             self.hot.at = worker;
             return;
@@ -331,15 +332,15 @@ impl TaskMut<'_> {
     /// A worker does not hold the result any more. Says whether it did.
     pub(super) fn remove_holder(&mut self, worker: WorkerId) -> bool {
         let Some(place) = self.who_has().iter().position(|holder| *holder == worker) else { return false };
-        let Some(who_has) = &mut self.cold.rest.who_has else {
+        if !self.has_copies() {
             self.hot.at = WorkerId::NOBODY;
-            return true;
-        };
-        who_has.remove(place);
-        self.hot.at = who_has[0];
-        if who_has.len() == 1 {
-            self.cold.rest.who_has = None;
-            self.hot.flags.set(Flags::SEVERAL, false);
+        } else if let Some(who_has) = &mut self.cold.rest.who_has {
+            who_has.remove(place);
+            self.hot.at = who_has[0];
+            if who_has.len() == 1 {
+                self.cold.rest.who_has = None;
+                self.hot.flags.set(Flags::SEVERAL, false);
+            }
         }
         true
     }
