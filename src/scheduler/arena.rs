@@ -102,6 +102,7 @@ impl Arena {
         self.index.len()
     }
 
+    /// All tasks, by their places.
     pub(super) fn iter(&self) -> impl Iterator<Item = Task<'_>> {
         self.pages.iter().zip((0u32..).step_by(PAGE)).flat_map(|(page, first)| {
             let tasks = page.hot.iter().zip(page.cold.iter()).zip(first..);
@@ -109,38 +110,44 @@ impl Arena {
         })
     }
 
+    /// What is in a place, vacant or not.
+    fn place(&self, index: u32) -> Option<(&Hot, &Cold)> {
+        let (page, number) = (self.pages.get(index as usize / PAGE)?, index as usize % PAGE);
+        Some((&page.hot[number], &page.cold[number]))
+    }
+
     /// The present tenant of a place.
     pub(super) fn at(&self, index: u32) -> Option<Task<'_>> {
-        let (page, number) = (self.pages.get(index as usize / PAGE)?, index as usize % PAGE);
-        Task::in_place(index, &page.hot[number], &page.cold[number])
+        let (hot, cold) = self.place(index)?;
+        Task::in_place(index, hot, cold)
+    }
+
+    /// As [`Self::at`], for changes.
+    pub(super) fn at_mut(&mut self, index: u32) -> Option<TaskMut<'_>> {
+        let (page, number) = (self.pages.get_mut(index as usize / PAGE)?, index as usize % PAGE);
+        TaskMut::in_place(index, &mut page.hot[number], &mut page.cold[number])
     }
 
     /// Asks for what steps of its neighbours look at of the tenant of a place.
     pub(super) fn prefetch_hot(&self, index: u32) {
-        if let Some(page) = self.pages.get(index as usize / PAGE) {
-            prefetch(&page.hot[index as usize % PAGE]);
+        if let Some((hot, _)) = self.place(index) {
+            prefetch(hot);
         }
     }
 
-    /// As [`Self::prefetch_hot`], of who its neighbours are and what placing it takes.
+    /// As [`Self::prefetch_hot`], for who its neighbours are and what placing it takes.
     pub(super) fn prefetch_cold(&self, index: u32) {
-        if let Some(page) = self.pages.get(index as usize / PAGE) {
-            let cold = &page.cold[index as usize % PAGE];
+        if let Some((_, cold)) = self.place(index) {
             prefetch(&cold.key);
             prefetch(&cold.estimate);
         }
     }
 
-    /// As [`Self::prefetch_hot`], of what it is called with.
+    /// As [`Self::prefetch_hot`], for what it is called with.
     pub(super) fn prefetch_rest(&self, index: u32) {
-        if let Some(page) = self.pages.get(index as usize / PAGE) {
-            prefetch(&page.cold[index as usize % PAGE].rest);
+        if let Some((_, cold)) = self.place(index) {
+            prefetch(&cold.rest);
         }
-    }
-
-    pub(super) fn at_mut(&mut self, index: u32) -> Option<TaskMut<'_>> {
-        let (page, number) = (self.pages.get_mut(index as usize / PAGE)?, index as usize % PAGE);
-        TaskMut::in_place(index, &mut page.hot[number], &mut page.cold[number])
     }
 }
 
