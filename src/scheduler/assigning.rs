@@ -124,10 +124,6 @@ impl State {
             let here = dependency.who_has.contains(&worker);
             *(if here { &mut held } else { &mut missing }) += dependency.nbytes;
         }
-        if let Some(receiver) = self.workers.get(worker) {
-            let holders = compute.dependencies.iter().flat_map(|dependency| &dependency.who_has);
-            holders.for_each(|holder| receiver.told.prefetch(*holder));
-        }
         let wait = self.workers.get(worker).map_or(0, Worker::queueing);
         self.story.assigned(id, worker, Choice { stolen, wait, held, missing });
         let (mut untidy, mut queueing, mut place, now) = (false, 0, 0, self.now);

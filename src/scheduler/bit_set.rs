@@ -2,8 +2,6 @@
 
 use std::{iter, marker::PhantomData};
 
-use super::prefetch::prefetch;
-
 /// Some of the workers, or of the tasks' places, a bit for each: ten thousand fit into the fastest of a processor's caches,
 /// a million into the next one.
 pub(super) struct BitSet<M> {
@@ -29,11 +27,6 @@ impl<M: From<u32> + Into<u32>> BitSet<M> {
 
     pub(super) fn len(&self) -> usize {
         self.count as usize
-    }
-
-    /// Asks for what tells whether it is a member.
-    pub(super) fn prefetch(&self, member: M) {
-        self.words.get(Self::place(member).0).into_iter().for_each(prefetch);
     }
 
     /// Says whether it is a new member.

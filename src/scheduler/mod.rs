@@ -53,6 +53,7 @@ mod task;
 mod task_list;
 #[cfg(test)]
 mod tests;
+mod told;
 mod transitions;
 
 pub use state::{Config, State};

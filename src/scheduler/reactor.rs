@@ -168,7 +168,7 @@ impl State {
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
             worker.peers.remove(id);
-            if worker.told.remove(id) {
+            if worker.told.may_know(id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
         }

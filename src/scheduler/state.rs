@@ -22,6 +22,7 @@ use super::{
     story::Story,
     task::{Task, TaskMut, TaskRef},
     task_list::TaskList,
+    told::Told,
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
@@ -93,14 +94,6 @@ pub(super) struct Worker {
     /// Of the work that waits, in nanoseconds: what follows others that are still to be done. Nobody else would get to it
     /// sooner.
     pub(super) following: u64,
-
-    /// Peers it was told the addresses of.
-    pub(super) told: BitSet<WorkerId>,
-    /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
-    pub(super) outgoing: u64,
-    pub(super) incoming: u64,
-    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
-    pub(super) ends: u64,
     /// Tasks that would follow others here, had there been room.
     #[expect(
         clippy::box_collection,
@@ -108,8 +101,16 @@ pub(super) struct Worker {
     )]
     pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
 
+    /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
+    pub(super) outgoing: u64,
+    pub(super) incoming: u64,
+    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
+    pub(super) ends: u64,
+
     /// What its fetches took.
     pub(super) peers: Peers,
+    /// Peers it was told the addresses of lately.
+    pub(super) told: Told,
     /// Other peers that it fetched from lately.
     pub(super) met: Met,
     pub(super) metrics: Metrics,
@@ -117,7 +118,7 @@ pub(super) struct Worker {
 }
 
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
-const _: () = assert!(std::mem::offset_of!(Worker, told) == 128);
+const _: () = assert!(std::mem::offset_of!(Worker, outgoing) == 128);
 const _: () = assert!(std::mem::offset_of!(Worker, peers) == 192);
 
 /// A time that does not come.

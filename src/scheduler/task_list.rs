@@ -9,11 +9,11 @@ use super::task::TaskRef;
 /// listed by their places: whoever asks knows whether the tenant there is a member.
 #[derive(Default)]
 pub(super) struct TaskList {
-    listed: SmallVec<[u32; 6]>,
+    listed: SmallVec<[u32; 4]>,
     members: u32,
 }
 
-const _: () = assert!(size_of::<TaskList>() == 40);
+const _: () = assert!(size_of::<TaskList>() == 32);
 
 /// So many are looked through for one that is no member any more.
 const FEW: usize = 64;

@@ -160,6 +160,27 @@ fn peers_hear_of_the_death_of_those_they_were_told_of() {
     assert!(bed.told.iter().any(told), "{:?}", bed.told);
 }
 
+/// However many others they were told of since, and nobody else.
+#[test]
+fn peers_hear_of_deaths_long_after_they_were_told_of_those_who_died() {
+    const WORKERS: u32 = 100;
+    let mut bed = Bed::new(WORKERS as usize);
+    let on = |worker: u32| move |o: &mut TaskOptions| o.workers = vec![format!("w{worker}")];
+    for peer in 2..WORKERS {
+        let (there, key) = (u128::from(peer), u128::from(WORKERS + peer));
+        bed.submit(vec![call(there, &[]).with(on(peer)), call(key, &[there]).with(on(1))], &[key]);
+        bed.finish(there);
+    }
+    for peer in [2, WORKERS - 1] {
+        bed.lose(WorkerId(peer));
+        let heard = bed.told.iter().filter_map(|told| match told {
+            Instruction::ToWorker(worker, ToWorker::PeerGone(gone)) => Some((worker.0, gone.0)),
+            _ => None,
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), [(1, peer)]);
+    }
+}
+
 #[test]
 fn scattered_data_that_is_lost_errs_and_says_what_to_do() {
     let mut bed = Bed::new(1);
