@@ -226,7 +226,7 @@ fn scheduler_alone(tasks: usize) {
         let wants = graph.tasks.iter().map(|task| task.key).collect();
         let submission = Stimulus::Client(client, FromClient::Submit { graph, wants });
         let start = Instant::now();
-        let mut instructions = state.handle_many([submission], 0);
+        let mut instructions = state.handle(submission, 0);
         seconds += start.elapsed().as_secs_f64();
         while !instructions.is_empty() {
             let mut assigned: Vec<(WorkerId, TaskId)> = instructions
@@ -244,7 +244,7 @@ fn scheduler_alone(tasks: usize) {
                 let reports =
                     reports.iter().map(|(w, id)| Stimulus::Worker(*w, FromWorker::Finished(finished(*id))));
                 let start = Instant::now();
-                let told = state.handle_many(reports, 0);
+                let told = state.handle_many(reports.collect(), 0);
                 seconds += start.elapsed().as_secs_f64();
                 instructions.extend(told);
             }
@@ -254,7 +254,7 @@ fn scheduler_alone(tasks: usize) {
     println!("scheduler alone: {:.0} tasks/s, {} bytes a task", tasks as f64 / seconds, bytes / tasks);
     let start = Instant::now();
     let release = FromClient::Release((0..tasks).map(key).collect());
-    state.handle_many([Stimulus::Client(client, release)], 0);
+    state.handle(Stimulus::Client(client, release), 0);
     println!("and to forget them: {:.0} tasks/s", tasks as f64 / start.elapsed().as_secs_f64());
     assert_eq!(state.task_count(), 0);
 }

@@ -155,7 +155,7 @@ pub enum Member {
 }
 
 /// What a worker says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// A name for people and restrictions; unique in the cluster.
     pub name: Arc<str>,

@@ -11,6 +11,7 @@ use super::{
     arena::Arena,
     hot::Hot,
     task::{Cold, Task, TaskMut, TaskRef, View},
+    transitions::SOON,
 };
 
 /// So many are listed before it matters that most of them only linger.
@@ -39,6 +40,12 @@ impl Arena {
         let any = if task.live_dependents > 0 { &task.cold.dependents[..] } else { &[] };
         let listed = any.iter().filter_map(|place| self.at(*place));
         listed.filter(move |dependent| alone || dependent.depends_on(this))
+    }
+
+    /// Of the first few that are listed as dependents of a task, those that wait for one result alone.
+    pub(super) fn last_waiting<'a>(&'a self, task: Task<'a>) -> impl Iterator<Item = Task<'a>> {
+        let listed = task.cold.dependents.iter().take(SOON).filter_map(|place| self.at(*place));
+        listed.filter(|dependent| dependent.waiting_on == 1)
     }
 
     /// What a task depends on in that place of its list: for walks on which tasks change.

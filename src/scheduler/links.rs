@@ -8,6 +8,7 @@
 use smallvec::SmallVec;
 
 use super::{
+    lately::Lately,
     pool::Location,
     prefetch::prefetch,
     state::{State, Worker},
@@ -25,7 +26,6 @@ const FADES: u64 = 200_000_000;
 /// How often that is hoped.
 const HOPES: u64 = 3;
 /// Peers of which a worker keeps what fetches take, at most: so many sets of so many.
-const PEERS: usize = SETS * WAYS;
 const SETS: usize = 2;
 const WAYS: usize = 8;
 /// Holders of a result that are looked at for the one that gives it soonest.
@@ -48,19 +48,24 @@ fn moment(now: u64) -> u32 {
     (now >> 20) as u32
 }
 
+/// Nanoseconds since some [`moment`].
+fn passed(since: u32, now: u64) -> u64 {
+    u64::from(moment(now).wrapping_sub(since)) << 20
+}
+
 impl Costs {
     fn new(latency: f32, bandwidth: f64) -> Self {
         Self { latency, byte: (1e9 / bandwidth) as f32, heard: 0 }
     }
 
     /// A fetch tells of the link; so many `told` of latency and bandwidth before.
-    fn learn(&mut self, told: &mut [u32; 2], Fetch { nbytes, nanos, .. }: Fetch, now: u64) {
+    fn learn(&mut self, told: &mut [u8; 2], Fetch { nbytes, nanos, .. }: Fetch, now: u64) {
         let (Self { latency, byte, heard }, [small, big]) = (self, told);
         let nanos = nanos as f32;
-        let mix = |mean: &mut f32, told: &mut u32, one: f32| {
+        let mix = |mean: &mut f32, told: &mut u8, one: f32| {
             *told = told.saturating_add(1);
             // The first counts for as much as what was taken for granted before.
-            *mean += (one - *mean) * (1.0 / (*told as f32 + 1.0)).max(RECENT);
+            *mean += (one - *mean) * (1.0 / (f32::from(*told) + 1.0)).max(RECENT);
         };
         if nbytes <= Fetch::SMALL {
             mix(latency, small, nanos);
@@ -78,8 +83,7 @@ impl Costs {
     /// Nanoseconds that any fetch may take now. A link that looked slow is used no more, and what is not used does not show
     /// that it has become quicker: so it has to look quicker with time.
     pub(super) fn hoped_latency(&self, now: u64) -> f32 {
-        let since = u64::from(moment(now).wrapping_sub(self.heard)) << 20;
-        let halvings = (since / FADES).min(HOPES);
+        let halvings = (passed(self.heard, now) / FADES).min(HOPES);
         self.latency / (1u64 << halvings) as f32
     }
 
@@ -92,25 +96,25 @@ impl Costs {
 /// How it is learned what a worker's own fetches from a peer cost.
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    /// Fetches that told of latency and bandwidth.
-    told: [u32; 2],
-    /// What the quickest small ones took: of those since some moment, and of those shortly before it.
+    /// What the quickest small fetches took: of those since some [`moment`], and of those shortly before it.
     quickest: [f32; 2],
-    since: u64,
+    since: u32,
+    /// Fetches that told of latency and bandwidth, as far as they can be counted.
+    told: [u8; 2],
 }
 
 impl Link {
     fn new(now: u64) -> Self {
-        Self { told: [0; 2], quickest: [f32::INFINITY; 2], since: now }
+        Self { told: [0; 2], quickest: [f32::INFINITY; 2], since: moment(now) }
     }
 
     fn learn(&mut self, costs: &mut Costs, fetch: Fetch, now: u64) {
         if fetch.nbytes > Fetch::SMALL {
             return costs.learn(&mut self.told, fetch, now);
         }
-        if now.saturating_sub(self.since) >= FADES {
+        if passed(self.since, now) >= FADES {
             self.quickest = [f32::INFINITY, self.quickest[0]];
-            self.since = now;
+            self.since = moment(now);
         }
         self.quickest[0] = self.quickest[0].min(fetch.nanos as f32);
         // What the others took longer they waited for somebody: what comes next may not.
@@ -119,13 +123,11 @@ impl Link {
     }
 }
 
-/// What a worker's fetches took from peers that it may come back to. By its number a peer belongs to one of the sets, each two
-/// lines of a processor's cache: whoever asks what is known of it looks at no others.
+/// What a worker's fetches took from peers that it may come back to. By its number a peer belongs to one of the sets, whose two
+/// lines of a processor's cache whoever asks what a link costs looks at, and at no others.
 #[derive(Default)]
 pub(super) struct Peers {
     sets: [Set; SETS],
-    /// Of all places, once any is taken.
-    links: Vec<Link>,
     /// Whose place in each set the next one takes, once all are taken.
     next: [u8; SETS],
 }
@@ -136,19 +138,23 @@ struct Set {
     /// [`WorkerId::NOBODY`] where there are fewer.
     ids: [WorkerId; WAYS],
     costs: [Costs; WAYS],
+    links: [Link; WAYS],
 }
 
-const _: () = assert!(size_of::<Set>() == 128);
+const _: () = assert!(std::mem::offset_of!(Set, links) == 128 && size_of::<Set>() == 256);
 
 impl Default for Set {
     fn default() -> Self {
-        Self { ids: [WorkerId::NOBODY; WAYS], costs: [Costs::default(); WAYS] }
+        Self { ids: [WorkerId::NOBODY; WAYS], costs: [Costs::default(); WAYS], links: [Link::new(0); WAYS] }
     }
 }
 
 impl Set {
     fn way(&self, peer: WorkerId) -> Option<usize> {
-        self.ids.iter().position(|id| *id == peer)
+        // All are looked at, several at a time, rather than one after the other until it is found.
+        let ways =
+            self.ids.iter().zip(0..).fold(0u32, |ways, (id, way)| ways | u32::from(*id == peer) << way);
+        (ways != 0).then(|| ways.trailing_zeros() as usize)
     }
 }
 
@@ -178,7 +184,7 @@ impl Peers {
         &mut self,
         peer: WorkerId,
         mask: &mut PeerMask,
-        met: &mut Met,
+        met: &mut Lately,
         like: Costs,
         now: u64,
     ) -> Option<(&mut Link, &mut Costs)> {
@@ -188,7 +194,7 @@ impl Peers {
             Some(way) => way,
             None => {
                 let vacant = set.way(WorkerId::NOBODY);
-                if vacant.is_none() && !met.again(peer) {
+                if vacant.is_none() && met.insert(peer) {
                     return None;
                 }
                 let way = vacant.unwrap_or_else(|| {
@@ -196,14 +202,13 @@ impl Peers {
                     self.next[number] = (self.next[number] + 1) % WAYS as u8;
                     oldest
                 });
-                (set.ids[way], set.costs[way]) = (peer, like);
+                (set.ids[way], set.costs[way], set.links[way]) = (peer, like, Link::new(now));
                 *mask = self.mask();
-                self.links.resize(PEERS, Link::new(now));
-                self.links[number * WAYS + way] = Link::new(now);
                 way
             }
         };
-        Some((self.links.get_mut(number * WAYS + way)?, self.sets[number].costs.get_mut(way)?))
+        let set = &mut self.sets[number];
+        Some((&mut set.links[way], &mut set.costs[way]))
     }
 
     pub(super) fn remove(&mut self, peer: WorkerId) {
@@ -215,9 +220,16 @@ impl Peers {
 
     /// Asks for what is known of a peer.
     fn prefetch(&self, peer: WorkerId) {
-        let Set { ids, costs } = &self.sets[Self::set(peer)];
+        let Set { ids, costs, .. } = &self.sets[Self::set(peer)];
         prefetch(ids);
         prefetch(&costs[WAYS - 1]);
+    }
+
+    /// Asks for how it is learned what the link to a peer costs.
+    fn prefetch_links(&self, peer: WorkerId) {
+        let Set { links, .. } = &self.sets[Self::set(peer)];
+        prefetch(links);
+        prefetch(&links[WAYS / 2]);
     }
 }
 
@@ -236,31 +248,6 @@ impl PeerMask {
     }
 }
 
-/// Peers that a worker fetched from lately, once each.
-pub(super) struct Met {
-    /// [`WorkerId::NOBODY`] where there are fewer.
-    peers: [WorkerId; 32],
-    next: u8,
-}
-
-impl Default for Met {
-    fn default() -> Self {
-        Self { peers: [WorkerId::NOBODY; 32], next: 0 }
-    }
-}
-
-impl Met {
-    /// Whether a peer is one of them. If not, it is from now on, instead of the one that was met first.
-    fn again(&mut self, peer: WorkerId) -> bool {
-        let again = self.peers.contains(&peer);
-        if !again {
-            self.peers[usize::from(self.next)] = peer;
-            self.next = (self.next + 1) % self.peers.len() as u8;
-        }
-        again
-    }
-}
-
 /// How two workers lie to each other.
 #[derive(Clone, Copy)]
 enum Distance {
@@ -273,7 +260,7 @@ enum Distance {
 pub(super) struct Links {
     costs: [Costs; 3],
     /// Fetches that told of the latency and the bandwidth of each.
-    told: [[u32; 2]; 3],
+    told: [[u8; 2]; 3],
 }
 
 impl Links {
@@ -342,6 +329,16 @@ impl State {
         )
     }
 
+    /// Asks for what is known of a worker's links to these peers.
+    pub(super) fn prefetch_peers(&self, worker: WorkerId, peers: impl Iterator<Item = WorkerId>) {
+        let Some(asker) = self.workers.get(worker) else { return };
+        prefetch(&asker.met);
+        for peer in peers {
+            asker.peers.prefetch(peer);
+            asker.peers.prefetch_links(peer);
+        }
+    }
+
     /// Asks for what [`Self::transfer`] looks at.
     pub(super) fn prefetch_links(&self, needs: &Needs<'_>, worker: WorkerId) {
         let Some(asker) = self.workers.get(worker) else { return };
@@ -390,7 +387,7 @@ mod tests {
     #[test]
     fn links_are_kept_of_the_first_peers_until_others_come_back_soon() {
         let like = Costs::new(1.0, 1.0);
-        let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
+        let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Lately::default());
         let mut keeps = |id: &WorkerId| peers.link(*id, &mut mask, &mut met, like, 0).is_some();
         let of_a_set: Vec<WorkerId> = (0..400).map(WorkerId).filter(|id| Peers::set(*id) == 0).collect();
         let (first, others) = of_a_set.split_at(WAYS);
@@ -416,12 +413,12 @@ mod tests {
     fn peers_spread_over_the_sets_however_far_apart_they_are() {
         let like = Costs::new(1.0, 1.0);
         let apart = |stride: u32| {
-            let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Met::default());
-            let ids = (0..PEERS as u32).map(|n| WorkerId(n * stride));
+            let (mut peers, mut mask, mut met) = (Peers::default(), PeerMask::default(), Lately::default());
+            let ids = (0..(SETS * WAYS) as u32).map(|n| WorkerId(n * stride));
             ids.filter(|id| peers.link(*id, &mut mask, &mut met, like, 0).is_some()).count()
         };
         for stride in [1, 2, 3, 5, 8, 15, 16, 17, 20, 34, 40, 48, 64, 100, 128, 4096] {
-            assert!(apart(stride) >= PEERS - 3, "{} of peers that are {stride} apart", apart(stride));
+            assert!(apart(stride) >= SETS * WAYS - 3, "{} of peers that are {stride} apart", apart(stride));
         }
     }
 }

@@ -31,6 +31,7 @@ mod hot;
 mod index;
 mod invariants;
 pub(crate) mod journal;
+mod lately;
 mod limits;
 mod links;
 mod pausing;
@@ -53,7 +54,6 @@ mod task;
 mod task_list;
 #[cfg(test)]
 mod tests;
-mod told;
 mod transitions;
 
 pub use state::{Config, State};

@@ -46,7 +46,8 @@ pub(super) struct Location {
 /// is a heap that knows where in it each worker stands.
 #[derive(Default)]
 pub(super) struct Pool {
-    workers: Vec<Option<Box<Worker>>>,
+    /// Beside each other, so that where one lies need not be looked up; those that are gone left their places.
+    workers: Vec<Worker>,
     /// Where each is: of ten thousand these fit into a processor's caches, beside each other.
     locations: Vec<Location>,
     /// How each is reached.
@@ -78,7 +79,7 @@ impl Pool {
         self.threads += u64::from(worker.threads);
         self.locations.push(Location { host, process: worker.info.pid });
         self.contacts.push(worker.info.contact.clone());
-        self.workers.push(Some(Box::new(worker)));
+        self.workers.push(worker);
         self.rise(self.heap.len() - 1);
         self.relieved = true;
         id
@@ -87,7 +88,7 @@ impl Pool {
     pub(super) fn remove(&mut self, id: WorkerId) {
         if self.contains(id) {
             self.stand_aside(id);
-            self.workers[id.0 as usize] = None;
+            self.workers[id.0 as usize] = Worker::default();
         }
     }
 
@@ -138,24 +139,24 @@ impl Pool {
 
     /// Asks for what placing a task looks at of a worker.
     pub(super) fn prefetch(&self, id: WorkerId) {
-        self.get(id).into_iter().for_each(prefetch);
+        self.workers.get(id.0 as usize).into_iter().for_each(prefetch);
     }
 
     /// Asks for what else changes with each task of a worker, and what it was told.
     pub(super) fn prefetch_rest(&self, id: WorkerId) {
-        if let Some(worker) = self.get(id) {
+        if let Some(worker) = self.workers.get(id.0 as usize) {
             prefetch(&worker.heard);
             prefetch(&worker.told);
         }
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(id.0 as usize)?.as_deref()
+        self.workers.get(id.0 as usize).filter(|worker| worker.there)
     }
 
     /// A worker, for changes that leave its load as it is.
     pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
-        self.workers.get_mut(id.0 as usize)?.as_deref_mut()
+        self.workers.get_mut(id.0 as usize).filter(|worker| worker.there)
     }
 
     /// Changes a worker and keeps its place in the order by load.
@@ -273,15 +274,14 @@ impl Pool {
 
     /// In order of arrival.
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        let named = |(place, worker): (usize, _)| Some((WorkerId(place as u32), Option::as_deref(worker)?));
-        self.workers.iter().enumerate().filter_map(named)
+        let named = |(place, worker)| (WorkerId(place as u32), worker);
+        self.workers.iter().enumerate().map(named).filter(|(_, worker)| worker.there)
     }
 
     /// As [`Self::iter`], for changes that leave loads as they are.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Worker)> {
-        let named =
-            |(place, worker): (usize, _)| Some((WorkerId(place as u32), Option::as_deref_mut(worker)?));
-        self.workers.iter_mut().enumerate().filter_map(named)
+        let named = |(place, worker)| (WorkerId(place as u32), worker);
+        self.workers.iter_mut().enumerate().map(named).filter(|(_, worker)| worker.there)
     }
 
     /// Moves up what stands at `standing` and became less.
@@ -365,20 +365,7 @@ mod tests {
     use super::*;
 
     fn worker(threads: u32) -> Worker {
-        let mut state = crate::scheduler::State::new(crate::scheduler::Config::default());
-        let info = crate::protocol::WorkerInfo {
-            name: "w".into(),
-            address: "w".into(),
-            contact: "w".into(),
-            nthreads: threads,
-            memory_limit: 0,
-            resources: vec![],
-            pid: 0,
-            host: "h".into(),
-            lifetime: None,
-        };
-        let (id, _) = state.add_worker(info, 0);
-        *state.workers.workers[id.0 as usize].take().expect("it was just added")
+        Worker { there: true, threads, ..Worker::default() }
     }
 
     proptest! {

@@ -29,13 +29,17 @@ const PACE: f32 = 16.0;
 impl State {
     /// Takes in what happened at `now` (nanoseconds of any clock) and says what to do.
     pub fn handle(&mut self, stimulus: Stimulus, now: u64) -> Vec<Instruction> {
-        self.handle_many([stimulus], now)
+        self.handle_many(vec![stimulus], now)
     }
 
     /// As [`State::handle`], for all that happened in one turn.
     #[inline(never)] // So that instructions can be counted in it.
-    pub fn handle_many(&mut self, stimuli: impl IntoIterator<Item = Stimulus>, now: u64) -> Vec<Instruction> {
-        for stimulus in stimuli {
+    pub fn handle_many(&mut self, stimuli: Vec<Stimulus>, now: u64) -> Vec<Instruction> {
+        let mut stimuli = stimuli.into_iter();
+        while let Some(stimulus) = stimuli.next() {
+            for (others, later) in stimuli.as_slice().iter().take(2).enumerate() {
+                self.expect(later, others);
+            }
             self.begin(now);
             match stimulus {
                 Stimulus::RemoveWorker { worker, expected } => self.on_remove_worker(worker, expected),
@@ -58,30 +62,15 @@ impl State {
         let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let threads = info.nthreads.max(1);
         let worker = Worker {
+            there: true,
             threads,
             info,
-            metrics: Metrics::default(),
-            processing: Default::default(),
-            busy: 0,
-            results: 0,
-            nbytes: 0,
-            occupancy: 0,
-            done: 0,
-            following: 0,
-            kept_out: Default::default(),
-            outgoing: 0,
-            incoming: 0,
             pace: 1.0,
             heard: now,
             since: now,
-            peers: Default::default(),
-            peer_mask: Default::default(),
-            met: Default::default(),
-            told: Default::default(),
-            retiring: false,
-            paused: false,
             ends,
             transient: ends < NEVER,
+            ..Worker::default()
         };
         let id = self.workers.add(worker, host);
         self.out.push(Instruction::ToWorker(id, ToWorker::Welcome { worker: id }));
@@ -168,7 +157,7 @@ impl State {
         self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
         for (other, worker) in self.workers.iter_mut() {
             worker.peers.remove(id);
-            if worker.told.may_know(id) {
+            if worker.told.may_have_had(id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }
         }

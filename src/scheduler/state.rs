@@ -13,8 +13,9 @@ use super::{
     bit_set::BitSet,
     copies::Copies,
     freeing::Frees,
+    lately::Lately,
     limits::Limits,
-    links::{Links, Met, PeerMask, Peers},
+    links::{Links, PeerMask, Peers},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
@@ -22,7 +23,6 @@ use super::{
     story::Story,
     task::{Task, TaskMut, TaskRef},
     task_list::TaskList,
-    told::Told,
 };
 use crate::{
     graph::{Key, KeyMap, KeySet, TaskOptions},
@@ -62,6 +62,7 @@ impl Default for Config {
 
 /// One worker. What placing a task looks at lies in one line of a processor's cache, what else changes with each task of it in
 /// the next one: of ten thousand workers hardly any is in the caches when its turn comes.
+#[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Worker {
     /// Which its `peers` may be.
@@ -80,6 +81,8 @@ pub(super) struct Worker {
     pub(super) busy: u32,
     /// How long its latest tasks took, in multiples of what others take.
     pub(super) pace: f32,
+    /// It is not gone.
+    pub(super) there: bool,
     /// It will begin to leave: when, [`Self::ends`] says.
     pub(super) transient: bool,
     /// It is to leave: nothing new goes there.
@@ -109,10 +112,10 @@ pub(super) struct Worker {
 
     /// What its fetches took.
     pub(super) peers: Peers,
-    /// Peers it was told the addresses of lately.
-    pub(super) told: Told,
+    /// Peers it was told the addresses of lately; others it is told of again, should it meet them again.
+    pub(super) told: Lately,
     /// Other peers that it fetched from lately.
-    pub(super) met: Met,
+    pub(super) met: Lately,
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }

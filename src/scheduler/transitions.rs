@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// By the time that so many recommendations are followed, what was asked for has come; and of so many neighbours of a task.
-const SOON: usize = 8;
+pub(super) const SOON: usize = 8;
 
 impl State {
     pub(super) fn recommend(&mut self, id: TaskRef, finish: TaskState) {
@@ -48,6 +48,29 @@ impl State {
             later.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
             later.first_holder().into_iter().for_each(|holder| self.workers.prefetch(holder));
         }
+    }
+
+    /// Asks for what steps of a task look at of its neighbours.
+    pub(super) fn prefetch_neighbours(&self, task: Task<'_>) {
+        for neighbours in [&task.cold.dependents, &task.cold.dependencies] {
+            neighbours.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+        }
+    }
+
+    /// Asks for what those that can run once a task is done need.
+    fn prefetch_needs(&self, task: Task<'_>) {
+        for dependent in self.tasks.last_waiting(task) {
+            dependent.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+        }
+    }
+
+    /// Asks for who holds what a task needs, and may run it therefore.
+    fn prefetch_holders(&self, id: TaskRef) {
+        let Some(task) = self.task(id) else { return };
+        for need in self.tasks.dependencies(task).take(SOON) {
+            need.first_holder().into_iter().for_each(|holder| self.workers.prefetch(holder));
+        }
+        self.tasks.prefetch_rest(id.index);
     }
 
     fn transition(&mut self, id: TaskRef, finish: TaskState) {
@@ -228,9 +251,8 @@ impl State {
     /// The result is in `worker`'s memory.
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         if let Some(task) = self.task(id) {
-            for neighbours in [&task.cold.dependents, &task.cold.dependencies] {
-                neighbours.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
-            }
+            self.prefetch_neighbours(task);
+            self.prefetch_needs(task);
         }
         let counted = |task: &Task<'_>| task.is_at(worker) && !task.is_long_running();
         let booked = self.task(id).filter(counted).map(|task| task.booked());
@@ -256,8 +278,7 @@ impl State {
                 other.waiting_on -= 1;
                 if other.waiting_on == 0 {
                     self.recommend(dependent, TaskState::Processing);
-                    self.tasks.prefetch_cold(dependent.index);
-                    self.tasks.prefetch_rest(dependent.index);
+                    self.prefetch_holders(dependent);
                 }
             } else if other.state == TaskState::Processing && other.waiting_on > 0 {
                 self.dependency_done(dependent, id);

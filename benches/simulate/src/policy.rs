@@ -13,6 +13,8 @@ pub trait Policy {
     fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>);
     /// Takes in what happened in one turn and says what to do.
     fn handle_many(&mut self, stimuli: Vec<Stimulus>, now: u64) -> Vec<Instruction>;
+    /// Something has come, and will be handled after so many others.
+    fn expect(&self, _: &Stimulus, _: usize) {}
     /// Nanoseconds between its ticks: a second, as in the real server.
     fn tick(&self) -> u64 {
         1_000_000_000
@@ -30,6 +32,10 @@ impl Policy for State {
 
     fn add_worker(&mut self, info: WorkerInfo, now: u64) -> (WorkerId, Vec<Instruction>) {
         State::add_worker(self, info, now)
+    }
+
+    fn expect(&self, stimulus: &Stimulus, others: usize) {
+        State::expect(self, stimulus, others);
     }
 
     fn handle_many(&mut self, stimuli: Vec<Stimulus>, now: u64) -> Vec<Instruction> {

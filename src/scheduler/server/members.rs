@@ -96,8 +96,9 @@ impl Server {
                         }
                     }
                     let any = !stimuli.is_empty();
-                    self.handle_many(stimuli);
+                    self.hear(stimuli);
                     if any && self.journals() {
+                        self.turn();
                         outbox.put(ToWorker::Noted(Some(noted)));
                     }
                 }
@@ -109,6 +110,7 @@ impl Server {
         if let (Deaths::EndAll(advice), Err(error), false) = (self.deaths, &ended, leaving) {
             self.end.now(Some(format!("{worker} died ({error}); {advice}")));
         }
+        self.turn();
         self.workers.borrow_mut().remove(&id);
         outbox.close();
         self.handle(Stimulus::RemoveWorker { worker: id, expected: leaving });

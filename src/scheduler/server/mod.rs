@@ -27,6 +27,9 @@ use crate::{
     protocol::{ClientId, FromClient, FromWorker, Hello, Member, ToClient, ToWorker, WorkerId},
 };
 
+/// So much of what workers say waits at most for the scheduler's next turn.
+const ARRIVED: usize = 1024;
+
 /// How often the scheduler looks for silent workers.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,10 @@ impl End {
 
 struct Server {
     state: RefCell<State>,
+    /// What workers said since the scheduler's last turn.
+    arrived: RefCell<Vec<Stimulus>>,
+    /// Told when anything did.
+    arrival: Notify,
     workers: RefCell<BTreeMap<WorkerId, WorkerLink>>,
     clients: RefCell<BTreeMap<ClientId, Outbox<ToClient>>>,
     runs: RefCell<BTreeMap<u64, Run>>,
@@ -111,6 +118,8 @@ pub(crate) async fn serve(
     let address = listeners.last().map(|l| l.address().to_string()).unwrap_or_default();
     let server = Rc::new(Server {
         state: RefCell::new(past.state),
+        arrived: RefCell::default(),
+        arrival: Notify::new(),
         workers: RefCell::default(),
         clients: RefCell::default(),
         runs: RefCell::default(),
@@ -133,6 +142,7 @@ pub(crate) async fn serve(
         let serve = move |connection| server.clone().visitor(endpoint.clone(), connection);
         tasks.spawn_local(take_visitors(listener, serve));
     }
+    tasks.spawn_local(server.clone().turns());
     tasks.spawn_local(server.clone().ticks());
     tasks.spawn_local(server.clone().give_up_the_absent(patience));
     end.told().await;
@@ -163,11 +173,44 @@ impl Server {
         self.journal.borrow().is_some()
     }
 
+    /// Workers said something: it is handled with all that others say until the scheduler's turn comes. So what follows from it
+    /// goes to each at once, and what a stimulus will look at is on its way while those before it are handled.
+    fn hear(&self, stimuli: Vec<Stimulus>) {
+        if stimuli.is_empty() {
+            return;
+        }
+        let mut arrived = self.arrived.borrow_mut();
+        stimuli.iter().for_each(|stimulus| self.state.borrow().expect(stimulus, usize::MAX));
+        arrived.extend(stimuli);
+        let many = arrived.len() >= ARRIVED;
+        drop(arrived);
+        if many {
+            self.turn();
+        } else {
+            self.arrival.notify_one();
+        }
+    }
+
+    async fn turns(self: Rc<Self>) {
+        loop {
+            self.arrival.notified().await;
+            self.turn();
+        }
+    }
+
     fn handle(&self, stimulus: Stimulus) {
         self.handle_many(vec![stimulus]);
     }
 
-    fn handle_many(&self, mut stimuli: Vec<Stimulus>) {
+    /// Handles what happened, after all that arrived before.
+    fn handle_many(&self, stimuli: Vec<Stimulus>) {
+        self.arrived.borrow_mut().extend(stimuli);
+        self.turn();
+    }
+
+    /// Handles all that arrived.
+    fn turn(&self) {
+        let mut stimuli = self.arrived.take();
         if stimuli.is_empty() {
             return;
         }
@@ -248,6 +291,7 @@ impl Server {
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.turn();
             let now = self.now();
             let silent = self.state.borrow().silent(now);
             self.note(|journal| journal.note(now, &Noted::Tick(&silent)));

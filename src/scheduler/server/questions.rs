@@ -27,6 +27,8 @@ pub(super) struct Run {
 
 impl Server {
     pub(super) fn asked(self: &Rc<Self>, client: ClientId, question: u64, query: Query) {
+        // Answers are about all that is known.
+        self.turn();
         let state = self.state.borrow();
         let answer = match query {
             Query::WhoHas(keys) => Answer::WhoHas(state.who_has(&keys)),
