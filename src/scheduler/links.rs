@@ -302,10 +302,7 @@ impl State {
     pub(super) fn on_fetched(&mut self, worker: WorkerId, fetches: Vec<Fetch>) {
         for fetch in fetches {
             let (asker, holder) = (self.workers.location(worker), self.workers.location(fetch.from));
-            let (Some(asker), Some(holder)) = (asker, holder.filter(|_| self.workers.contains(fetch.from)))
-            else {
-                continue;
-            };
+            let (Some(asker), Some(holder)) = (asker, holder) else { continue };
             let distance = Links::distance(asker, holder) as usize;
             let (like, told) = (&mut self.links.costs[distance], &mut self.links.told[distance]);
             let Some(asker) = self.workers.get_mut(worker) else { continue };

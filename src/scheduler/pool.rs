@@ -48,8 +48,8 @@ pub(super) struct Location {
 pub(super) struct Pool {
     /// Beside each other, so that where one lies need not be looked up; those that are gone left their places.
     workers: Vec<Worker>,
-    /// Where each is: of ten thousand these fit into a processor's caches, beside each other.
-    locations: Vec<Location>,
+    /// Where each is, if it is there: of ten thousand these fit into a processor's caches, beside each other.
+    locations: Vec<Option<Location>>,
     /// How each is reached.
     contacts: Contacts,
     /// By load: no entry is less than its parent.
@@ -77,7 +77,7 @@ impl Pool {
         self.standing.push(self.heap.len() as u32);
         self.heap.push(ByLoad::of(&worker, id));
         self.threads += u64::from(worker.threads);
-        self.locations.push(Location { host, process: worker.info.pid });
+        self.locations.push(Some(Location { host, process: worker.info.pid }));
         self.contacts.push(worker.info.contact.clone());
         self.workers.push(worker);
         self.rise(self.heap.len() - 1);
@@ -89,6 +89,7 @@ impl Pool {
         if self.contains(id) {
             self.stand_aside(id);
             self.workers[id.0 as usize] = Worker::default();
+            self.locations[id.0 as usize] = None;
         }
     }
 
@@ -127,9 +128,9 @@ impl Pool {
         self.relieved = true;
     }
 
-    /// Where a worker is, or was.
+    /// Where a worker is.
     pub(super) fn location(&self, id: WorkerId) -> Option<Location> {
-        self.locations.get(id.0 as usize).copied()
+        self.locations.get(id.0 as usize).copied().flatten()
     }
 
     /// How a worker is reached, or was.
@@ -269,7 +270,7 @@ impl Pool {
     }
 
     pub(super) fn contains(&self, id: WorkerId) -> bool {
-        self.get(id).is_some()
+        self.location(id).is_some()
     }
 
     /// In order of arrival.

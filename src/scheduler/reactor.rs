@@ -22,6 +22,9 @@ const RECONSIDERED: usize = 10_000;
 /// Instructions that room is made for before there are any, at most.
 const MANY: usize = 64;
 
+/// Stimuli of the same turn that are expected while the one before them is handled.
+const EXPECTED: usize = 3;
+
 /// How much the latest task counts for a worker's pace, and how slow it can make it look.
 const RECENT: f32 = 1.0 / 8.0;
 const PACE: f32 = 16.0;
@@ -37,7 +40,7 @@ impl State {
     pub fn handle_many(&mut self, stimuli: Vec<Stimulus>, now: u64) -> Vec<Instruction> {
         let mut stimuli = stimuli.into_iter();
         while let Some(stimulus) = stimuli.next() {
-            for (others, later) in stimuli.as_slice().iter().take(2).enumerate() {
+            for (others, later) in stimuli.as_slice().iter().take(EXPECTED).enumerate() {
                 self.expect(later, others);
             }
             self.begin(now);
