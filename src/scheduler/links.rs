@@ -165,12 +165,12 @@ impl Peers {
         (peer.0.wrapping_mul(0x9e37_79b9) >> 16) as usize % SETS
     }
 
-    /// Which peers these may be.
-    fn mask(&self) -> PeerMask {
-        let mut mask = PeerMask::default();
-        let ids = self.sets.iter().flat_map(|set| &set.ids);
-        ids.filter(|id| **id != WorkerId::NOBODY).for_each(|id| mask.add(*id));
-        mask
+    /// Whether any of these has the same place in a [`PeerMask`] as a peer.
+    fn any_like(&self, peer: WorkerId) -> bool {
+        let ids = self.sets.iter().flat_map(|set| set.ids);
+        ids.fold(false, |any, id| {
+            any | (id != WorkerId::NOBODY && PeerMask::place(id) == PeerMask::place(peer))
+        })
     }
 
     fn costs(&self, peer: WorkerId) -> Option<&Costs> {
@@ -202,8 +202,12 @@ impl Peers {
                     self.next[number] = (self.next[number] + 1) % WAYS as u8;
                     oldest
                 });
-                (set.ids[way], set.costs[way], set.links[way]) = (peer, like, Link::new(now));
-                *mask = self.mask();
+                let before = std::mem::replace(&mut set.ids[way], peer);
+                (set.costs[way], set.links[way]) = (like, Link::new(now));
+                if before != WorkerId::NOBODY && !self.any_like(before) {
+                    mask.remove(before);
+                }
+                mask.add(peer);
                 way
             }
         };
@@ -239,12 +243,28 @@ impl Peers {
 pub(super) struct PeerMask([u64; 2]);
 
 impl PeerMask {
+    fn place(peer: WorkerId) -> u32 {
+        peer.0 % 128
+    }
+
+    fn word_and_bit(peer: WorkerId) -> (usize, u64) {
+        let place = Self::place(peer);
+        (place as usize / 64, 1 << (place % 64))
+    }
+
     fn add(&mut self, peer: WorkerId) {
-        self.0[peer.0 as usize / 64 % 2] |= 1 << (peer.0 % 64);
+        let (word, bit) = Self::word_and_bit(peer);
+        self.0[word] |= bit;
+    }
+
+    fn remove(&mut self, peer: WorkerId) {
+        let (word, bit) = Self::word_and_bit(peer);
+        self.0[word] &= !bit;
     }
 
     fn may_have(self, peer: WorkerId) -> bool {
-        self.0[peer.0 as usize / 64 % 2] & 1 << (peer.0 % 64) != 0
+        let (word, bit) = Self::word_and_bit(peer);
+        self.0[word] & bit != 0
     }
 }
 
@@ -402,6 +422,12 @@ mod tests {
         assert!(!kept(&peers, first[3]));
         assert!(peers.link(strangers[7], &mut mask, &mut met, like, 0).is_some());
         assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
+        let like = |id: WorkerId| (id.0 % 128..400).step_by(128).map(WorkerId);
+        assert_eq!(
+            mask.may_have(first[0]),
+            like(first[0]).any(|id| kept(&peers, id)),
+            "it made way for another"
+        );
         let gone = [first[0], first[3]];
         assert!(first.iter().all(|id| kept(&peers, *id) != gone.contains(id)) && kept(&peers, back));
     }

@@ -7,7 +7,7 @@
 
 use prefetch_index::prefetch_index;
 
-use super::{Stimulus, state::State, task::Task, transitions::SOON};
+use super::{Stimulus, state::State, transitions::SOON};
 use crate::protocol::{FromWorker, WorkerId};
 
 /// Asks for the line of a processor's cache that something begins in.
@@ -18,13 +18,12 @@ pub(super) fn prefetch<T>(it: &T) {
 impl State {
     /// A stimulus has come, and will be handled after so many others: asks for what it will look at. Where that lies is told by
     /// what it looks at before, so it is asked for step by step, with another stimulus handled between two of them: first for
-    /// what it is about, then for the neighbours of that, for those of them that can run then, and for what these need.
+    /// what it is about, then for the neighbours of that, in the end for those of them that can run then.
     pub fn expect(&self, stimulus: &Stimulus, others: usize) {
         let Stimulus::Worker(worker, message) = stimulus else { return };
         match others {
-            0 => self.prefetch_needs(message),
-            1 => self.prefetch_followers(message),
-            2 => self.prefetch_around(*worker, message),
+            0 => self.prefetch_followers(message),
+            1 => self.prefetch_around(*worker, message),
             _ => self.prefetch_subject(*worker, message),
         }
     }
@@ -49,23 +48,12 @@ impl State {
     }
 
     fn prefetch_followers(&self, message: &FromWorker) {
-        for follower in self.followers(message) {
+        let FromWorker::Finished(finished) = message else { return };
+        let Some(task) = self.tasks.at(finished.id.index() as u32) else { return };
+        for follower in self.tasks.last_waiting(task) {
             self.tasks.prefetch_cold(follower.this.index);
             self.tasks.prefetch_rest(follower.this.index);
         }
-    }
-
-    fn prefetch_needs(&self, message: &FromWorker) {
-        for follower in self.followers(message) {
-            follower.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
-        }
-    }
-
-    /// Tasks that can run once a worker's message is handled.
-    fn followers(&self, message: &FromWorker) -> impl Iterator<Item = Task<'_>> {
-        let finished = matches!(message, FromWorker::Finished(_)).then(|| subject(message)).flatten();
-        let task = finished.and_then(|place| self.tasks.at(place));
-        task.into_iter().flat_map(|task| self.tasks.last_waiting(task))
     }
 }
 

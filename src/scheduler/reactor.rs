@@ -23,7 +23,7 @@ const RECONSIDERED: usize = 10_000;
 const MANY: usize = 64;
 
 /// Stimuli of the same turn that are expected while the one before them is handled.
-const EXPECTED: usize = 3;
+const EXPECTED: usize = 2;
 
 /// How much the latest task counts for a worker's pace, and how slow it can make it look.
 const RECENT: f32 = 1.0 / 8.0;

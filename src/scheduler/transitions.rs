@@ -57,12 +57,20 @@ impl State {
         }
     }
 
+    /// Asks for what those that can run once a task is done need.
+    fn prefetch_needs(&self, task: Task<'_>) {
+        for follower in self.tasks.last_waiting(task) {
+            follower.cold.dependencies.iter().take(SOON).for_each(|place| self.tasks.prefetch_hot(*place));
+        }
+    }
+
     /// Asks for who holds what a task needs, and may run it therefore.
-    fn prefetch_holders(&self, task: Task<'_>) {
+    fn prefetch_holders(&self, id: TaskRef) {
+        let Some(task) = self.task(id) else { return };
         for need in self.tasks.dependencies(task).take(SOON) {
             need.first_holder().into_iter().for_each(|holder| self.workers.prefetch(holder));
         }
-        self.tasks.prefetch_rest(task.this.index);
+        self.tasks.prefetch_rest(id.index);
     }
 
     fn transition(&mut self, id: TaskRef, finish: TaskState) {
@@ -244,7 +252,7 @@ impl State {
     pub(super) fn finish(&mut self, id: TaskRef, worker: WorkerId, nbytes: u64) {
         if let Some(task) = self.task(id) {
             self.prefetch_neighbours(task);
-            self.tasks.last_waiting(task).for_each(|dependent| self.prefetch_holders(dependent));
+            self.prefetch_needs(task);
         }
         let counted = |task: &Task<'_>| task.is_at(worker) && !task.is_long_running();
         let booked = self.task(id).filter(counted).map(|task| task.booked());
@@ -270,6 +278,7 @@ impl State {
                 other.waiting_on -= 1;
                 if other.waiting_on == 0 {
                     self.recommend(dependent, TaskState::Processing);
+                    self.prefetch_holders(dependent);
                 }
             } else if other.state == TaskState::Processing && other.waiting_on > 0 {
                 self.dependency_done(dependent, id);

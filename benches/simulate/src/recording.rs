@@ -107,7 +107,7 @@ pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Dura
         let mut turns = turns.into_iter();
         while let Some((now, turn)) = turns.next() {
             // A scheduler that has no pause between two turns knows what comes after.
-            for (others, (_, later)) in turns.as_slice().iter().take(4).enumerate() {
+            for (others, (_, later)) in turns.as_slice().iter().take(3).enumerate() {
                 later.stimuli().iter().for_each(|stimulus| policy.expect(stimulus, others));
             }
             instructions += hear(&mut policy, turn, now) as u64;
