@@ -177,21 +177,20 @@ impl State {
                 strangers.push(*peer);
             }
         }
-        for peer in strangers {
-            self.tell_contact(worker, peer);
-        }
+        self.out.extend(strangers.into_iter().map(|peer| Instruction::Introduce(worker, peer)));
     }
 
     /// Tells a worker the address of a peer, unless it knows it.
     pub(super) fn name_peer(&mut self, worker: WorkerId, peer: WorkerId) {
         if self.workers.get_mut(worker).is_some_and(|receiver| receiver.told.insert(peer)) {
-            self.tell_contact(worker, peer);
+            self.out.push(Instruction::Introduce(worker, peer));
         }
     }
 
-    fn tell_contact(&mut self, worker: WorkerId, peer: WorkerId) {
-        let Some(address) = self.workers.contact(peer) else { return };
-        self.out.push(Instruction::ToWorker(worker, ToWorker::Peer { worker: peer, address }));
+    /// What a worker is told to know where a peer is reached. Instructions have no addresses, since these need not be looked at
+    /// until they are written down.
+    pub fn introduction(&self, peer: WorkerId) -> Option<ToWorker> {
+        Some(ToWorker::Peer { worker: peer, address: self.workers.contact(peer)? })
     }
 }
 

@@ -157,7 +157,9 @@ impl State {
         self.queued.give_up(id);
         self.retirement.on_gone(id);
         // Orders to the dead are not to be sent.
-        self.out.retain(|i| !matches!(i, Instruction::ToWorker(worker, _) if *worker == id));
+        self.out.retain(|told| {
+            !matches!(told, Instruction::ToWorker(worker, _) | Instruction::Introduce(worker, _) if *worker == id)
+        });
         for (other, worker) in self.workers.iter_mut() {
             worker.peers.remove(id);
             if worker.told.may_have_had(id) {

@@ -40,11 +40,16 @@ impl Expected {
     }
 
     /// Keeps what is to be told to one who is away.
-    pub(super) fn keep(&mut self, instruction: Instruction) {
+    pub(super) fn keep(&mut self, state: &State, instruction: Instruction) {
         match instruction {
             Instruction::ToWorker(id, message) => {
                 if let Some(absent) = self.workers.get_mut(&id) {
                     absent.kept.put(message);
+                }
+            }
+            Instruction::Introduce(id, peer) => {
+                if let Some(introduction) = state.introduction(peer) {
+                    self.keep(state, Instruction::ToWorker(id, introduction));
                 }
             }
             Instruction::ToClient(id, message) => {
@@ -156,7 +161,7 @@ fn replay(config: Config, entries: Vec<(u64, Entry)>) -> (State, Expected, u64) 
                 state.handle(Stimulus::Tick, now)
             }
         };
-        instructions.into_iter().for_each(|instruction| expected.keep(instruction));
+        instructions.into_iter().for_each(|instruction| expected.keep(&state, instruction));
     }
     state.hear_all_but(&[], last);
     (state, expected, last)

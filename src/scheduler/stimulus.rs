@@ -31,6 +31,8 @@ pub enum Stimulus {
 pub enum Instruction {
     /// Tell a worker.
     ToWorker(WorkerId, ToWorker),
+    /// Tell a worker where a peer is reached: see [`State::introduction`](super::State::introduction).
+    Introduce(WorkerId, WorkerId),
     /// Tell a client.
     ToClient(ClientId, ToClient),
     /// A worker was silent for too long: cut its link.

@@ -248,6 +248,10 @@ impl Cluster {
                 Instruction::ToWorker(id, message) => {
                     self.workers.get_mut(&id).expect("orders go to the living").inbox.push_back(message);
                 }
+                Instruction::Introduce(id, peer) => {
+                    let introduction = self.scheduler.introduction(peer).expect("of those who are there");
+                    self.workers.get_mut(&id).expect("orders go to the living").inbox.push_back(introduction);
+                }
                 Instruction::ToClient(_, message) => self.to_client.push_back(message),
                 Instruction::Drop(_) => {}
             }

@@ -306,6 +306,8 @@ impl<'a, P: Policy> Simulation<'a, P> {
                         None => to_clients.push((client, vec![word])),
                     }
                 }
+                // Addresses mean nothing here.
+                Instruction::Introduce(..) => {}
                 Instruction::Drop(worker) => self.nodes[worker.0 as usize].life = Life::Gone,
             }
         }

@@ -224,16 +224,21 @@ impl Server {
         if instructions.is_empty() {
             return;
         }
-        let (workers, clients) = (self.workers.borrow(), self.clients.borrow());
+        let (workers, clients, state) = (self.workers.borrow(), self.clients.borrow(), self.state.borrow());
+        let keep = |instruction| self.expected.borrow_mut().keep(&state, instruction);
         for instruction in instructions {
             match instruction {
                 Instruction::ToWorker(worker, message) => match workers.get(&worker) {
                     Some(link) => link.outbox.put(message),
-                    None => self.expected.borrow_mut().keep(Instruction::ToWorker(worker, message)),
+                    None => keep(Instruction::ToWorker(worker, message)),
+                },
+                Instruction::Introduce(worker, peer) => match workers.get(&worker) {
+                    Some(link) => state.introduction(peer).into_iter().for_each(|told| link.outbox.put(told)),
+                    None => keep(instruction),
                 },
                 Instruction::ToClient(client, message) => match clients.get(&client) {
                     Some(outbox) => outbox.put(Self::sendable(message, outbox)),
-                    None => self.expected.borrow_mut().keep(Instruction::ToClient(client, message)),
+                    None => keep(Instruction::ToClient(client, message)),
                 },
                 Instruction::Drop(worker) => {
                     if let Some(link) = workers.get(&worker) {

@@ -145,7 +145,7 @@ fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
         bed.submit(vec![call(key, &[1]).with(|o| o.workers = vec![format!("w{asker}")])], &[key]);
         let holders = bed.computed()[0].1.dependencies[0].who_has.to_vec();
         let peers = bed.told.iter().filter_map(|told| match told {
-            Instruction::ToWorker(_, ToWorker::Peer { worker, .. }) => Some(*worker),
+            Instruction::Introduce(_, peer) => Some(*peer),
             _ => None,
         });
         (holders, peers.collect::<Vec<_>>())

@@ -149,9 +149,8 @@ fn peers_hear_of_the_death_of_those_they_were_told_of() {
     let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
     bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[1]).with(on("w1"))], &[1, 2]);
     bed.finish(1);
-    let introduced = bed.told.iter().any(|told| {
-        matches!(told, Instruction::ToWorker(WorkerId(1), ToWorker::Peer { worker: WorkerId(0), .. }))
-    });
+    let introduced =
+        bed.told.iter().any(|told| matches!(told, Instruction::Introduce(WorkerId(1), WorkerId(0))));
     assert!(introduced, "{:?}", bed.told);
     bed.lose(WorkerId(0));
     let told = |told: &Instruction| {
