@@ -96,7 +96,7 @@ pub enum ToWorker {
         /// Its addresses.
         address: Contact,
     },
-    /// A peer that is gone.
+    /// A peer that is gone, of which the worker may have been told.
     PeerGone(WorkerId),
     /// Run a function outside of the task graph; answered by [`FromWorker::Ran`].
     Run {

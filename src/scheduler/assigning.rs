@@ -187,8 +187,8 @@ impl State {
         }
     }
 
-    /// What a worker is told to know where a peer is reached. Instructions have no addresses, since these need not be looked at
-    /// until they are written down.
+    /// What a worker is told to know where a peer is reached. An instruction names the peer alone, since its addresses need not be
+    /// looked at until they are written down.
     pub fn introduction(&self, peer: WorkerId) -> Option<ToWorker> {
         Some(ToWorker::Peer { worker: peer, address: self.workers.contact(peer)? })
     }

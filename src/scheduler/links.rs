@@ -25,7 +25,7 @@ const RECENT: f32 = 1.0 / 16.0;
 const FADES: u64 = 200_000_000;
 /// How often that is hoped.
 const HOPES: u64 = 3;
-/// Peers of which a worker keeps what fetches take, at most: so many sets of so many.
+/// A worker keeps what fetches take of so many sets of so many peers, at most.
 const SETS: usize = 2;
 const WAYS: usize = 8;
 /// Holders of a result that are looked at for the one that gives it soonest.
@@ -215,10 +215,13 @@ impl Peers {
         Some((&mut set.links[way], &mut set.costs[way]))
     }
 
-    pub(super) fn remove(&mut self, peer: WorkerId) {
+    pub(super) fn remove(&mut self, peer: WorkerId, mask: &mut PeerMask) {
         let set = &mut self.sets[Self::set(peer)];
         if let Some(way) = set.way(peer) {
             set.ids[way] = WorkerId::NOBODY;
+            if !self.any_like(peer) {
+                mask.remove(peer);
+            }
         }
     }
 
@@ -418,16 +421,15 @@ mod tests {
         let kept = |peers: &Peers, id: WorkerId| peers.costs(id).is_some();
         assert!(kept(&peers, back) && !kept(&peers, first[0]) && !kept(&peers, strangers[0]));
         // One that is gone leaves its place to the next, whoever that is.
-        peers.remove(first[3]);
+        peers.remove(first[3], &mut mask);
         assert!(!kept(&peers, first[3]));
         assert!(peers.link(strangers[7], &mut mask, &mut met, like, 0).is_some());
         assert!((0..400).map(WorkerId).all(|id| mask.may_have(id) || peers.costs(id).is_none()));
         let like = |id: WorkerId| (id.0 % 128..400).step_by(128).map(WorkerId);
-        assert_eq!(
-            mask.may_have(first[0]),
-            like(first[0]).any(|id| kept(&peers, id)),
-            "it made way for another"
-        );
+        for gone in [first[0], first[3]] {
+            let alike = like(gone).any(|id| kept(&peers, id));
+            assert_eq!(mask.may_have(gone), alike, "it made way for another");
+        }
         let gone = [first[0], first[3]];
         assert!(first.iter().all(|id| kept(&peers, *id) != gone.contains(id)) && kept(&peers, back));
     }

@@ -71,7 +71,8 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Takes a worker in, on the host of that number, under the next id.
-    pub(super) fn add(&mut self, worker: Worker, host: u32) -> WorkerId {
+    pub(super) fn add(&mut self, mut worker: Worker, host: u32) -> WorkerId {
+        worker.there = true;
         let id = WorkerId(self.workers.len() as u32);
         self.hungry.push_front(id);
         self.standing.push(self.heap.len() as u32);
@@ -366,7 +367,7 @@ mod tests {
     use super::*;
 
     fn worker(threads: u32) -> Worker {
-        Worker { there: true, threads, ..Worker::default() }
+        Worker { threads, ..Worker::default() }
     }
 
     proptest! {

@@ -65,7 +65,6 @@ impl State {
         let host = *self.hosts.entry(info.host.clone()).or_insert(hosts);
         let threads = info.nthreads.max(1);
         let worker = Worker {
-            there: true,
             threads,
             info,
             pace: 1.0,
@@ -112,6 +111,15 @@ impl State {
         self.settle();
         self.retire();
         self.balance();
+        if std::mem::take(&mut self.any_gone) {
+            // Orders to the dead are not to be sent.
+            self.out.retain(|told| match told {
+                Instruction::ToWorker(worker, _) | Instruction::Introduce(worker, _) => {
+                    self.workers.contains(*worker)
+                }
+                Instruction::ToClient(..) | Instruction::Drop(_) => true,
+            });
+        }
         #[cfg(debug_assertions)]
         if self.checks.are_due(self.task_count() + self.workers.standing()) {
             self.validate();
@@ -156,12 +164,9 @@ impl State {
         self.workers.remove(id);
         self.queued.give_up(id);
         self.retirement.on_gone(id);
-        // Orders to the dead are not to be sent.
-        self.out.retain(|told| {
-            !matches!(told, Instruction::ToWorker(worker, _) | Instruction::Introduce(worker, _) if *worker == id)
-        });
+        self.any_gone = true;
         for (other, worker) in self.workers.iter_mut() {
-            worker.peers.remove(id);
+            worker.peers.remove(id, &mut worker.peer_mask);
             if worker.told.may_have_had(id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }

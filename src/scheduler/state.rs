@@ -192,6 +192,8 @@ pub struct State {
     pub(super) passing: Option<Value>,
     pub(super) frees: Frees,
     pub(super) out: Vec<Instruction>,
+    /// Whether a worker was removed in this turn.
+    pub(super) any_gone: bool,
     /// How many there are in a turn that has any, lately.
     pub(super) usual: usize,
     #[cfg(debug_assertions)]
@@ -231,6 +233,7 @@ impl State {
             passing: None,
             frees: Frees::default(),
             out: Vec::new(),
+            any_gone: false,
             usual: 0,
             #[cfg(debug_assertions)]
             checks: Default::default(),

@@ -1,6 +1,6 @@
 //! A cluster of both state machines, without a network, disks or threads: everything happens in an order that is drawn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine::{
@@ -22,6 +22,8 @@ pub struct Worker {
     pub running: Vec<Execution>,
     pub forwards: Vec<(WorkerId, TaskId, Value)>,
     pub gathers: Vec<(WorkerId, Vec<TaskId>)>,
+    /// Peers that it was told the addresses of, also those that are gone.
+    pub addresses: BTreeSet<WorkerId>,
     pub disk: Disk,
 }
 
@@ -179,6 +181,7 @@ impl Cluster {
             running: vec![],
             forwards: vec![],
             gathers: vec![],
+            addresses: BTreeSet::new(),
             disk: Disk::default(),
         };
         self.workers.insert(id, worker);
@@ -273,8 +276,16 @@ impl Cluster {
             match instruction {
                 worker::Instruction::Execute(execution) => worker.running.push(execution),
                 worker::Instruction::Hasten(_) => {}
-                worker::Instruction::Forward { peer, id, value } => worker.forwards.push((peer, id, value)),
-                worker::Instruction::Gather { peer, ids } => worker.gathers.push((peer, ids)),
+                worker::Instruction::Forward { peer, id, value } => {
+                    assert!(worker.addresses.contains(&peer), "it was told where {peer:?} is");
+                    worker.forwards.push((peer, id, value));
+                }
+                worker::Instruction::Gather { peer, ids } => {
+                    // Who is thought to hold itself what it lacks asks itself, and then says so.
+                    let known = peer == id || worker.addresses.contains(&peer);
+                    assert!(known, "{id:?} was told where {peer:?} is");
+                    worker.gathers.push((peer, ids));
+                }
                 worker::Instruction::Send(message) => worker.outbox.push_back(message),
                 worker::Instruction::Spill(batch) => worker.disk.writes.push(batch),
                 worker::Instruction::Unspill { id, file } => worker.disk.reads.push((id, file)),
@@ -432,6 +443,10 @@ impl Cluster {
             ToWorker::WhoHas(held) => worker::Stimulus::WhoHas(held),
             ToWorker::Forward { id, to } => worker::Stimulus::Forward { id, to },
             ToWorker::PeerGone(peer) => worker::Stimulus::PeerGone(peer),
+            ToWorker::Peer { worker, .. } => {
+                self.workers.get_mut(&id).expect("it hears").addresses.insert(worker);
+                return;
+            }
             ToWorker::Retire => worker::Stimulus::Retire,
             ToWorker::GiveBack(ids) => worker::Stimulus::GiveBack(ids),
             ToWorker::Close { .. } => return self.left(id),

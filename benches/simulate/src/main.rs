@@ -86,6 +86,10 @@ struct Arguments {
     /// Counts the scheduler's instructions, by valgrind's callgrind, instead of its time: figures that no noise disturbs.
     #[arg(long)]
     instructions: bool,
+    /// What the scheduler costs is what it costs one that pauses between two turns, instead of one that is so busy that what it
+    /// hears next has come already.
+    #[arg(long)]
+    pauses: bool,
     /// Writes the table there too, as CSV.
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -197,8 +201,8 @@ fn setting(arguments: &Arguments, workers: u32, problem: &Problem) -> Setting {
 fn hear(arguments: &Arguments) -> Result<(), Error> {
     let setting = setting(arguments, 1, &Problem::new(Family::Map, 1, Sizes::default(), 0));
     let (took, _) = match arguments.policy.as_str() {
-        "dask" => replay(io::stdin(), Dask::new(&setting))?,
-        _ => replay(io::stdin(), setting.rankine())?,
+        "dask" => replay(io::stdin(), Dask::new(&setting), arguments.pauses)?,
+        _ => replay(io::stdin(), setting.rankine(), arguments.pauses)?,
     };
     print(&took.as_secs_f64().to_string())
 }

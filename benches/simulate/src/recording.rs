@@ -1,5 +1,5 @@
 //! All that a scheduler heard in a run, to be heard again by itself: what it costs where nothing else shares its memory and the
-//! processor's caches, as in a process of its own.
+//! processor's caches, as in a process of its own, and mostly where it has that much to do that it never waits.
 
 use std::{
     fs::File,
@@ -90,11 +90,11 @@ impl Recording {
 }
 
 /// Has a new scheduler hear all that a [`Recording`] wrote; gives the processor's time that this took, and the number of
-/// instructions that came of it.
+/// instructions that came of it. One that `pauses` between two turns does not know what comes next.
 ///
 /// # Errors
 /// If what is read is no recording.
-pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Duration, u64)> {
+pub fn replay(recording: impl Read, mut policy: impl Policy, pauses: bool) -> io::Result<(Duration, u64)> {
     let mut recording = BufReader::with_capacity(1 << 20, recording);
     let (mut took, mut instructions) = (Duration::ZERO, 0);
     loop {
@@ -106,8 +106,9 @@ pub fn replay(recording: impl Read, mut policy: impl Policy) -> io::Result<(Dura
         let start = processor_time();
         let mut turns = turns.into_iter();
         while let Some((now, turn)) = turns.next() {
-            // A scheduler that has no pause between two turns knows what comes after.
-            for (others, (_, later)) in turns.as_slice().iter().take(3).enumerate() {
+            // What has come meanwhile, as in the server of a scheduler.
+            let known = if pauses { 0 } else { 3 };
+            for (others, (_, later)) in turns.as_slice().iter().take(known).enumerate() {
                 later.stimuli().iter().for_each(|stimulus| policy.expect(stimulus, others));
             }
             instructions += hear(&mut policy, turn, now) as u64;

@@ -3,6 +3,8 @@
 //! What a scenario is follows from its seed alone. A failure names it; `RANKINE_SIMULATE_SEED=n` runs that one alone
 //! and writes its events to standard error.
 
+use std::io::Seek;
+
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rankine_simulate::{
     Dask, Error, Family, Fault, Network, Outcome, Problem, Recording, Request, Run, Setting, Simulation,
@@ -223,10 +225,14 @@ fn what_a_scheduler_heard_makes_another_do_the_same() {
     let recording = Recording::new(tempfile::tempfile().unwrap());
     let run = Simulation::new(&problem, &setting, setting.rankine()).recorded(recording).run().unwrap();
     let heard = run.outcome.messages;
-    let recording = run.recording.unwrap().finish().unwrap();
-    let (_, instructions) = replay(recording, setting.rankine()).unwrap();
-    assert!((1..heard).contains(&instructions), "{instructions} of {heard} messages");
-    assert_eq!(instructions, run.outcome.told);
+    let mut recording = run.recording.unwrap().finish().unwrap();
+    // Whether it knows what comes next or not.
+    for pauses in [false, true] {
+        recording.rewind().unwrap();
+        let (_, instructions) = replay(&recording, setting.rankine(), pauses).unwrap();
+        assert!((1..heard).contains(&instructions), "{instructions} of {heard} messages");
+        assert_eq!(instructions, run.outcome.told);
+    }
 }
 
 #[test]

@@ -95,10 +95,15 @@ impl Server {
                             message => stimuli.push(Stimulus::Worker(id, message)),
                         }
                     }
-                    let any = !stimuli.is_empty();
-                    self.hear(stimuli);
-                    if any && self.journals() {
-                        self.turn();
+                    if stimuli.is_empty() {
+                        continue;
+                    }
+                    if !self.journals() {
+                        self.hear(stimuli);
+                        continue;
+                    }
+                    self.handle_many(stimuli);
+                    if self.journals() {
                         outbox.put(ToWorker::Noted(Some(noted)));
                     }
                 }
@@ -110,6 +115,7 @@ impl Server {
         if let (Deaths::EndAll(advice), Err(error), false) = (self.deaths, &ended, leaving) {
             self.end.now(Some(format!("{worker} died ({error}); {advice}")));
         }
+        // What follows from what it said last may be for itself.
         self.turn();
         self.workers.borrow_mut().remove(&id);
         outbox.close();

@@ -142,10 +142,13 @@ pub(crate) async fn serve(
         let serve = move |connection| server.clone().visitor(endpoint.clone(), connection);
         tasks.spawn_local(take_visitors(listener, serve));
     }
-    tasks.spawn_local(server.clone().turns());
     tasks.spawn_local(server.clone().ticks());
     tasks.spawn_local(server.clone().give_up_the_absent(patience));
-    end.told().await;
+    tokio::select! {
+        () = end.told() => {}
+        // Not one of the set, where nobody would notice its end.
+        () = server.clone().turns() => {}
+    }
     server.farewell().await;
     Ok(())
 }
@@ -322,6 +325,7 @@ impl Server {
 
     /// Tells everybody that the cluster ends, and waits a little for the word to go out.
     async fn farewell(&self) {
+        self.turn();
         self.ending.set(true);
         // Nobody is to come back.
         self.journal.take().into_iter().for_each(Journal::discard);
