@@ -40,6 +40,12 @@ impl Copies {
             self.changed.push(id.index);
         }
     }
+
+    /// Whether a client waits until a worker has a copy of what that computation gave.
+    pub(super) fn are_awaited(&self, id: TaskId, worker: WorkerId) -> bool {
+        let mut pending = self.orders.iter().flat_map(|order| &order.pending);
+        pending.any(|copy| (copy.id, copy.to) == (id, worker))
+    }
 }
 
 /// Copies that a client wants made.

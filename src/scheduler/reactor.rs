@@ -333,7 +333,10 @@ impl State {
     fn not_there(&mut self, id: TaskRef, worker: WorkerId, asker: Option<WorkerId>) {
         let Some(task) = self.task(id).filter(|task| task.who_has().contains(&worker)) else { return };
         let computation = task.id();
-        self.free(worker, computation);
+        // Who was asked for a copy is still to get one, and to say so.
+        if !self.copies.are_awaited(computation, worker) {
+            self.free(worker, computation);
+        }
         self.drop_holder(id, worker, asker);
     }
 

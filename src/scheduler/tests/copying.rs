@@ -170,6 +170,21 @@ fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
     assert_eq!(bed.add(WorkerId(1), 1).answers().len(), 2);
 }
 
+/// Nor is it told to free one that others did not find there, since it lacked it until then.
+#[test]
+fn copies_that_were_asked_for_come_also_where_others_looked_for_them_too_early() {
+    let mut bed = on_one(4, 1..=1);
+    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
+    bed.submit(vec![call(2, &[1]).with(on("w1")), call(3, &[1]).with(on("w2"))], &[2, 3]);
+    bed.lose(WorkerId(0));
+    assert_eq!(bed.acquires().len(), 2, "both may have it");
+    let id = bed.id(1);
+    bed.asks(replicate(&[1], None, &["w1"])).add(WorkerId(3), 1);
+    bed.worker_says(WorkerId(2), FromWorker::Missing { id, holder: Some(WorkerId(1)) });
+    assert!(bed.frees().is_empty() && bed.answers().is_empty());
+    assert_eq!(bed.add(WorkerId(1), 1).answers().len(), 1);
+}
+
 #[test]
 fn copies_pass_where_few_need_them_and_no_client_can_have_more_need_them() {
     let passing = |dependents: u128, wanted: &[u128]| {
