@@ -28,7 +28,8 @@ impl State {
         }
     }
 
-    fn prefetch_subject(&self, worker: WorkerId, message: &FromWorker) {
+    /// Asks for what a worker's message is about.
+    pub(super) fn prefetch_subject(&self, worker: WorkerId, message: &FromWorker) {
         self.workers.prefetch(worker);
         self.workers.prefetch_rest(worker);
         self.queued.prefetch(worker);

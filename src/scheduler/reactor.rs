@@ -342,9 +342,7 @@ impl State {
 
     fn on_worker(&mut self, worker: WorkerId, message: FromWorker) {
         let now = self.now;
-        self.workers.prefetch(worker);
-        self.workers.prefetch_rest(worker);
-        self.queued.prefetch(worker);
+        self.prefetch_subject(worker, &message);
         let Some(sender) = self.workers.get_mut(worker) else { return };
         sender.heard = now;
         match message {
@@ -375,8 +373,6 @@ impl State {
 
     fn on_finished(&mut self, worker: WorkerId, finished: Finished) {
         let Finished { id, nbytes, duration, value } = finished;
-        self.tasks.prefetch_hot(id.index() as u32);
-        self.tasks.prefetch_cold(id.index() as u32);
         let (nbytes, duration) = (nbytes.min(CREDIBLE), duration.min(CREDIBLE));
         let Some(task) = self.tasks.computation(id).filter(|task| task.is_at(worker)) else {
             return self.refuse(worker, id);

@@ -179,15 +179,11 @@ impl Server {
     /// Workers said something: it is handled with all that others say until the scheduler's turn comes. So what follows from it
     /// goes to each at once, and what a stimulus will look at is on its way while those before it are handled.
     fn hear(&self, stimuli: Vec<Stimulus>) {
-        if stimuli.is_empty() {
-            return;
-        }
-        let mut arrived = self.arrived.borrow_mut();
-        stimuli.iter().for_each(|stimulus| self.state.borrow().expect(stimulus, usize::MAX));
-        arrived.extend(stimuli);
-        let many = arrived.len() >= ARRIVED;
-        drop(arrived);
-        if many {
+        let state = self.state.borrow();
+        stimuli.iter().for_each(|stimulus| state.expect(stimulus, usize::MAX));
+        drop(state);
+        self.arrived.borrow_mut().extend(stimuli);
+        if self.arrived.borrow().len() >= ARRIVED {
             self.turn();
         } else {
             self.arrival.notify_one();

@@ -1,6 +1,7 @@
 //! A worker is lost, with a task in each of its states.
 
 use super::*;
+use crate::scheduler::restoring::{Absent, Expected};
 
 #[test]
 fn a_waiting_task_goes_on_waiting_for_what_is_computed_again() {
@@ -157,6 +158,31 @@ fn peers_hear_of_the_death_of_those_they_were_told_of() {
         matches!(told, Instruction::ToWorker(WorkerId(1), ToWorker::PeerGone(WorkerId(0))))
     };
     assert!(bed.told.iter().any(told), "{:?}", bed.told);
+}
+
+/// Whoever is expected back gets the address before the first word that names the peer.
+#[test]
+fn peers_are_introduced_to_those_who_are_away() {
+    let mut bed = Bed::new(2);
+    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
+    bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[1]).with(on("w1"))], &[1, 2]);
+    bed.finish(1);
+    let mut expected = Expected::default();
+    expected.workers.insert(WorkerId(1), Absent::default());
+    for instruction in std::mem::take(&mut bed.told) {
+        expected.keep(&bed.state, instruction);
+    }
+    let mut kept = expected.workers[&WorkerId(1)].kept.iter();
+    let first = kept.next();
+    assert!(
+        matches!(first, Some(ToWorker::Peer { worker: WorkerId(0), address }) if ***address == *"inproc://w0"),
+        "{first:?}"
+    );
+    let second = kept.next();
+    assert!(
+        matches!(second, Some(ToWorker::Compute(task)) if task.dependencies[0].who_has[..] == [WorkerId(0)]),
+        "{second:?}"
+    );
 }
 
 /// However many others they were told of since, and nobody else.
