@@ -97,6 +97,7 @@ impl State {
         for (id, worker) in self.workers.iter() {
             assert_eq!(worker.transient, worker.ends < NEVER, "{id:?}: whether it will leave");
             assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
+            assert_eq!(worker.trading, self.thefts(id) != (0, 0), "{id:?}: whether there are any");
             let tasks = |count: u64, members: &[TaskRef]| -> Vec<Task<'_>> {
                 assert_eq!(count, members.len() as u64, "{id:?}: members are counted");
                 members.iter().map(|id| self.task(*id).expect("members are known")).collect()

@@ -66,7 +66,7 @@ impl State {
             }
         }
         for candidate in &candidates {
-            self.prefetch_links(&needs, *candidate);
+            self.prefetch_links(*candidate);
         }
         let holder = self.soonest(task, &needs, candidates.into_iter());
         let chosen = holder.filter(|holder| !self.gains(task, &needs, *holder, least)).unwrap_or(least);

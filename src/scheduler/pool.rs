@@ -21,6 +21,9 @@ const LIGHTER: usize = 8;
 struct ByLoad(u64);
 
 impl ByLoad {
+    /// After all others.
+    const NOBODY: Self = Self(u64::MAX);
+
     fn new(load: u64, id: WorkerId) -> Self {
         // A load beyond this (65,000 tasks for each thread) is as good as any.
         Self(load.min(u64::from(u32::MAX)) << 32 | u64::from(id.0))
@@ -36,10 +39,51 @@ impl ByLoad {
 }
 
 /// Where a worker is: the numbers of its host, and of its process there.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) host: u32,
     pub(super) process: u32,
+}
+
+impl Location {
+    /// Of those that are gone.
+    const NOWHERE: Self = Self { host: u32::MAX, process: u32::MAX };
+}
+
+/// A few workers and their loads; there is nobody in a place that is vacant.
+struct Lighter {
+    ids: [WorkerId; LIGHTER],
+    loads: [ByLoad; LIGHTER],
+}
+
+impl Default for Lighter {
+    fn default() -> Self {
+        Self { ids: [WorkerId::NOBODY; LIGHTER], loads: [ByLoad::NOBODY; LIGHTER] }
+    }
+}
+
+impl Lighter {
+    /// Where a worker is among them, or nobody is.
+    fn place(&self, id: WorkerId) -> Option<usize> {
+        // All are looked at, several at a time: who is among them is as good as random.
+        let places = self.ids.iter().zip(0..);
+        let places = places.fold(0u32, |places, (one, place)| places | u32::from(*one == id) << place);
+        (places != 0).then(|| places.trailing_zeros() as usize)
+    }
+
+    fn set(&mut self, place: usize, load: ByLoad) {
+        (self.ids[place], self.loads[place]) = (load.worker(), load);
+    }
+
+    fn remove(&mut self, id: WorkerId) {
+        if let Some(place) = self.place(id) {
+            self.set(place, ByLoad::NOBODY);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = ByLoad> {
+        self.loads.into_iter().filter(|one| *one != ByLoad::NOBODY)
+    }
 }
 
 /// All workers. Ids are dense and never used again, so they are places in a vector; the order by load
@@ -48,8 +92,8 @@ pub(super) struct Location {
 pub(super) struct Pool {
     /// Beside each other, so that where one lies need not be looked up; those that are gone left their places.
     workers: Vec<Worker>,
-    /// Where each is, if it is there: of ten thousand these fit into a processor's caches, beside each other.
-    locations: Vec<Option<Location>>,
+    /// Where each is: of ten thousand these fit into a processor's caches, beside each other.
+    locations: Vec<Location>,
     /// How each is reached.
     contacts: Contacts,
     /// By load: no entry is less than its parent.
@@ -58,7 +102,7 @@ pub(super) struct Pool {
     standing: Vec<u32>,
     /// Those that have less to do than the heap knows: most that are done with a task get another one at once, and need
     /// not move up and down again.
-    lighter: Vec<ByLoad>,
+    lighter: Lighter,
     /// Whether anything happened by which any of them may be given more.
     relieved: bool,
     /// Compute threads of all that stand in the order.
@@ -78,7 +122,7 @@ impl Pool {
         self.standing.push(self.heap.len() as u32);
         self.heap.push(ByLoad::of(&worker, id));
         self.threads += u64::from(worker.threads);
-        self.locations.push(Some(Location { host, process: worker.info.pid }));
+        self.locations.push(Location { host, process: worker.info.pid });
         self.contacts.push(worker.info.contact.clone());
         self.workers.push(worker);
         self.rise(self.heap.len() - 1);
@@ -90,7 +134,7 @@ impl Pool {
         if self.contains(id) {
             self.stand_aside(id);
             self.workers[id.0 as usize] = Worker::default();
-            self.locations[id.0 as usize] = None;
+            self.locations[id.0 as usize] = Location::NOWHERE;
         }
     }
 
@@ -99,7 +143,7 @@ impl Pool {
         // What went to it, or waited for it, goes elsewhere.
         self.relieved = true;
         self.loaded.remove(id);
-        self.lighter.retain(|lighter| lighter.worker() != id);
+        self.lighter.remove(id);
         let standing = std::mem::replace(&mut self.standing[id.0 as usize], ASIDE) as usize;
         if standing < self.heap.len() {
             self.threads -= self.get(id).map_or(0, |worker| u64::from(worker.threads));
@@ -129,9 +173,9 @@ impl Pool {
         self.relieved = true;
     }
 
-    /// Where a worker is.
-    pub(super) fn location(&self, id: WorkerId) -> Option<Location> {
-        self.locations.get(id.0 as usize).copied().flatten()
+    /// Where a worker is: nowhere, if it is gone.
+    pub(super) fn location(&self, id: WorkerId) -> Location {
+        self.locations.get(id.0 as usize).copied().unwrap_or(Location::NOWHERE)
     }
 
     /// How a worker is reached, or was.
@@ -176,26 +220,25 @@ impl Pool {
         }
         let Some(known) = self.heap.get(standing).copied() else { return };
         self.relieved |= busy < before;
-        let lighter = self.lighter.iter().position(|lighter| lighter.worker() == id);
         if changed >= known {
-            lighter.map(|place| self.lighter.swap_remove(place));
+            self.lighter.remove(id);
             if changed > known {
                 self.heap[standing] = changed;
                 self.sink(standing);
             }
-        } else if let Some(place) = lighter {
-            self.lighter[place] = changed;
-        } else {
-            if self.lighter.len() == LIGHTER {
-                self.make_known();
-            }
-            self.lighter.push(changed);
+            return;
         }
+        let place = self.lighter.place(id).or_else(|| self.lighter.place(WorkerId::NOBODY));
+        let place = place.unwrap_or_else(|| {
+            self.make_known();
+            0
+        });
+        self.lighter.set(place, changed);
     }
 
     /// Has the heap know of all that have less to do.
     fn make_known(&mut self) {
-        while let Some(entry) = self.lighter.pop() {
+        for entry in std::mem::take(&mut self.lighter).iter() {
             let standing = self.standing[entry.worker().0 as usize] as usize;
             self.heap[standing] = entry;
             self.rise(standing);
@@ -209,7 +252,9 @@ impl Pool {
 
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
-        self.lighter.iter().chain(self.heap.first()).min().copied().map(ByLoad::worker)
+        let first = self.heap.first().copied().unwrap_or(ByLoad::NOBODY);
+        let least = self.lighter.loads.into_iter().fold(first, ByLoad::min);
+        (least != ByLoad::NOBODY).then(|| least.worker())
     }
 
     /// Whether any worker has more than it runs.
@@ -224,7 +269,12 @@ impl Pool {
 
     /// Up to `count` of those that ran out of work, each once.
     pub(super) fn take_hungry(&mut self, count: usize) -> SmallVec<[WorkerId; 4]> {
-        let mut hungry: SmallVec<[WorkerId; 4]> = self.hungry.drain(..count.min(self.hungry.len())).collect();
+        let mut hungry = SmallVec::new();
+        while hungry.len() < count
+            && let Some(id) = self.hungry.pop_front()
+        {
+            hungry.push(id);
+        }
         hungry.sort_unstable();
         hungry.dedup();
         hungry
@@ -271,7 +321,7 @@ impl Pool {
     }
 
     pub(super) fn contains(&self, id: WorkerId) -> bool {
-        self.location(id).is_some()
+        self.location(id) != Location::NOWHERE
     }
 
     /// In order of arrival.
@@ -304,14 +354,15 @@ impl Pool {
         loop {
             let first = ARITY * hole + 1;
             let children = self.heap.get(first..(first + ARITY).min(self.heap.len())).unwrap_or_default();
-            let least = children.iter().zip(first..).min();
-            let Some((least, place)) =
-                least.map(|(least, place)| (*least, place)).filter(|(least, _)| *least < moved)
-            else {
+            // Which of them it is is as good as random: this takes no branch for each.
+            let least = children.iter().zip(first..).fold((moved, hole), |least, (child, place)| {
+                if *child < least.0 { (*child, place) } else { least }
+            });
+            if least.1 == hole {
                 break;
-            };
-            self.stand(hole, least);
-            hole = place;
+            }
+            self.stand(hole, least.0);
+            hole = least.1;
         }
         self.stand(hole, moved);
     }
@@ -342,7 +393,7 @@ impl Pool {
         let mut lighter: Vec<WorkerId> = self.lighter.iter().map(|entry| entry.worker()).collect();
         lighter.sort_unstable();
         lighter.dedup();
-        assert_eq!(lighter.len(), self.lighter.len(), "those with less to do are noted once");
+        assert_eq!(lighter.len(), self.lighter.iter().count(), "those with less to do are noted once");
         assert!(lighter.into_iter().all(|id| self.get(id).is_some_and(Worker::stands)), "and are ordered");
         for (standing, entry) in self.heap.iter().enumerate() {
             let id = entry.worker();
@@ -353,7 +404,7 @@ impl Pool {
                 "{id:?} stands where it is thought to"
             );
             let load = ByLoad::of(worker, id);
-            let lighter = self.lighter.contains(&load) && load < *entry;
+            let lighter = self.lighter.iter().any(|lighter| lighter == load) && load < *entry;
             assert!(lighter || load == *entry, "{id:?} is ordered by its load");
             assert!(self.heap[standing.saturating_sub(1) / ARITY] <= *entry, "{id:?} stands too high");
         }

@@ -166,7 +166,7 @@ impl State {
         self.retirement.on_gone(id);
         self.any_gone = true;
         for (other, worker) in self.workers.iter_mut() {
-            worker.peers.remove(id, &mut worker.peer_mask);
+            worker.peers.remove(id);
             if worker.told.may_have_had(id) {
                 self.out.push(Instruction::ToWorker(other, ToWorker::PeerGone(id)));
             }

@@ -15,7 +15,7 @@ use super::{
     freeing::Frees,
     lately::Lately,
     limits::Limits,
-    links::{Links, PeerMask, Peers},
+    links::{Links, Peers},
     pool::{FULL, Pool},
     queue::Queue,
     retiring::Retirement,
@@ -65,10 +65,13 @@ impl Default for Config {
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Worker {
-    /// Which its `peers` may be.
-    pub(super) peer_mask: PeerMask,
     /// Nanoseconds of work expected to be waiting, and of gaps before what follows others.
     pub(super) occupancy: u64,
+    /// Of the work that waits, in nanoseconds: what follows others that are still to be done. Nobody else would get to it
+    /// sooner.
+    pub(super) following: u64,
+    /// Nanoseconds of its work that are behind it, as far as a word holds that.
+    pub(super) done: u64,
     /// Bytes of the results that it holds.
     pub(super) nbytes: u64,
     /// When one of its threads began another task, as far as reports tell, by the scheduler's clock.
@@ -89,40 +92,35 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
+    /// Work is under way from it or to it: how much, [`Self::outgoing`] and [`Self::incoming`] say.
+    pub(super) trading: bool,
 
+    /// When it was heard of.
     pub(super) heard: u64,
-    /// Nanoseconds of its work that are behind it, as far as a word holds that.
-    pub(super) done: u64,
     pub(super) processing: TaskList,
-    /// Of the work that waits, in nanoseconds: what follows others that are still to be done. Nobody else would get to it
-    /// sooner.
-    pub(super) following: u64,
     /// Tasks that would follow others here, had there been room.
     #[expect(
         clippy::box_collection,
         reason = "few workers have any, and all have one line for this and what they process"
     )]
     pub(super) kept_out: Option<Box<VecDeque<TaskRef>>>,
-
     /// Of the work that waits, in nanoseconds: what it was asked to give back, and what others were asked to give it.
     pub(super) outgoing: u64,
     pub(super) incoming: u64,
-    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
-    pub(super) ends: u64,
 
     /// What its fetches took.
     pub(super) peers: Peers,
-    /// Peers it was told the addresses of lately; others it is told of again, should it meet them again.
+    /// Peers it was told the addresses of lately, and which of them it fetched from since; others it is told of again, should it
+    /// need them again.
     pub(super) told: Lately,
-    /// Other peers that it fetched from lately.
-    pub(super) met: Lately,
+    /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
+    pub(super) ends: u64,
     pub(super) metrics: Metrics,
     pub(super) info: WorkerInfo,
 }
 
 const _: () = assert!(std::mem::offset_of!(Worker, heard) == 64);
-const _: () = assert!(std::mem::offset_of!(Worker, outgoing) == 128);
-const _: () = assert!(std::mem::offset_of!(Worker, peers) == 192);
+const _: () = assert!(std::mem::offset_of!(Worker, peers) == 128);
 
 /// A time that does not come.
 pub(super) const NEVER: u64 = u64::MAX;

@@ -185,10 +185,10 @@ impl State {
             asked.push(id);
         }
         if let Some(victim) = self.workers.get_mut(victim) {
-            victim.outgoing += moved;
+            victim.trade(victim.outgoing + moved, victim.incoming);
         }
         if let Some(thief) = self.workers.get_mut(thief) {
-            thief.incoming += moved;
+            thief.trade(thief.outgoing, thief.incoming + moved);
         }
         if !asked.is_empty() {
             self.out.push(Instruction::ToWorker(victim, ToWorker::GiveBack(asked)));
@@ -216,10 +216,10 @@ impl State {
     pub(super) fn end_theft(&mut self, task: TaskRef) -> Option<WorkerId> {
         let Theft { victim, thief, estimate } = self.stealing.asked.remove(&task)?;
         if let Some(victim) = self.workers.get_mut(victim) {
-            victim.outgoing -= estimate;
+            victim.trade(victim.outgoing - estimate, victim.incoming);
         }
         if let Some(thief) = self.workers.get_mut(thief) {
-            thief.incoming -= estimate;
+            thief.trade(thief.outgoing, thief.incoming - estimate);
         }
         Some(thief)
     }
@@ -262,13 +262,24 @@ impl Worker {
 
     /// Whether it could do more, and nothing is under way to it.
     fn is_hungry(&self) -> bool {
-        self.stands() && self.busy < self.threads && self.incoming == 0
+        self.stands() && self.busy < self.threads && self.under_way().1 == 0
+    }
+
+    /// So many nanoseconds of work are under way from it, and to it.
+    fn trade(&mut self, outgoing: u64, incoming: u64) {
+        (self.outgoing, self.incoming) = (outgoing, incoming);
+        self.trading = outgoing > 0 || incoming > 0;
+    }
+
+    /// Nanoseconds of work that are under way from it, and to it.
+    fn under_way(&self) -> (u64, u64) {
+        if self.trading { (self.outgoing, self.incoming) } else { (0, 0) }
     }
 
     /// Nanoseconds until a task that comes now would start, once what is under way has changed hands.
     fn wait(&self) -> u64 {
-        let occupancy = (self.occupancy + self.incoming).saturating_sub(self.outgoing);
-        occupancy / u64::from(self.threads)
+        let (outgoing, incoming) = self.under_way();
+        (self.occupancy + incoming).saturating_sub(outgoing) / u64::from(self.threads)
     }
 
     /// As [`Self::wait`], of what others could do meanwhile: not of what follows the rest, and would follow it there.

@@ -192,20 +192,25 @@ fn pairs_that_have_not_met_are_taken_for_ones_like_others() {
     assert!(bed.state.transfer(&one(1 << 30, holders), WorkerId(2)) < slow / 5);
 }
 
+/// Microseconds, rounded: what is known of links is off by little.
+fn micros(nanos: u64) -> u64 {
+    (nanos + 500) / 1000
+}
+
 #[test]
 fn the_quickest_of_the_latest_fetches_tells_the_latency() {
     let mut bed = two_gigabytes();
     let fetch = |bed: &mut Bed, times: &[u64]| {
         let fetches = times.iter().map(|nanos| Fetch { from: WorkerId(0), nbytes: 100, nanos: *nanos });
         bed.worker_says(WorkerId(1), FromWorker::Fetched(fetches.collect()));
-        bed.state.transfer(&one(100, &[WorkerId(0)]), WorkerId(1)) / 1000
+        micros(bed.state.transfer(&one(100, &[WorkerId(0)]), WorkerId(1)))
     };
     assert_eq!(fetch(&mut bed, &[70_000]), 70, "what was guessed counts no more");
     assert_eq!(fetch(&mut bed, &[9_600_000, 40_000, 300_000]), 40);
     assert_eq!(fetch(&mut bed, &[2_000_000; 6]), 40);
-    bed.now += 202_000_000;
+    bed.now += 220_000_000;
     assert_eq!(fetch(&mut bed, &[2_000_000]), 40);
-    bed.now += 202_000_000;
+    bed.now += 220_000_000;
     assert_eq!(fetch(&mut bed, &[2_000_000]), 2000, "the way has become longer");
 }
 
@@ -216,11 +221,11 @@ fn a_link_that_tells_nothing_may_have_become_quicker() {
     bed.worker_says(WorkerId(1), FromWorker::Fetched(vec![fetch]));
     let hoped = |bed: &Bed| {
         let needs = one(100, &[WorkerId(0)]);
-        bed.state.fetching(WorkerId(1), &needs, |costs| costs.hoped_latency(bed.now)) / 1000
+        micros(bed.state.fetching(WorkerId(1), &needs, |costs| costs.hoped_latency(bed.now)))
     };
     assert_eq!(hoped(&bed), 1600);
-    // That is told to a millisecond or so.
-    bed.now += 202_000_000;
+    // That is told to some 17 milliseconds.
+    bed.now += 220_000_000;
     assert_eq!(hoped(&bed), 800);
     bed.now += 600_000_000;
     assert_eq!(hoped(&bed), 200);
