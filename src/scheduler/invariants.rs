@@ -95,6 +95,7 @@ impl State {
             assert!(!stolen || task.state == TaskState::Processing, "{:?} is waited for", task.this);
         }
         for (id, worker) in self.workers.iter() {
+            worker.peers.validate();
             assert_eq!(worker.transient, worker.ends < NEVER, "{id:?}: whether it will leave");
             assert_eq!((worker.outgoing, worker.incoming), self.thefts(id), "{id:?}: thefts");
             assert_eq!(worker.trading, self.thefts(id) != (0, 0), "{id:?}: whether there are any");

@@ -51,14 +51,11 @@ impl Location {
 }
 
 /// A few workers and their loads; there is nobody in a place that is vacant.
-struct Lighter {
-    ids: [WorkerId; LIGHTER],
-    loads: [ByLoad; LIGHTER],
-}
+struct Lighter([ByLoad; LIGHTER]);
 
 impl Default for Lighter {
     fn default() -> Self {
-        Self { ids: [WorkerId::NOBODY; LIGHTER], loads: [ByLoad::NOBODY; LIGHTER] }
+        Self([ByLoad::NOBODY; LIGHTER])
     }
 }
 
@@ -66,23 +63,20 @@ impl Lighter {
     /// Where a worker is among them, or nobody is.
     fn place(&self, id: WorkerId) -> Option<usize> {
         // All are looked at, several at a time: who is among them is as good as random.
-        let places = self.ids.iter().zip(0..);
-        let places = places.fold(0u32, |places, (one, place)| places | u32::from(*one == id) << place);
+        let places = self.0.iter().zip(0..);
+        let places =
+            places.fold(0u32, |places, (one, place)| places | u32::from(one.worker() == id) << place);
         (places != 0).then(|| places.trailing_zeros() as usize)
-    }
-
-    fn set(&mut self, place: usize, load: ByLoad) {
-        (self.ids[place], self.loads[place]) = (load.worker(), load);
     }
 
     fn remove(&mut self, id: WorkerId) {
         if let Some(place) = self.place(id) {
-            self.set(place, ByLoad::NOBODY);
+            self.0[place] = ByLoad::NOBODY;
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = ByLoad> {
-        self.loads.into_iter().filter(|one| *one != ByLoad::NOBODY)
+        self.0.into_iter().filter(|one| *one != ByLoad::NOBODY)
     }
 }
 
@@ -233,7 +227,7 @@ impl Pool {
             self.make_known();
             0
         });
-        self.lighter.set(place, changed);
+        self.lighter.0[place] = changed;
     }
 
     /// Has the heap know of all that have less to do.
@@ -253,7 +247,7 @@ impl Pool {
     /// The least loaded worker; of several the one that came first.
     pub(super) fn least_loaded(&self) -> Option<WorkerId> {
         let first = self.heap.first().copied().unwrap_or(ByLoad::NOBODY);
-        let least = self.lighter.loads.into_iter().fold(first, ByLoad::min);
+        let least = self.lighter.0.into_iter().fold(first, ByLoad::min);
         (least != ByLoad::NOBODY).then(|| least.worker())
     }
 
@@ -269,12 +263,7 @@ impl Pool {
 
     /// Up to `count` of those that ran out of work, each once.
     pub(super) fn take_hungry(&mut self, count: usize) -> SmallVec<[WorkerId; 4]> {
-        let mut hungry = SmallVec::new();
-        while hungry.len() < count
-            && let Some(id) = self.hungry.pop_front()
-        {
-            hungry.push(id);
-        }
+        let mut hungry: SmallVec<[WorkerId; 4]> = self.hungry.drain(..count.min(self.hungry.len())).collect();
         hungry.sort_unstable();
         hungry.dedup();
         hungry

@@ -60,8 +60,8 @@ impl Default for Config {
     }
 }
 
-/// One worker. What placing a task looks at lies in one line of a processor's cache, what else changes with each task of it in
-/// the next one: of ten thousand workers hardly any is in the caches when its turn comes.
+/// One worker. What placing a task looks at lies in one line of a processor's cache, and its links in two others; what else changes
+/// with each task of it in the next one: of ten thousand workers hardly any is in the caches when its turn comes.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Worker {
@@ -92,7 +92,8 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// Work is under way from it or to it: how much, [`Self::outgoing`] and [`Self::incoming`] say.
+    /// Work is under way from it or to it: how much, [`Self::outgoing`] and [`Self::incoming`] say, which need not be looked at
+    /// elsewhere where there is none.
     pub(super) trading: bool,
 
     /// When it was heard of.
@@ -110,8 +111,8 @@ pub(super) struct Worker {
 
     /// What its fetches took.
     pub(super) peers: Peers,
-    /// Peers it was told the addresses of lately, and which of them it fetched from since; others it is told of again, should it
-    /// need them again.
+    /// Peers it was told the addresses of lately, and which of them it fetched from since that are none of its `peers`; others it
+    /// is told of again, should it need them again.
     pub(super) told: Lately,
     /// When it will begin to leave, by the scheduler's clock; [`NEVER`] where it does not know.
     pub(super) ends: u64,

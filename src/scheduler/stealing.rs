@@ -262,7 +262,8 @@ impl Worker {
 
     /// Whether it could do more, and nothing is under way to it.
     fn is_hungry(&self) -> bool {
-        self.stands() && self.busy < self.threads && self.under_way().1 == 0
+        let (_, incoming) = self.under_way();
+        self.stands() && self.busy < self.threads && incoming == 0
     }
 
     /// So many nanoseconds of work are under way from it, and to it.
