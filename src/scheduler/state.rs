@@ -92,8 +92,8 @@ pub(super) struct Worker {
     pub(super) retiring: bool,
     /// Its memory is short: nothing new goes there until it says otherwise.
     pub(super) paused: bool,
-    /// Work is under way from it or to it: how much, [`Self::outgoing`] and [`Self::incoming`] say, which need not be looked at
-    /// elsewhere where there is none.
+    /// Work is under way from it or to it: how much, [`Self::outgoing`] and [`Self::incoming`] say. They lie in the next line, which
+    /// whoever looks for work to take over need not look at where this says no.
     pub(super) trading: bool,
 
     /// When it was heard of.

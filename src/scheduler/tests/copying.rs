@@ -26,7 +26,7 @@ fn tick(bed: &mut Bed) -> &mut Bed {
 #[test]
 fn copies_are_made_where_least_is_held_and_then_the_client_is_told() {
     let mut bed = on_one(4, 1..=1);
-    bed.submit(vec![call(2, &[]).with(|o| o.workers = vec!["w1".into()])], &[2]).finish(2);
+    bed.submit(vec![call(2, &[]).on("w1")], &[2]).finish(2);
     bed.asks(replicate(&[1], Some(3), &[]));
     let id = bed.id(1);
     assert_eq!(bed.acquires(), [(WorkerId(2), id), (WorkerId(3), id)]);
@@ -73,10 +73,7 @@ fn nobody_waits_for_ever_for_workers_that_die_or_results_that_are_lost() {
 #[test]
 fn copies_that_nobody_needs_go_where_most_is_held() {
     let mut bed = on_one(3, 1..=1);
-    bed.submit(
-        (2..=3).map(|key| call(key, &[1]).with(|o| o.workers = vec![format!("w{}", key - 1)])).collect(),
-        &[2, 3],
-    );
+    bed.submit((2..=3).map(|key| call(key, &[1]).on(format!("w{}", key - 1))).collect(), &[2, 3]);
     bed.add(WorkerId(1), 1).add(WorkerId(2), 1);
     // As long as somebody needs them they stay.
     assert_eq!(tick(&mut bed).task(1).who_has().len(), 3);
@@ -142,7 +139,7 @@ fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
     }
     let mut told = |asker: u32| {
         let key = 10 + u128::from(asker);
-        bed.submit(vec![call(key, &[1]).with(|o| o.workers = vec![format!("w{asker}")])], &[key]);
+        bed.submit(vec![call(key, &[1]).on(format!("w{asker}"))], &[key]);
         let holders = bed.computed()[0].1.dependencies[0].who_has.to_vec();
         let peers = bed.told.iter().filter_map(|told| match told {
             Instruction::Introduce(_, peer) => Some(*peer),
@@ -161,7 +158,7 @@ fn the_next_who_asks_is_told_of_other_holders_and_who_has_it_of_none() {
 #[test]
 fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
     let mut bed = on_one(3, 1..=1);
-    bed.submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
+    bed.submit(vec![call(2, &[1]).on("w1")], &[2]);
     bed.asks(replicate(&[1], None, &["w1"])).lose(WorkerId(0));
     assert_eq!(bed.acquires(), [(WorkerId(1), bed.id(1))]);
     assert!(tick(&mut bed).answers().is_empty());
@@ -174,8 +171,7 @@ fn copies_that_were_asked_for_are_there_when_their_holders_say_so() {
 #[test]
 fn copies_that_were_asked_for_come_also_where_others_looked_for_them_too_early() {
     let mut bed = on_one(4, 1..=1);
-    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-    bed.submit(vec![call(2, &[1]).with(on("w1")), call(3, &[1]).with(on("w2"))], &[2, 3]);
+    bed.submit(vec![call(2, &[1]).on("w1"), call(3, &[1]).on("w2")], &[2, 3]);
     bed.lose(WorkerId(0));
     assert_eq!(bed.acquires().len(), 2, "both may have it");
     let id = bed.id(1);
@@ -203,7 +199,7 @@ fn copies_pass_where_few_need_them_and_no_client_can_have_more_need_them() {
 #[test]
 fn who_lacks_what_it_was_thought_to_have_is_told_of_the_others() {
     let mut bed = on_one(3, 1..=1);
-    bed.add(WorkerId(1), 1).submit(vec![call(2, &[1]).with(|o| o.workers = vec!["w1".into()])], &[2]);
+    bed.add(WorkerId(1), 1).submit(vec![call(2, &[1]).on("w1")], &[2]);
     let id = bed.id(1);
     let missing = |bed: &mut Bed| {
         bed.worker_says(WorkerId(1), FromWorker::Missing { id, holder: None });

@@ -86,15 +86,14 @@ fn what_is_critical_says_so() {
 fn it_goes_where_it_would_start_first_and_not_where_least_waits() {
     for (steps, stays) in [(0, false), (6, true)] {
         let mut bed = Bed::new(2);
-        let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-        bed.submit(vec![call(1, &[]).with(on("w0"))], &[1]).finish(1);
+        bed.submit(vec![call(1, &[]).on("w0")], &[1]).finish(1);
         // Tasks of a second each: five on the one that holds what is needed, two on the other.
-        let busy = [10, 11, 12, 13, 14].map(|key| call(key, &[]).with(on("w0")));
-        let less = [20, 21].map(|key| call(key, &[]).with(on("w1")));
+        let busy = [10, 11, 12, 13, 14].map(|key| call(key, &[]).on("w0"));
+        let less = [20, 21].map(|key| call(key, &[]).on("w1"));
         bed.submit(busy.into_iter().chain(less).collect(), &[10, 11, 12, 13, 14, 20, 21]);
         // The former is nearly through with its first, the latter has just begun another.
         bed.now += 900_000_000;
-        bed.finish(20).submit(vec![call(22, &[]).with(on("w1"))], &[22]);
+        bed.finish(20).submit(vec![call(22, &[]).on("w1")], &[22]);
         let chain = (3..3 + steps).map(|key| call(key, &[key - 1]));
         bed.submit(std::iter::once(call(2, &[1])).chain(chain).collect(), &[2 + steps]);
         assert_eq!(bed.assignment(2).0, WorkerId(if stays { 0 } else { 1 }), "{steps} steps after it");

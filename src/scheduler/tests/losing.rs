@@ -16,7 +16,7 @@ fn a_waiting_task_goes_on_waiting_for_what_is_computed_again() {
 #[test]
 fn a_task_that_no_worker_may_run_waits_for_one() {
     let mut bed = Bed::new(1);
-    bed.submit(vec![call(1, &[]).with(|o| o.workers = vec!["gpu-node".into()])], &[1]);
+    bed.submit(vec![call(1, &[]).on("gpu-node")], &[1]);
     bed.lose(WorkerId(0)).is(1, TaskState::NoWorker);
     bed.join(1);
     bed.is(1, TaskState::NoWorker);
@@ -147,8 +147,7 @@ fn a_silent_worker_is_taken_for_dead() {
 #[test]
 fn peers_hear_of_the_death_of_those_they_were_told_of() {
     let mut bed = Bed::new(2);
-    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-    bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[1]).with(on("w1"))], &[1, 2]);
+    bed.submit(vec![call(1, &[]).on("w0"), call(2, &[1]).on("w1")], &[1, 2]);
     bed.finish(1);
     let introduced =
         bed.told.iter().any(|told| matches!(told, Instruction::Introduce(WorkerId(1), WorkerId(0))));
@@ -164,8 +163,7 @@ fn peers_hear_of_the_death_of_those_they_were_told_of() {
 #[test]
 fn peers_are_introduced_to_those_who_are_away() {
     let mut bed = Bed::new(2);
-    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-    bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[1]).with(on("w1"))], &[1, 2]);
+    bed.submit(vec![call(1, &[]).on("w0"), call(2, &[1]).on("w1")], &[1, 2]);
     bed.finish(1);
     let mut expected = Expected::default();
     expected.workers.insert(WorkerId(1), Absent::default());
@@ -190,10 +188,10 @@ fn peers_are_introduced_to_those_who_are_away() {
 fn peers_hear_of_deaths_long_after_they_were_told_of_those_who_died() {
     const WORKERS: u32 = 100;
     let mut bed = Bed::new(WORKERS as usize);
-    let on = |worker: u32| move |o: &mut TaskOptions| o.workers = vec![format!("w{worker}")];
+    let named = |worker: u32| format!("w{worker}");
     for peer in 2..WORKERS {
         let (there, key) = (u128::from(peer), u128::from(WORKERS + peer));
-        bed.submit(vec![call(there, &[]).with(on(peer)), call(key, &[there]).with(on(1))], &[key]);
+        bed.submit(vec![call(there, &[]).on(named(peer)), call(key, &[there]).on(named(1))], &[key]);
         bed.finish(there);
     }
     for peer in [2, WORKERS - 1] {

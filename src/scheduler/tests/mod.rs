@@ -52,6 +52,11 @@ impl Call {
         self
     }
 
+    /// Restricted to the worker of this name.
+    fn on(self, worker: impl Into<String>) -> Self {
+        self.with(|options| options.workers = vec![worker.into()])
+    }
+
     fn with(mut self, change: impl FnOnce(&mut TaskOptions)) -> Self {
         change(&mut self.options);
         self

@@ -24,7 +24,7 @@ impl Bed {
 #[test]
 fn what_it_was_assigned_and_others_can_do_is_taken_back() {
     let mut bed = Bed::new(2);
-    let named = |key, worker: &str| call(key, &[]).with(|o| o.workers = vec![worker.into()]);
+    let named = |key, worker: &str| call(key, &[]).on(worker);
     bed.submit(vec![named(1, "w0"), call(2, &[]), call(3, &[])], &[1, 2, 3]);
     let on_first: Vec<u128> = [2, 3].into_iter().filter(|key| bed.assignment(*key).0 == FIRST).collect();
     bed.paused(FIRST, true);

@@ -8,8 +8,7 @@ use super::{
 #[test]
 fn a_task_goes_where_the_bytes_are() {
     let mut bed = Bed::new(4);
-    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-    bed.submit(vec![call(1, &[]).with(on("w2"))], &[1]);
+    bed.submit(vec![call(1, &[]).on("w2")], &[1]);
     let (worker, id) = bed.assignment(1);
     let finished = Finished { id, nbytes: 1 << 30, duration: 1_000_000, value: None };
     bed.worker_says(worker, FromWorker::Finished(finished));
@@ -33,10 +32,7 @@ fn a_busy_holder_loses_to_an_idle_worker_where_moving_is_cheap() {
     let holder = bed.task(1).who_has()[0];
     // Tasks of a second each: the holder has several waiting, the other has none.
     let on = bed.state.workers.get(holder).unwrap().info.name.to_string();
-    bed.submit(
-        (10..14).map(|key| call(key, &[]).with(|o| o.workers = vec![on.clone()])).collect(),
-        &[10, 11, 12, 13],
-    );
+    bed.submit((10..14).map(|key| call(key, &[]).on(on.as_str())).collect(), &[10, 11, 12, 13]);
     bed.submit(vec![call(2, &[1])], &[2]);
     assert_ne!(bed.assignment(2).0, holder);
 }
@@ -123,12 +119,11 @@ fn who_is_told_nothing_goes_by_these() {
 #[test]
 fn how_long_tasks_take_is_known_of_each_function() {
     let mut bed = Bed::new(2);
-    let on = |worker: &'static str| move |o: &mut TaskOptions| o.workers = vec![worker.into()];
-    bed.submit(vec![call(1, &[]).with(on("w0")), call(2, &[]).of_g().with(on("w1"))], &[1, 2]);
+    bed.submit(vec![call(1, &[]).on("w0"), call(2, &[]).of_g().on("w1")], &[1, 2]);
     bed.finish_with(1, 100, 1_000_000).finish_with(2, 100, 10_000_000_000).add(WorkerId(1), 1);
     // Three short ones here, a long one there.
-    bed.submit((3..=5).map(|key| call(key, &[]).with(on("w0"))).collect(), &[3, 4, 5]);
-    bed.submit(vec![call(6, &[]).of_g().with(on("w1"))], &[6]);
+    bed.submit((3..=5).map(|key| call(key, &[]).on("w0")).collect(), &[3, 4, 5]);
+    bed.submit(vec![call(6, &[]).of_g().on("w1")], &[6]);
     assert_eq!([3, 6].map(|key| bed.task(key).cold.estimate), [1_000_000, 10_000_000_000]);
     // Both have what it needs.
     bed.submit(vec![call(7, &[1])], &[7]);
@@ -147,7 +142,7 @@ fn a_long_running_task_makes_room() {
 fn two_gigabytes() -> Bed {
     let mut bed = Bed::new(3);
     for (key, worker) in [(1, "w0"), (2, "w1")] {
-        bed.submit(vec![call(key, &[]).with(|o| o.workers = vec![worker.into()])], &[key]);
+        bed.submit(vec![call(key, &[]).on(worker)], &[key]);
         let (worker, id) = bed.assignment(key);
         let finished = Finished { id, nbytes: 1 << 30, duration: 1_000_000, value: None };
         bed.worker_says(worker, FromWorker::Finished(finished));

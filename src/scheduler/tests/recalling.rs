@@ -5,9 +5,9 @@ use super::*;
 /// Two tasks that need the first one's result, each on a worker of its own, and not where that lies.
 fn run_with_copies() -> (Bed, TaskId, [WorkerId; 2]) {
     let mut bed = Bed::new(3);
-    let on = |worker: u128| move |o: &mut TaskOptions| o.workers = vec![format!("w{worker}")];
-    let needing = (2..=3).map(|key| call(key, &[1]).with(on(key - 1)));
-    bed.submit(needing.chain([call(1, &[]).with(on(0))]).collect(), &[2, 3]).finish(1);
+    let named = |worker: u128| format!("w{worker}");
+    let needing = (2..=3).map(|key| call(key, &[1]).on(named(key - 1)));
+    bed.submit(needing.chain([call(1, &[]).on(named(0))]).collect(), &[2, 3]).finish(1);
     let passing = bed.computed().iter().map(|(_, task)| task.dependencies[0].passing).collect::<Vec<_>>();
     assert_eq!(passing, [true, true], "few need it");
     let id = bed.id(1);
@@ -111,7 +111,7 @@ fn who_leaves_hands_over_what_others_only_may_have() {
 fn who_may_have_a_copy_is_told_of_others() {
     let (mut bed, id, [first, second]) = run_with_copies();
     let told = |bed: &mut Bed, key: u128| {
-        bed.submit(vec![call(key, &[1]).with(|o| o.workers = vec!["w1".into()])], &[key]);
+        bed.submit(vec![call(key, &[1]).on("w1")], &[key]);
         bed.computed()[0].1.dependencies[0].who_has.to_vec()
     };
     bed.lose(WorkerId(0));

@@ -172,10 +172,10 @@ fn a_result_that_was_lost_on_its_way_and_computed_again_moves_again() {
     let (mut bed, id) = bed();
     let third = bed.join(1);
     // What it runs keeps it for a while.
-    bed.submit(vec![call(2, &[]).with(|o| o.workers = vec!["w0".into()])], &[2]).retire(FIRST);
+    bed.submit(vec![call(2, &[]).on("w0")], &[2]).retire(FIRST);
     let (home, _) = bed.acquires()[0];
     let there = format!("w{}", home.0);
-    bed.submit(vec![call(3, &[]).with(|o| o.workers = vec![there])], &[3]);
+    bed.submit(vec![call(3, &[]).on(there)], &[3]);
     // The one that was to take it did not find it; it is computed again elsewhere, where it is to move from too.
     bed.worker_says(home, FromWorker::Missing { id, holder: Some(FIRST) }).is(1, TaskState::Processing);
     let (runner, again) = bed.assignment(1);
